@@ -1,0 +1,377 @@
+// The one binding file: checks shapes, takes views, releases the GIL, calls the table. No arithmetic here.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <array>
+#include <string>
+#include <vector>
+
+#include "pool.hpp"
+#include "table.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+template <typename T, int N>
+using Array = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+using Image = Array<const float, 5>;     // (z, y, x, batch, channel)
+using Kernel = Array<const float, 5>;    // (kz, ky, kx, in, out)
+using Spectrum = Array<const float, 6>;  // (fz, fy, fx, 2, batch, channel)
+using Twiddle = Array<const float, 3>;   // (n, k, 2)
+using Ints = std::array<int, 3>;
+
+void require(bool holds, const char* rule) {
+  if (!holds) throw nb::value_error(rule);
+}
+
+template <typename A>
+znn::Size size_of(const A& a, int first = 0) {
+  return {(int)a.shape(first), (int)a.shape(first + 1), (int)a.shape(first + 2)};
+}
+znn::Size size_of(const Ints& s) { return {s[0], s[1], s[2]}; }
+bool same(znn::Size a, znn::Size b) { return a.z == b.z && a.y == b.y && a.x == b.x; }
+znn::Size valid(znn::Size n, znn::Size k) { return {n.z - k.z + 1, n.y - k.y + 1, n.x - k.x + 1}; }
+bool positive(znn::Size s) { return s.z > 0 && s.y > 0 && s.x > 0; }
+znn::Size half(znn::Size n) { return {n.z, n.y, n.x / 2 + 1}; }
+
+// ---- memory
+
+struct Memory {
+  void* data;
+  size_t bytes;
+};
+
+template <typename T>
+nb::ndarray<nb::numpy, T> make(const std::vector<size_t>& shape) {
+  size_t bytes = sizeof(T);
+  for (size_t n : shape) bytes *= n;
+  auto* memory = new Memory{znn::pool::take(bytes), bytes};
+  nb::capsule owner(memory, [](void* p) noexcept {
+    auto* m = static_cast<Memory*>(p);
+    znn::pool::give(m->data, m->bytes);
+    delete m;
+  });
+  return nb::ndarray<nb::numpy, T>(memory->data, shape.size(), shape.data(), owner);
+}
+
+// ---- convolutions
+
+template <typename A>
+std::vector<znn::Block> blocks_of(const std::vector<A>& data, int channel_axis) {
+  std::vector<znn::Block> blocks;
+  for (const A& d : data) blocks.push_back({d.data(), nullptr, (int)d.shape(channel_axis)});
+  return blocks;
+}
+
+void direct_forward(const std::vector<Image>& images, const std::vector<Kernel>& kernels, Array<float, 5> out) {
+  require(!images.empty() && images.size() == kernels.size(), "direct_forward needs one kernel per image");
+  std::vector<znn::Block> blocks = blocks_of(images, 4);
+  const znn::Size size = size_of(images[0]), kernel = size_of(kernels[0]);
+  const int batch = (int)images[0].shape(3), n_out = (int)out.shape(4);
+  for (size_t j = 0; j < images.size(); j++) {
+    require(same(size_of(images[j]), size) && (int)images[j].shape(3) == batch, "images differ in size or batch");
+    require(same(size_of(kernels[j]), kernel) && kernels[j].shape(3) == images[j].shape(4) && (int)kernels[j].shape(4) == n_out,
+            "a kernel does not fit its image or the output");
+    blocks[j].kernel = kernels[j].data();
+  }
+  require(positive(valid(size, kernel)) && same(size_of(out), valid(size, kernel)) && (int)out.shape(3) == batch,
+          "the output's size must be image - kernel + 1, at least 1");
+  znn::DirectForward a{size, kernel, batch, (int)blocks.size(), n_out, blocks.data(), out.data(), nullptr};
+  nb::gil_scoped_release release;
+  a.scratch = znn::pool::scratch(znn::table().direct_forward_scratch(a));
+  znn::table().direct_forward(a);
+}
+
+void direct_gradient(const Image& image, const Image& d_out, Array<float, 5> d_kernel) {
+  const znn::Size size = size_of(image), kernel = size_of(d_kernel);
+  require(positive(valid(size, kernel)) && same(size_of(d_out), valid(size, kernel)) && d_out.shape(3) == image.shape(3),
+          "the output gradient's size must be image - kernel + 1, at least 1");
+  require(d_kernel.shape(3) == image.shape(4) && d_kernel.shape(4) == d_out.shape(4), "the kernel's channels do not fit");
+  znn::DirectGradient a{size, kernel, (int)image.shape(3), (int)image.shape(4), (int)d_out.shape(4), image.data(), d_out.data(),
+                        d_kernel.data(), nullptr};
+  nb::gil_scoped_release release;
+  a.scratch = znn::pool::scratch(znn::table().direct_gradient_scratch(a));
+  znn::table().direct_gradient(a);
+}
+
+znn::Twiddles twiddles_of(const std::vector<Twiddle>& t, znn::Size n, znn::Size k) {
+  require(t.size() == 3, "three tables of twiddles, one per axis");
+  require((int)t[0].shape(0) == n.z && (int)t[1].shape(0) == n.y && (int)t[2].shape(0) == n.x / 2 + 1, "twiddles do not fit the transform");
+  require((int)t[0].shape(1) == k.z && (int)t[1].shape(1) == k.y && (int)t[2].shape(1) == k.x, "twiddles do not fit the kernel");
+  return {t[0].data(), t[1].data(), t[2].data()};
+}
+
+znn::SpectralProduct product_of(const std::vector<Spectrum>& images, const Ints& transform, const Array<float, 6>& out,
+                                std::vector<znn::Block>& blocks) {
+  require(!images.empty(), "a spectral product needs an image");
+  blocks = blocks_of(images, 5);
+  const znn::Size n = size_of(transform);
+  for (const Spectrum& x : images)
+    require(same(size_of(x), half(n)) && x.shape(4) == out.shape(4) && x.shape(3) == 2, "spectra differ in size or batch");
+  require(same(size_of(out), half(n)) && out.shape(3) == 2, "the output's size must be the transform's");
+  znn::SpectralProduct a{};
+  a.transform = n;
+  a.batch = (int)out.shape(4);
+  a.n_blocks = (int)blocks.size();
+  a.out_channels = (int)out.shape(5);
+  a.blocks = blocks.data();
+  a.out = out.data();
+  return a;
+}
+
+void run(znn::SpectralProduct& a) {
+  nb::gil_scoped_release release;
+  a.scratch = znn::pool::scratch(znn::table().spectral_product_scratch(a));
+  znn::table().spectral_product(a);
+}
+
+// backward: the product with the kernel itself and its channels swapped, instead of its conjugate.
+void spectral_product(const std::vector<Spectrum>& images, const std::vector<Kernel>& kernels, const Ints& transform,
+                      const std::vector<Twiddle>& twiddles, bool backward, Array<float, 6> out) {
+  std::vector<znn::Block> blocks;
+  znn::SpectralProduct a = product_of(images, transform, out, blocks);
+  require(kernels.size() == images.size(), "spectral_product needs one kernel per image");
+  a.kernel = size_of(kernels[0]);
+  for (size_t j = 0; j < kernels.size(); j++) {
+    require(same(size_of(kernels[j]), a.kernel), "kernels differ in size");
+    require((int)kernels[j].shape(backward ? 4 : 3) == blocks[j].channels && (int)kernels[j].shape(backward ? 3 : 4) == a.out_channels,
+            "a kernel does not fit its image or the output");
+    blocks[j].kernel = kernels[j].data();
+  }
+  require(a.kernel.z <= a.transform.z && a.kernel.y <= a.transform.y && a.kernel.x <= a.transform.x,
+          "the transform must be at least as large as the kernel");
+  a.twiddles = twiddles_of(twiddles, a.transform, a.kernel);
+  a.conjugate = !backward;
+  a.transpose = backward;
+  run(a);
+}
+
+// The same with stored spectra of the kernels, (fz, fy, fx, 2, in, out).
+void stored_product(const std::vector<Spectrum>& images, const std::vector<Spectrum>& kernels, const Ints& transform,
+                    bool backward, Array<float, 6> out) {
+  std::vector<znn::Block> blocks;
+  znn::SpectralProduct a = product_of(images, transform, out, blocks);
+  require(kernels.size() == images.size(), "stored_product needs one kernel per image");
+  for (size_t j = 0; j < kernels.size(); j++) {
+    require(same(size_of(kernels[j]), half(a.transform)) && kernels[j].shape(3) == 2, "a kernel's spectrum has another size");
+    require((int)kernels[j].shape(backward ? 5 : 4) == blocks[j].channels && (int)kernels[j].shape(backward ? 4 : 5) == a.out_channels,
+            "a kernel does not fit its image or the output");
+    blocks[j].kernel = kernels[j].data();
+  }
+  a.kernel = {1, 1, 1};
+  a.stored = true;
+  a.conjugate = !backward;
+  a.transpose = backward;
+  run(a);
+}
+
+znn::SpectralGradient gradient_of(const Spectrum& image, const Spectrum& d_out, const Ints& transform) {
+  const znn::Size n = size_of(transform);
+  require(same(size_of(image), half(n)) && same(size_of(d_out), half(n)) && image.shape(3) == 2 && d_out.shape(3) == 2,
+          "the spectra's sizes must be the transform's");
+  require(image.shape(4) == d_out.shape(4), "spectra differ in batch");
+  znn::SpectralGradient a{};
+  a.transform = n;
+  a.batch = (int)image.shape(4);
+  a.in_channels = (int)image.shape(5);
+  a.out_channels = (int)d_out.shape(5);
+  a.image = image.data();
+  a.d_out = d_out.data();
+  return a;
+}
+
+void run(znn::SpectralGradient& a) {
+  nb::gil_scoped_release release;
+  a.scratch = znn::pool::scratch(znn::table().spectral_gradient_scratch(a));
+  znn::table().spectral_gradient(a);
+}
+
+void spectral_gradient(const Spectrum& image, const Spectrum& d_out, const Ints& transform, const std::vector<Twiddle>& twiddles,
+                       Array<float, 5> d_kernel) {
+  znn::SpectralGradient a = gradient_of(image, d_out, transform);
+  a.kernel = size_of(d_kernel);
+  require((int)d_kernel.shape(3) == a.in_channels && (int)d_kernel.shape(4) == a.out_channels, "the kernel's channels do not fit");
+  a.twiddles = twiddles_of(twiddles, a.transform, a.kernel);
+  a.d_kernel = d_kernel.data();
+  run(a);
+}
+
+void stored_gradient(const Spectrum& image, const Spectrum& d_out, const Ints& transform, Array<float, 6> d_kernel) {
+  znn::SpectralGradient a = gradient_of(image, d_out, transform);
+  require(same(size_of(d_kernel), half(a.transform)) && d_kernel.shape(3) == 2 && (int)d_kernel.shape(4) == a.in_channels &&
+              (int)d_kernel.shape(5) == a.out_channels,
+          "the kernel gradient's shape does not fit");
+  a.kernel = {1, 1, 1};
+  a.stored = true;
+  a.d_kernel = d_kernel.data();
+  run(a);
+}
+
+// ---- tiles. Here the last two axes of images and spectra count as one axis of lanes.
+
+using Lanes = Array<const float, 4>;  // (z, y, x, lane)
+
+void gather_tile(const Lanes& image, const Ints& origin, const Ints& filled, size_t first, size_t count, Array<float, 4> tile) {
+  require(first + count <= image.shape(3) && count <= tile.shape(3), "lanes outside the image or tile");
+  for (int j = 0; j < 3; j++) require(filled[j] >= 0 && filled[j] <= (int)tile.shape(j), "voxels outside the tile");
+  const znn::TileCopy t{size_of(image), size_of(tile), size_of(filled), {origin[0], origin[1], origin[2]},
+                        image.shape(3), first,         count,           tile.shape(3)};
+  nb::gil_scoped_release release;
+  znn::table().gather_tile(t, image.data(), tile.data());
+}
+
+void scatter_tile(const Lanes& tile, const Ints& skip, const Ints& count_zyx, float scale, bool add, const Ints& origin, size_t first,
+                  size_t count, Array<float, 4> image) {
+  require(first + count <= image.shape(3) && count <= tile.shape(3), "lanes outside the image or tile");
+  for (int j = 0; j < 3; j++)
+    require(origin[j] >= 0 && skip[j] >= 0 && skip[j] + count_zyx[j] <= (int)tile.shape(j), "voxels outside the image or tile");
+  const znn::TileCopy t{size_of(image), size_of(tile), size_of(tile), {origin[0], origin[1], origin[2]},
+                        image.shape(3), first,         count,         tile.shape(3)};
+  nb::gil_scoped_release release;
+  znn::table().scatter_tile(t, tile.data(), image.data(), skip.data(), count_zyx.data(), scale, add);
+}
+
+// tile: complex (fz, fy, fx, lane) given as its float view (fz, fy, fx, 2 * lane).
+void split_complex(const Lanes& tile, size_t first, size_t count, Array<float, 5> spectrum) {
+  require(same(size_of(tile), size_of(spectrum)) && spectrum.shape(3) == 2, "tile and spectrum differ in size");
+  require(first + count <= spectrum.shape(4) && 2 * count <= tile.shape(3), "lanes outside the spectrum or tile");
+  nb::gil_scoped_release release;
+  znn::table().split_complex(tile.data(), tile.shape(3) / 2, size_of(tile).voxels(), spectrum.data(), spectrum.shape(4), first, count);
+}
+
+void join_complex(const Array<const float, 5>& spectrum, size_t first, size_t count, Array<float, 4> tile) {
+  require(same(size_of(tile), size_of(spectrum)) && spectrum.shape(3) == 2, "tile and spectrum differ in size");
+  require(first + count <= spectrum.shape(4) && 2 * count <= tile.shape(3), "lanes outside the spectrum or tile");
+  nb::gil_scoped_release release;
+  znn::table().join_complex(spectrum.data(), spectrum.shape(4), first, count, size_of(tile).voxels(), tile.data(), tile.shape(3) / 2);
+}
+
+// ---- pointwise
+
+znn::Transfer transfer_of(const Image& image, int function, float a, float b) {
+  require(function >= 0 && function <= znn::FORWARD_LOGISTIC, "unknown transfer function");
+  return {size_of(image).voxels() * image.shape(3), (int)image.shape(4), (znn::Function)function, a, b};
+}
+
+void transfer_forward(const Image& image, const Array<const float, 1>& bias, int function, float a, float b, Array<float, 5> out) {
+  const znn::Transfer t = transfer_of(image, function, a, b);
+  require(bias.shape(0) == image.shape(4) && out.size() == image.size(), "bias or output does not fit the image");
+  nb::gil_scoped_release release;
+  znn::table().transfer_forward(t, image.data(), bias.data(), out.data());
+}
+
+void transfer_backward(const Image& d_out, const Image& out, int function, float a, float b, Array<float, 5> d_image,
+                       Array<double, 1> d_bias) {
+  const znn::Transfer t = transfer_of(out, function, a, b);
+  require(d_out.size() == out.size() && d_image.size() == out.size() && d_bias.shape(0) == out.shape(4), "gradients do not fit the image");
+  nb::gil_scoped_release release;
+  znn::table().transfer_backward(t, d_out.data(), out.data(), d_image.data(), d_bias.data());
+}
+
+void dropout(const Image& image, const Array<const int64_t, 1>& entries, uint64_t all_entries, uint64_t all_channels,
+             uint64_t first_channel, uint64_t key, double rate, Array<float, 5> out) {
+  require(entries.shape(0) == image.shape(3) && out.size() == image.size(), "entries or output do not fit the image");
+  require(rate >= 0 && rate < 1, "the rate must be at least 0 and below 1");
+  const znn::Dropout d{size_of(image).voxels(),       (int)image.shape(3), (int)image.shape(4), key, all_entries, all_channels,
+                       first_channel,                 (uint32_t)(rate * 4294967296.0), (float)(1.0 / (1.0 - rate))};
+  nb::gil_scoped_release release;
+  znn::table().dropout(d, image.data(), entries.data(), out.data());
+}
+
+void sgd(const Array<const float, 1>& parameter, const Array<const float, 1>& velocity, const Array<const float, 1>& gradient,
+         float rate, float momentum, float decay, Array<float, 1> new_parameter, Array<float, 1> new_velocity) {
+  const size_t n = parameter.shape(0);
+  require(velocity.shape(0) == n && gradient.shape(0) == n && new_parameter.shape(0) == n && new_velocity.shape(0) == n,
+          "parameter, velocity and gradient differ in size");
+  nb::gil_scoped_release release;
+  znn::table().sgd(n, parameter.data(), velocity.data(), gradient.data(), rate, momentum, decay, new_parameter.data(),
+                   new_velocity.data());
+}
+
+// ---- filters
+
+template <typename Index>
+using Argmax = Array<Index, 5>;
+
+znn::Filter filter_of(znn::Size size, const Ints& window, const Ints& stride, bool pool, int batch, int channels, znn::Size out,
+                      size_t group_batch) {
+  const znn::Size w = size_of(window), s = size_of(stride), m = valid(size, w);
+  require(positive(w) && positive(s) && positive(m), "the window must fit the image");
+  const int parities = pool ? 1 : (int)s.voxels();
+  const bool fits = pool ? same(out, {(m.z - 1) / s.z + 1, (m.y - 1) / s.y + 1, (m.x - 1) / s.x + 1})
+                         : out.z * s.z == m.z && out.y * s.y == m.y && out.x * s.x == m.x;
+  require(fits, "the filtered size must be a multiple of the stride, and the output that multiple");
+  require(batch > 0 && group_batch % batch == 0 && parities % (group_batch / batch) == 0, "groups must hold whole parities");
+  return {size, w, s, out, batch, channels, parities, (int)(group_batch / batch)};
+}
+
+template <typename Index>
+void filter_forward(const Image& image, const Ints& window, const Ints& stride, bool pool, int group, Array<float, 5> out,
+                    Argmax<Index> argmax) {
+  const znn::Filter f =
+      filter_of(size_of(image), window, stride, pool, (int)image.shape(3), (int)image.shape(4), size_of(out), out.shape(3));
+  require(group >= 0 && group * f.parities_per_group < f.n_parities, "no such group of parities");
+  require(argmax.size() == out.size() && out.shape(4) == image.shape(4), "the argmax or output does not fit");
+  require(f.window.voxels() <= (sizeof(Index) == 1 ? 256u : 65536u), "the window is too large for this argmax type");
+  nb::gil_scoped_release release;
+  znn::table().filter_forward(f, group, image.data(), out.data(), argmax.data(), sizeof(Index));
+}
+
+template <typename Index>
+void filter_backward(const std::vector<Image>& d_out, const std::vector<Argmax<const Index>>& argmax, const Ints& window,
+                     const Ints& stride, bool pool, Array<float, 5> d_image) {
+  require(!d_out.empty() && d_out.size() == argmax.size(), "filter_backward needs one argmax per gradient");
+  const znn::Filter f = filter_of(size_of(d_image), window, stride, pool, (int)d_image.shape(3), (int)d_image.shape(4),
+                                  size_of(d_out[0]), d_out[0].shape(3));
+  require((int)d_out.size() * f.parities_per_group == f.n_parities, "gradients of every parity are needed");
+  std::vector<const float*> gradients;
+  std::vector<const void*> indices;
+  for (size_t j = 0; j < d_out.size(); j++) {
+    require(d_out[j].size() == d_out[0].size() && argmax[j].size() == d_out[0].size() && d_out[j].shape(4) == d_image.shape(4),
+            "gradients or argmax differ in size");
+    gradients.push_back(d_out[j].data());
+    indices.push_back(argmax[j].data());
+  }
+  nb::gil_scoped_release release;
+  znn::table().filter_backward(f, gradients.data(), indices.data(), sizeof(Index), d_image.data());
+}
+
+}  // namespace
+
+NB_MODULE(_kernels, m) {
+  m.doc() = "The inner loops. Use them through znn_dask.ops, which has the documentation.";
+  m.def("isa", [] { return std::string(znn::table().name); });
+  m.def("lanes", [] { return znn::table().lanes; });
+  m.def("empty", &make<float>, "shape"_a);
+  m.def("empty_uint8", &make<uint8_t>, "shape"_a);
+  m.def("empty_uint16", &make<uint16_t>, "shape"_a);
+  m.def("trim", &znn::pool::trim);
+  m.def("pool_counts", [] {
+    const znn::pool::Counts c = znn::pool::counts();
+    return nb::make_tuple(c.bytes_from_system, c.bytes_in_use, c.n_from_system);
+  });
+  m.def("direct_forward", &direct_forward, "images"_a, "kernels"_a, "out"_a);
+  m.def("direct_gradient", &direct_gradient, "image"_a, "d_out"_a, "d_kernel"_a);
+  m.def("spectral_product", &spectral_product, "images"_a, "kernels"_a, "transform"_a, "twiddles"_a, "backward"_a, "out"_a);
+  m.def("stored_product", &stored_product, "images"_a, "kernels"_a, "transform"_a, "backward"_a, "out"_a);
+  m.def("spectral_gradient", &spectral_gradient, "image"_a, "d_out"_a, "transform"_a, "twiddles"_a, "d_kernel"_a);
+  m.def("stored_gradient", &stored_gradient, "image"_a, "d_out"_a, "transform"_a, "d_kernel"_a);
+  m.def("gather_tile", &gather_tile, "image"_a, "origin"_a, "filled"_a, "first"_a, "count"_a, "tile"_a);
+  m.def("scatter_tile", &scatter_tile, "tile"_a, "skip"_a, "size"_a, "scale"_a, "add"_a, "origin"_a, "first"_a, "count"_a, "image"_a);
+  m.def("split_complex", &split_complex, "tile"_a, "first"_a, "count"_a, "spectrum"_a);
+  m.def("join_complex", &join_complex, "spectrum"_a, "first"_a, "count"_a, "tile"_a);
+  m.def("transfer_forward", &transfer_forward, "image"_a, "bias"_a, "function"_a, "a"_a, "b"_a, "out"_a);
+  m.def("transfer_backward", &transfer_backward, "d_out"_a, "out"_a, "function"_a, "a"_a, "b"_a, "d_image"_a, "d_bias"_a);
+  m.def("dropout", &dropout, "image"_a, "entries"_a, "all_entries"_a, "all_channels"_a, "first_channel"_a, "key"_a, "rate"_a, "out"_a);
+  m.def("sgd", &sgd, "parameter"_a, "velocity"_a, "gradient"_a, "rate"_a, "momentum"_a, "decay"_a, "new_parameter"_a,
+        "new_velocity"_a);
+  m.def("filter_forward_uint8", &filter_forward<uint8_t>, "image"_a, "window"_a, "stride"_a, "pool"_a, "group"_a, "out"_a, "argmax"_a);
+  m.def("filter_forward_uint16", &filter_forward<uint16_t>, "image"_a, "window"_a, "stride"_a, "pool"_a, "group"_a, "out"_a, "argmax"_a);
+  m.def("filter_backward_uint8", &filter_backward<uint8_t>, "d_out"_a, "argmax"_a, "window"_a, "stride"_a, "pool"_a, "d_image"_a);
+  m.def("filter_backward_uint16", &filter_backward<uint16_t>, "d_out"_a, "argmax"_a, "window"_a, "stride"_a, "pool"_a, "d_image"_a);
+}

@@ -1,0 +1,127 @@
+// Transfer functions with their biases, and the update of parameters. The derivative is taken from the output, so
+// that the value before the function need not be kept.
+#include <math.h>
+
+#include "simd.hpp"
+#include "table.hpp"
+
+namespace znn::ZNN_ISA {
+
+template <Function F>
+ZNN_INLINE float apply(float v, float a, float b) {
+  if constexpr (F == LINEAR) return a * v + b;
+  if constexpr (F == RELU) return v > 0.0f ? v : 0.0f;
+  if constexpr (F == TANH) return a * tanhf(b * v);
+  if constexpr (F == LOGISTIC || F == FORWARD_LOGISTIC) return 1.0f / (1.0f + expf(-v));
+  if constexpr (F == SOFTSIGN) return v / (1.0f + fabsf(v));
+  if constexpr (F == ELU) return v > 0.0f ? v : a * expm1f(v);
+  if constexpr (F == LEAKY_RELU) return v > 0.0f ? v : a * v;
+  return v;
+}
+
+template <Function F>
+ZNN_INLINE float slope(float y, float a, float b) {
+  if constexpr (F == LINEAR) return a;
+  if constexpr (F == RELU) return y > 0.0f ? 1.0f : 0.0f;
+  if constexpr (F == TANH) return b * (a - y * y / a);
+  if constexpr (F == LOGISTIC) return y * (1.0f - y);
+  if constexpr (F == SOFTSIGN) return (1.0f - fabsf(y)) * (1.0f - fabsf(y));
+  if constexpr (F == ELU) return y > 0.0f ? 1.0f : y + a;
+  if constexpr (F == LEAKY_RELU) return y > 0.0f ? 1.0f : a;
+  return 1.0f;
+}
+
+template <Function F>
+static void forward(const Transfer& t, const float* __restrict image, const float* __restrict bias, float* out) {
+  for (size_t r = 0; r < t.rows; r++, image += t.channels, out += t.channels)
+    for (int c = 0; c < t.channels; c++) out[c] = apply<F>(image[c] + bias[c], t.a, t.b);
+}
+
+template <Function F>
+static void backward(const Transfer& t, const float* d_out, const float* out, float* d_image, double* d_bias) {
+  constexpr int BLOCK = 64;  // channels summed in single precision over 64 rows, then in double
+  for (int c = 0; c < t.channels; c++) d_bias[c] = 0.0;
+  for (size_t r0 = 0; r0 < t.rows; r0 += BLOCK)
+    for (int c0 = 0; c0 < t.channels; c0 += BLOCK) {
+      const int width = min_of(BLOCK, t.channels - c0);
+      const size_t end = r0 + BLOCK < t.rows ? r0 + BLOCK : t.rows;
+      float sum[BLOCK] = {};
+      for (size_t r = r0; r < end; r++) {
+        const float *d = d_out + r * t.channels + c0, *y = out + r * t.channels + c0;
+        float* to = d_image + r * t.channels + c0;
+        for (int c = 0; c < width; c++) {
+          const float g = d[c] * slope<F>(y[c], t.a, t.b);
+          sum[c] += g;
+          to[c] = g;
+        }
+      }
+      for (int c = 0; c < width; c++) d_bias[c0 + c] += sum[c];
+    }
+}
+
+void transfer_forward(const Transfer& t, const float* image, const float* bias, float* out) {
+  switch (t.function) {
+    case LINEAR: return forward<LINEAR>(t, image, bias, out);
+    case RELU: return forward<RELU>(t, image, bias, out);
+    case TANH: return forward<TANH>(t, image, bias, out);
+    case LOGISTIC:
+    case FORWARD_LOGISTIC: return forward<LOGISTIC>(t, image, bias, out);
+    case SOFTSIGN: return forward<SOFTSIGN>(t, image, bias, out);
+    case ELU: return forward<ELU>(t, image, bias, out);
+    case LEAKY_RELU: return forward<LEAKY_RELU>(t, image, bias, out);
+  }
+}
+
+void transfer_backward(const Transfer& t, const float* d_out, const float* out, float* d_image, double* d_bias) {
+  switch (t.function) {
+    case LINEAR: return backward<LINEAR>(t, d_out, out, d_image, d_bias);
+    case RELU: return backward<RELU>(t, d_out, out, d_image, d_bias);
+    case TANH: return backward<TANH>(t, d_out, out, d_image, d_bias);
+    case LOGISTIC: return backward<LOGISTIC>(t, d_out, out, d_image, d_bias);
+    case SOFTSIGN: return backward<SOFTSIGN>(t, d_out, out, d_image, d_bias);
+    case ELU: return backward<ELU>(t, d_out, out, d_image, d_bias);
+    case LEAKY_RELU: return backward<LEAKY_RELU>(t, d_out, out, d_image, d_bias);
+    case FORWARD_LOGISTIC: return backward<FORWARD_LOGISTIC>(t, d_out, out, d_image, d_bias);
+  }
+}
+
+// Philox4x32-10 (Salmon et al. 2011): the four words of one counter.
+static void philox(uint64_t counter, uint64_t key, uint32_t words[4]) {
+  uint32_t c[4] = {(uint32_t)counter, (uint32_t)(counter >> 32), 0, 0};
+  uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
+  for (int round = 0; round < 10; round++) {
+    const uint64_t p0 = (uint64_t)0xD2511F53u * c[0], p1 = (uint64_t)0xCD9E8D57u * c[2];
+    const uint32_t next[4] = {(uint32_t)(p1 >> 32) ^ c[1] ^ k0, (uint32_t)p1, (uint32_t)(p0 >> 32) ^ c[3] ^ k1, (uint32_t)p0};
+    for (int j = 0; j < 4; j++) c[j] = next[j];
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  for (int j = 0; j < 4; j++) words[j] = c[j];
+}
+
+// Keeps a value where its own random word is at least `threshold`. `index` names each (voxel, batch entry) row in the
+// whole node, so that the choice does not depend on blocks or groups.
+void dropout(const Dropout& d, const float* image, const int64_t* entry, float* out) {
+  for (size_t v = 0; v < d.voxels; v++)
+    for (int b = 0; b < d.batch; b++, image += d.channels, out += d.channels) {
+      const uint64_t row = ((uint64_t)v * d.all_entries + entry[b]) * d.all_channels + d.first_channel;
+      uint64_t held = ~(uint64_t)0;
+      uint32_t words[4] = {};
+      for (int c = 0; c < d.channels; c++) {
+        const uint64_t index = row + c;
+        if (index / 4 != held) philox(held = index / 4, d.key, words);
+        out[c] = words[index % 4] >= d.threshold ? image[c] * d.scale : 0.0f;
+      }
+    }
+}
+
+void sgd(size_t n, const float* parameter, const float* velocity, const float* gradient, float rate, float momentum,
+         float decay, float* new_parameter, float* new_velocity) {
+  for (size_t j = 0; j < n; j++) {
+    const float v = momentum * velocity[j] + gradient[j] + decay * parameter[j];
+    new_velocity[j] = v;
+    new_parameter[j] = parameter[j] - rate * v;
+  }
+}
+
+}  // namespace znn::ZNN_ISA

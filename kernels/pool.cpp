@@ -1,0 +1,121 @@
+// Fresh pages cost a fault each and a lock in the kernel, which alone can keep two threads from being faster than
+// one; so memory given back is kept for the next array of its size.
+#include "pool.hpp"
+
+#include <pthread.h>
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <mutex>
+#include <new>
+#include <unordered_map>
+#include <vector>
+
+namespace znn::pool {
+
+namespace {
+
+constexpr size_t PAGE = 4096, HUGE_PAGE = size_t(2) << 20;
+
+struct State {
+  std::mutex lock;  // owns everything below
+  std::unordered_map<size_t, std::vector<void*>> free;
+  Counts counts{};
+};
+
+// Never destroyed: arrays may outlive static destruction at interpreter exit.
+State& state() {
+  static State* s = [] {
+    // A child of fork must not inherit the lock held by a thread it does not have.
+    pthread_atfork([] { state().lock.lock(); }, [] { state().lock.unlock(); }, [] { state().lock.unlock(); });
+    return new State;
+  }();
+  return *s;
+}
+
+size_t rounded(size_t bytes) {
+  if (bytes < PAGE) return (bytes + 63) / 64 * 64 + (bytes == 0 ? 64 : 0);
+  return (bytes + PAGE - 1) / PAGE * PAGE;
+}
+
+void* from_system(size_t bytes) {
+  const bool huge = bytes >= HUGE_PAGE;
+  void* memory = nullptr;
+  if (posix_memalign(&memory, huge ? HUGE_PAGE : 64, bytes) != 0) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+  if (huge) madvise(memory, bytes, MADV_HUGEPAGE);
+#endif
+  return memory;
+}
+
+struct Scratch {
+  float* memory = nullptr;
+  size_t n = 0;
+  ~Scratch() { std::free(memory); }
+};
+
+}  // namespace
+
+void* take(size_t bytes) {
+  bytes = rounded(bytes);
+  State& s = state();
+  {
+    std::lock_guard<std::mutex> guard(s.lock);
+    std::vector<void*>& list = s.free[bytes];
+    if (!list.empty()) {
+      void* memory = list.back();
+      list.pop_back();
+      s.counts.bytes_in_use += bytes;
+      return memory;
+    }
+  }
+  void* memory = from_system(bytes);
+  std::lock_guard<std::mutex> guard(s.lock);
+  s.counts.bytes_in_use += bytes;
+  s.counts.bytes_from_system += bytes;
+  s.counts.n_from_system++;
+  return memory;
+}
+
+void give(void* memory, size_t bytes) noexcept {
+  bytes = rounded(bytes);
+  State& s = state();
+  std::lock_guard<std::mutex> guard(s.lock);
+  s.counts.bytes_in_use -= bytes;
+  try {
+    s.free[bytes].push_back(memory);
+  } catch (const std::bad_alloc&) {
+    s.counts.bytes_from_system -= bytes;
+    std::free(memory);
+  }
+}
+
+void trim() noexcept {
+  State& s = state();
+  std::lock_guard<std::mutex> guard(s.lock);
+  for (auto& [bytes, list] : s.free) {
+    for (void* memory : list) std::free(memory);
+    s.counts.bytes_from_system -= bytes * list.size();
+    list.clear();
+  }
+}
+
+Counts counts() noexcept {
+  State& s = state();
+  std::lock_guard<std::mutex> guard(s.lock);
+  return s.counts;
+}
+
+float* scratch(size_t n) {
+  static thread_local Scratch own;
+  if (own.n < n) {
+    std::free(own.memory);
+    own = {};
+    const size_t grown = n + n / 2;
+    own.memory = static_cast<float*>(from_system(rounded(grown * sizeof(float))));
+    own.n = grown;
+  }
+  return own.memory;
+}
+
+}  // namespace znn::pool

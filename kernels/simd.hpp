@@ -1,0 +1,60 @@
+// The one SIMD idiom: compiler vector extensions, as wide as the instruction set this file is compiled for.
+// Every inner-loop file is compiled once per instruction set into the namespace ZNN_ISA and must not use
+// templates or inline functions of the standard library: the linker keeps one copy of those, and it could be
+// the one with instructions this machine lacks.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#ifndef ZNN_ISA
+#define ZNN_ISA isa_plain
+#endif
+
+namespace znn::ZNN_ISA {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16, REGISTERS = 32;
+#elif defined(__AVX2__)
+constexpr int LANES = 8, REGISTERS = 16;
+#elif defined(__aarch64__)
+constexpr int LANES = 4, REGISTERS = 32;
+#else
+constexpr int LANES = 4, REGISTERS = 16;
+#endif
+
+typedef float vf __attribute__((vector_size(LANES * 4)));
+typedef int32_t vi __attribute__((vector_size(LANES * 4)));
+typedef float vf_unaligned __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+
+#define ZNN_INLINE static inline __attribute__((always_inline))
+
+ZNN_INLINE vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
+ZNN_INLINE void store(float* p, vf v) { *reinterpret_cast<vf_unaligned*>(p) = v; }
+
+// The first n lanes of a vector, for the end of a row. n is 1 to LANES.
+ZNN_INLINE vf load_first(const float* p, int n) {
+  if (n >= LANES) return load(p);
+  vf v = {};
+  for (int j = 0; j < n; j++) v[j] = p[j];
+  return v;
+}
+ZNN_INLINE void store_first(float* p, vf v, int n) {
+  if (n >= LANES) {
+    store(p, v);
+    return;
+  }
+  float lanes[LANES];
+  store(lanes, v);
+  for (int j = 0; j < n; j++) p[j] = lanes[j];
+}
+
+ZNN_INLINE void fill_zero(float* p, size_t n) {
+  for (size_t j = 0; j < n; j++) p[j] = 0.0f;
+}
+ZNN_INLINE void copy(float* __restrict to, const float* __restrict from, size_t n) {
+  for (size_t j = 0; j < n; j++) to[j] = from[j];
+}
+constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
+constexpr int min_of(int a, int b) { return a < b ? a : b; }
+
+}  // namespace znn::ZNN_ISA

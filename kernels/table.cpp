@@ -1,0 +1,44 @@
+// The table of this instruction set.
+#include "table.hpp"
+
+#include "simd.hpp"
+
+namespace znn::ZNN_ISA {
+
+size_t direct_forward_scratch(const DirectForward&);
+void direct_forward(const DirectForward&);
+size_t direct_gradient_scratch(const DirectGradient&);
+void direct_gradient(const DirectGradient&);
+size_t spectral_product_scratch(const SpectralProduct&);
+void spectral_product(const SpectralProduct&);
+size_t spectral_gradient_scratch(const SpectralGradient&);
+void spectral_gradient(const SpectralGradient&);
+void gather_tile(const TileCopy&, const float*, float*);
+void scatter_tile(const TileCopy&, const float*, float*, const int*, const int*, float, bool);
+void split_complex(const float*, size_t, size_t, float*, size_t, size_t, size_t);
+void join_complex(const float*, size_t, size_t, size_t, size_t, float*, size_t);
+void transfer_forward(const Transfer&, const float*, const float*, float*);
+void transfer_backward(const Transfer&, const float*, const float*, float*, double*);
+void filter_forward(const Filter&, int, const float*, float*, void*, int);
+void filter_backward(const Filter&, const float* const*, const void* const*, int, float*);
+void dropout(const Dropout&, const float*, const int64_t*, float*);
+void sgd(size_t, const float*, const float*, const float*, float, float, float, float*, float*);
+
+#define ZNN_TEXT_OF(x) #x
+#define ZNN_TEXT(x) ZNN_TEXT_OF(x)
+
+extern const Table TABLE;
+const Table TABLE = {
+    ZNN_TEXT(ZNN_ISA),        LANES,
+    direct_forward_scratch,   direct_forward,
+    direct_gradient_scratch,  direct_gradient,
+    spectral_product_scratch, spectral_product,
+    spectral_gradient_scratch, spectral_gradient,
+    gather_tile,              scatter_tile,
+    split_complex,            join_complex,
+    transfer_forward,         transfer_backward,
+    filter_forward,           filter_backward,
+    dropout,                  sgd,
+};
+
+}  // namespace znn::ZNN_ISA

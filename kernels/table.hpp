@@ -1,0 +1,133 @@
+// What every instruction set provides, as plain functions behind one table. No Python, no allocation, no threads.
+// Arrays are C-contiguous float32. Image: (z, y, x, batch, channel). Spectrum: (fz, fy, fx, 2, batch, channel), the
+// 2 being real and imaginary, fx halved. Kernel: (kz, ky, kx, in, out). Sizes are (z, y, x).
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace znn {
+
+struct Size {
+  int z, y, x;
+  size_t voxels() const { return (size_t)z * y * x; }
+};
+
+// One block of input channels: an image or spectrum, its channels, and the kernel block that belongs to it.
+struct Block {
+  const float* data;
+  const float* kernel;
+  int channels;
+};
+
+struct DirectForward {
+  Size size;    // of the input image
+  Size kernel;  // taps
+  int batch, n_blocks, out_channels;
+  const Block* blocks;
+  float* out;
+  float* scratch;
+};
+
+struct DirectGradient {
+  Size size;
+  Size kernel;
+  int batch, in_channels, out_channels;
+  const float* image;
+  const float* d_out;
+  float* d_kernel;
+  float* scratch;
+};
+
+// Tables of exp(+2 pi i f j / n), shape (n, k, 2), one per axis; the last axis only to n / 2.
+struct Twiddles {
+  const float *z, *y, *x;
+};
+
+struct SpectralProduct {
+  Size transform;  // real size of the transform
+  Size kernel;
+  int batch, n_blocks, out_channels;
+  const Block* blocks;
+  Twiddles twiddles;
+  bool stored;     // kernels are spectra (fz, fy, fx, 2, 1, in * out) instead of taps
+  bool conjugate;  // multiply by the conjugate of the kernel's spectrum: correlation (forward)
+  bool transpose;  // kernels are (.., out, in) of this product: the input gradient
+  float* out;
+  float* scratch;
+};
+
+struct SpectralGradient {
+  Size transform;
+  Size kernel;
+  int batch, in_channels, out_channels;
+  const float* image;
+  const float* d_out;
+  Twiddles twiddles;
+  bool stored;      // give the gradient's spectrum (fz, fy, fx, 2, 1, in * out) instead of its taps
+  float* d_kernel;  // taps (kz, ky, kx, in, out)
+  float* scratch;
+};
+
+// A window of an image with `lanes` values per voxel, moved to or from a tile of `tile_lanes` values per voxel.
+struct TileCopy {
+  Size image_size, tile_size;
+  Size filled;    // the part of the tile that gather_tile fills, from its first corner
+  int origin[3];  // of the tile in the image; may be negative or reach past the end
+  size_t image_lanes, first_lane, lanes, tile_lanes;
+};
+
+struct Filter {
+  Size size, window, stride, out_size;  // out_size: of one fragment
+  int batch, channels;
+  int n_parities;          // 1 for max-pool, stride volume for max-filter
+  int parities_per_group;  // each group's array is (z, y, x, parities_per_group * batch, channel)
+};
+
+enum Function { LINEAR, RELU, TANH, LOGISTIC, SOFTSIGN, ELU, LEAKY_RELU, FORWARD_LOGISTIC };
+
+struct Transfer {
+  size_t rows;
+  int channels;
+  Function function;
+  float a, b;
+};
+
+struct Dropout {
+  size_t voxels;
+  int batch, channels;
+  uint64_t key, all_entries, all_channels, first_channel;
+  uint32_t threshold;  // words below it drop the value
+  float scale;         // of what is kept
+};
+
+struct Table {
+  const char* name;
+  int lanes;
+  size_t (*direct_forward_scratch)(const DirectForward&);
+  void (*direct_forward)(const DirectForward&);
+  size_t (*direct_gradient_scratch)(const DirectGradient&);
+  void (*direct_gradient)(const DirectGradient&);
+  size_t (*spectral_product_scratch)(const SpectralProduct&);
+  void (*spectral_product)(const SpectralProduct&);
+  size_t (*spectral_gradient_scratch)(const SpectralGradient&);
+  void (*spectral_gradient)(const SpectralGradient&);
+  void (*gather_tile)(const TileCopy&, const float* image, float* tile);
+  void (*scatter_tile)(const TileCopy&, const float* tile, float* image, const int* skip, const int* count, float scale,
+                       bool add);
+  void (*split_complex)(const float* tile, size_t tile_lanes, size_t n, float* spectrum, size_t lanes, size_t first,
+                        size_t count);
+  void (*join_complex)(const float* spectrum, size_t lanes, size_t first, size_t count, size_t n, float* tile,
+                       size_t tile_lanes);
+  void (*transfer_forward)(const Transfer&, const float* image, const float* bias, float* out);
+  void (*transfer_backward)(const Transfer&, const float* d_out, const float* out, float* d_image, double* d_bias);
+  void (*filter_forward)(const Filter&, int group, const float* image, float* out, void* argmax, int argmax_bytes);
+  void (*filter_backward)(const Filter&, const float* const* d_out, const void* const* argmax, int argmax_bytes,
+                          float* d_image);
+  void (*dropout)(const Dropout&, const float* image, const int64_t* entry, float* out);
+  void (*sgd)(size_t n, const float* parameter, const float* velocity, const float* gradient, float rate, float momentum,
+              float decay, float* new_parameter, float* new_velocity);
+};
+
+const Table& table();  // of the best instruction set this machine has, or the one named by ZNN_DASK_ISA
+
+}  // namespace znn

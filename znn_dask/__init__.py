@@ -1,0 +1,1 @@
+"""Train dense-output 2D and 3D ConvNets on CPUs."""

@@ -1,0 +1,28 @@
+"""Settings of the machine, read from ``ZNN_DASK_*`` variables or the ``znn-dask`` section of dask.config.
+
+What shapes a result belongs to the model or the run's configuration, not here.
+"""
+
+import os
+from pathlib import Path
+
+import dask
+
+
+def setting(name: str, default: str) -> str:
+    """Return a setting: the variable ``ZNN_DASK_NAME`` first, then dask.config ``znn-dask.name``."""
+    value = os.environ.get("ZNN_DASK_" + name.upper().replace("-", "_"))
+    if value is None:
+        value = dask.config.get(f"znn-dask.{name}", None)
+    return default if value is None else str(value)
+
+
+def validate() -> bool:
+    """Whether every operation runs its reference twin beside it and compares (slow; for finding defects)."""
+    return setting("validate", "0") not in ("0", "", "false", "False")
+
+
+def cache_folder() -> Path:
+    """Where measured choices are kept between runs."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(setting("cache-dir", str(Path(base) / "znn-dask")))

@@ -1,0 +1,1 @@
+"""How one operation is computed: arrays in, arrays out, the GIL released in every inner loop."""

@@ -1,0 +1,98 @@
+"""Direct convolution: forward, input gradient and kernel gradient.
+
+Images are float32 of shape ``(z, y, x, batch, channel)``, kernels ``(kz, ky, kx, in, out)``, sizes in voxels.
+Convolution is valid cross-correlation: ``output[v, o] = sum_d,i image[v + d, i] * kernel[d, i, o]``.
+Values of a node may come as several blocks of channels, which are summed over in registers.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from znn_dask import _kernels
+from znn_dask.ops import reference
+from znn_dask.ops.memory import Array, empty, zeros
+from znn_dask.ops.validation import twin
+from znn_dask.tasks import fresh
+
+
+def _reference_forward(images: Sequence[Array], kernels: Sequence[Array]) -> Array:
+    return sum(reference.conv_forward(i, k) for i, k in zip(images, kernels, strict=True))
+
+
+def _reference_backward(d_outputs: Sequence[Array], kernels: Sequence[Array]) -> Array:
+    return sum(reference.conv_input_gradient(d, k) for d, k in zip(d_outputs, kernels, strict=True))
+
+
+@fresh
+@twin(_reference_forward)
+def forward(images: Sequence[Array], kernels: Sequence[Array]) -> Array:
+    """Convolve.
+
+    Parameters
+    ----------
+    images : blocks of float32 of shape (z, y, x, batch, in)
+        The channel blocks of the source.
+    kernels : blocks of float32 of shape (kz, ky, kx, in, out)
+        One per image block.
+
+    Returns
+    -------
+    float32 array of shape (z - kz + 1, y - ky + 1, x - kx + 1, batch, out)
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit.
+    """
+    size, kernel = images[0].shape, kernels[0].shape
+    valid = tuple(n - k + 1 for n, k in zip(size[:3], kernel[:3], strict=True))
+    if min(valid) < 1:
+        raise ValueError(f"a kernel of {kernel[:3]} does not fit an image of {size[:3]} (z, y, x)")
+    out = empty((*valid, size[3], kernel[4]))
+    _kernels.direct_forward(list(images), list(kernels), out)
+    return out
+
+
+@fresh
+@twin(_reference_backward)
+def backward(d_outputs: Sequence[Array], kernels: Sequence[Array]) -> Array:
+    """Return the gradient of the image: a full convolution, as a valid one of the padded gradient.
+
+    Parameters
+    ----------
+    d_outputs : blocks of float32 of shape (z, y, x, batch, out)
+        The channel blocks of the target's gradient.
+    kernels : blocks of float32 of shape (kz, ky, kx, in, out)
+        One per gradient block.
+
+    Returns
+    -------
+    float32 array of shape (z + kz - 1, y + ky - 1, x + kx - 1, batch, in)
+    """
+    turned = [np.ascontiguousarray(kernel[::-1, ::-1, ::-1].swapaxes(3, 4)) for kernel in kernels]
+    return forward([_pad(d, kernels[0].shape) for d in d_outputs], turned)
+
+
+@fresh
+@twin(reference.conv_kernel_gradient)
+def kernel_gradient(image: Array, d_output: Array) -> Array:
+    """Return the gradient of the kernel, of shape (kz, ky, kx, in, out).
+
+    Parameters
+    ----------
+    image : float32 of shape (z, y, x, batch, in)
+    d_output : float32 of shape (z - kz + 1, y - ky + 1, x - kx + 1, batch, out)
+    """
+    size = tuple(n - m + 1 for n, m in zip(image.shape[:3], d_output.shape[:3], strict=True))
+    d_kernel = empty((*size, image.shape[4], d_output.shape[4]))
+    _kernels.direct_gradient(image, d_output, d_kernel)
+    return d_kernel
+
+
+def _pad(image: Array, kernel: tuple[int, ...]) -> Array:
+    z, y, x, batch, channels = image.shape
+    pz, py, px = (k - 1 for k in kernel[:3])
+    padded = zeros((z + 2 * pz, y + 2 * py, x + 2 * px, batch, channels))
+    padded[pz : pz + z, py : py + y, px : px + x] = image
+    return padded

@@ -1,0 +1,165 @@
+"""Real transforms of tiles: one plan per thread, size and direction, on memory of its own.
+
+A tile has shape ``(z, y, x, lane)``; its transform is complex ``(z, y, x // 2 + 1, lane)``. Plans are made for a few
+numbers of lanes, whatever the batch and channels, so there are few of them and a tile stays in the cache.
+
+pyfftw is the backend, scipy.fft the fallback where it is missing. A plan of FFTW owns its arrays and must never run
+in two threads at once: each thread makes its own, by wisdom, so that all of them compute bitwise the same.
+"""
+
+import importlib.util
+import threading
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+
+from znn_dask.errors import ParameterError
+from znn_dask.geometry import Triple, volume
+from znn_dask.ops.memory import Array, empty
+
+if importlib.util.find_spec("pyfftw") is not None:
+    import pyfftw
+else:
+    pyfftw = None
+
+BACKENDS = ("auto", "pyfftw", "scipy")
+TILE_BYTES = 1 << 20  # a tile and its transform should stay in the L2 cache
+AXES = (0, 1, 2)
+
+
+class Plan(Protocol):
+    """A transform with its own memory: fill `real`, call `forward`, read `spectrum`; or the other way round."""
+
+    real: Array
+    spectrum: npt.NDArray[np.float32]  # complex values as pairs: (z, y, x // 2 + 1, 2 * lane)
+
+    def forward(self) -> None:
+        """Transform `real` into `spectrum`."""
+
+    def inverse(self) -> None:
+        """Transform `spectrum` into `real`, without the factor 1 / voxels; destroys `spectrum`."""
+
+
+class _FftwPlan:
+    def __init__(self, size: Triple, lanes: int) -> None:
+        half = (*size[:2], size[2] // 2 + 1, lanes)
+        self.real = pyfftw.empty_aligned((*size, lanes), np.float32, n=64)
+        complex_spectrum = pyfftw.empty_aligned(half, np.complex64, n=64)
+        self.spectrum = complex_spectrum.view(np.float32)
+        self._forward = pyfftw.FFTW(self.real, complex_spectrum, axes=AXES, flags=("FFTW_MEASURE",))
+        self._inverse = pyfftw.FFTW(
+            complex_spectrum, self.real, axes=AXES, direction="FFTW_BACKWARD", flags=("FFTW_MEASURE",)
+        )
+        self.forward: Callable[[], None] = self._forward.execute
+        self.inverse: Callable[[], None] = self._inverse.execute
+
+
+class _ScipyPlan:
+    def __init__(self, size: Triple, lanes: int) -> None:
+        self._size = size
+        self.real = empty((*size, lanes))
+        self._complex = np.empty((*size[:2], size[2] // 2 + 1, lanes), np.complex64)
+        self.spectrum = self._complex.view(np.float32)
+
+    def forward(self) -> None:
+        self._complex[...] = scipy.fft.rfftn(self.real, axes=AXES, workers=1)
+
+    def inverse(self) -> None:
+        self.real[...] = scipy.fft.irfftn(self._complex, s=self._size, axes=AXES, norm="forward", workers=1)
+
+
+class _Planned(threading.local):
+    """The plans of this thread."""
+
+    def __init__(self) -> None:
+        self.plans: dict[tuple[str, Triple, int], Plan] = {}
+
+
+class Wisdom(NamedTuple):
+    """What FFTW has learned about this machine; carried by graphs and models so that plans are the same elsewhere."""
+
+    single: bytes
+
+
+_planned = _Planned()
+_planning = threading.Lock()  # owns FFTW's planner and `_adopted`
+_adopted: set[bytes] = set()
+
+
+def resolve_backend(name: str) -> str:
+    """Return the backend that a name stands for.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such backend, or it is not installed.
+    """
+    if name not in BACKENDS:
+        raise ParameterError(f"fft_backend must be one of {', '.join(BACKENDS)}, got {name!r}")
+    if name == "auto":
+        return "scipy" if pyfftw is None else "pyfftw"
+    if name == "pyfftw" and pyfftw is None:
+        raise ParameterError("fft_backend 'pyfftw' is not installed: pip install pyfftw, or use fft_backend='scipy'")
+    return name
+
+
+def plan(backend: str, size: Triple, lanes: int) -> Plan:
+    """Return this thread's plan for tiles of a size (z, y, x) with a number of lanes."""
+    key = (backend, size, lanes)
+    found = _planned.plans.get(key)
+    if found is None:
+        with _planning:
+            found = _FftwPlan(size, lanes) if backend == "pyfftw" else _ScipyPlan(size, lanes)
+        _planned.plans[key] = found
+    return found
+
+
+def lanes_for(size: Triple, n_lanes: int) -> int:
+    """Return how many lanes of ``n_lanes`` to transform at once: a power of two that keeps a tile in the cache."""
+    lanes = 64
+    while lanes > 8 and volume(size) * lanes * 8 > TILE_BYTES:
+        lanes //= 2
+    while lanes > 1 and lanes // 2 >= n_lanes:
+        lanes //= 2
+    return lanes
+
+
+def wisdom(backend: str) -> Wisdom:
+    """Return what FFTW has learned so far (empty for other backends)."""
+    if backend != "pyfftw":
+        return Wisdom(b"")
+    with _planning:
+        single = pyfftw.export_wisdom()[1]
+        _adopted.add(single)
+    return Wisdom(single)
+
+
+def adopt(learned: Wisdom | None) -> None:
+    """Take over what FFTW learned elsewhere, before the first plan is made here."""
+    if learned is None or not learned.single or learned.single in _adopted:
+        return
+    with _planning:
+        if pyfftw is not None and learned.single not in _adopted:
+            double, _, long_double = pyfftw.export_wisdom()
+            pyfftw.import_wisdom((double, learned.single, long_double))
+            _adopted.add(learned.single)
+
+
+@lru_cache(maxsize=4096)
+def twiddles(size: Triple, kernel: Triple) -> tuple[Array, Array, Array]:
+    """Return exp(2 pi i f j / n) for each axis as float32 of shape (n, k, 2), the last axis only to n // 2."""
+
+    def table(n: int, k: int, n_frequencies: int) -> Array:
+        angle = 2 * np.pi * (np.outer(np.arange(n_frequencies), np.arange(k)) % n) / n
+        values: npt.NDArray[Any] = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+        return np.ascontiguousarray(values, np.float32)
+
+    return (
+        table(size[0], kernel[0], size[0]),
+        table(size[1], kernel[1], size[1]),
+        table(size[2], kernel[2], size[2] // 2 + 1),
+    )

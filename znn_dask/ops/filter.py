@@ -1,0 +1,105 @@
+"""Max-filter and max-pool: forward with argmax, backward by it.
+
+Images are float32 of shape ``(z, y, x, batch, channel)``. A max-filter gives the image in its fragments: position v
+goes to parity ``v mod stride`` at ``v // stride``, parities in C order in front of the batch. They may be asked for
+in several groups, so that each can be worked on by itself.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy.typing as npt
+
+from znn_dask import _kernels
+from znn_dask.geometry import Triple, volume
+from znn_dask.ops.memory import Array, empty, empty_index
+from znn_dask.tasks import fresh
+
+Argmax = npt.NDArray[Any]
+MAX_WINDOW = 1 << 16
+
+
+@fresh
+def max_filter(image: Array, window: Triple, stride: Triple, n_groups: int = 1) -> tuple[Array | Argmax, ...]:
+    """Take the maximum over a window around every position.
+
+    Parameters
+    ----------
+    image : float32 of shape (z, y, x, batch, channel)
+    window, stride : (z, y, x)
+        Voxels; ``size - window + 1`` must be a multiple of the stride.
+    n_groups : int
+        Into how many arrays the parities go; a divisor of their number.
+
+    Returns
+    -------
+    n_groups images, then n_groups argmax
+        Of shape ``((size - window + 1) / stride, parities / n_groups * batch, channel)``. The argmax is the flat index
+        in the window, ties going to the earlier voxel.
+    """
+    size = _filtered(image, window, stride)
+    n_batch = volume(stride) // n_groups * image.shape[3]
+    return _forward(image, window, stride, False, (*size, n_batch, image.shape[4]), n_groups)
+
+
+@fresh
+def max_pool(image: Array, window: Triple) -> tuple[Array | Argmax, ...]:
+    """Take the maximum over windows side by side; the size becomes ``size // window``. Returns image and argmax."""
+    size = tuple(n // w for n, w in zip(image.shape[:3], window, strict=True))
+    return _forward(image, window, window, True, (*size, *image.shape[3:]), 1)
+
+
+@fresh
+def max_filter_backward(
+    d_outputs: Sequence[Array], argmax: Sequence[Argmax], window: Triple, stride: Triple, size: Triple
+) -> Array:
+    """Return the gradient of the image of ``size`` from those of all groups: each goes to where its maximum was."""
+    n_parities = volume(stride) // len(d_outputs)
+    return _backward(d_outputs, argmax, window, stride, False, size, d_outputs[0].shape[3] // n_parities)
+
+
+@fresh
+def max_pool_backward(d_output: Array, argmax: Argmax, window: Triple, size: Triple) -> Array:
+    """Return the gradient of the image of ``size``: each value goes to where its maximum was."""
+    return _backward([d_output], [argmax], window, window, True, size, d_output.shape[3])
+
+
+def _filtered(image: Array, window: Triple, stride: Triple) -> Triple:
+    sizes = []
+    for n, w, s in zip(image.shape[:3], window, stride, strict=True):
+        m = n - w + 1
+        if m < 1 or m % s:
+            raise ValueError(f"a window of {window} with stride {stride} does not fit an image of {image.shape[:3]}")
+        sizes.append(m // s)
+    return sizes[0], sizes[1], sizes[2]
+
+
+def _forward(
+    image: Array, window: Triple, stride: Triple, pool: bool, shape: tuple[int, ...], n_groups: int
+) -> tuple[Array | Argmax, ...]:
+    n_window = volume(window)
+    if n_window > MAX_WINDOW:
+        raise ValueError(f"a window of {window} holds {n_window} voxels; at most {MAX_WINDOW} are possible")
+    run = _kernels.filter_forward_uint8 if n_window <= 256 else _kernels.filter_forward_uint16
+    outputs: list[Array] = []
+    indices: list[Argmax] = []
+    for group in range(n_groups):
+        outputs.append(empty(shape))
+        indices.append(empty_index(shape, n_window))
+        run(image, window, stride, pool, group, outputs[-1], indices[-1])
+    return (*outputs, *indices)
+
+
+def _backward(
+    d_outputs: Sequence[Array],
+    argmax: Sequence[Argmax],
+    window: Triple,
+    stride: Triple,
+    pool: bool,
+    size: Triple,
+    batch: int,
+) -> Array:
+    d_image = empty((*size, batch, d_outputs[0].shape[4]))
+    run = _kernels.filter_backward_uint8 if volume(window) <= 256 else _kernels.filter_backward_uint16
+    run(list(d_outputs), list(argmax), window, stride, pool, d_image)
+    return d_image

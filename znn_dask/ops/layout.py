@@ -1,0 +1,126 @@
+"""Between public arrays and the blocks and groups a node is kept in.
+
+Public: float32 ``(batch, channel, z, y, x)`` on the dense lattice. Inside: one array ``(z, y, x, entry, channel)``
+per batch group and channel block, an *entry* being one example's fragment: the voxels of one sub-lattice.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from znn_dask.geometry import Triple
+from znn_dask.ops.memory import Array, empty, zeros
+from znn_dask.tasks import fresh
+
+
+class Entry(NamedTuple):
+    """One fragment: which example, and the first voxel (z, y, x) of its sub-lattice."""
+
+    example: int
+    z: int
+    y: int
+    x: int
+
+
+class Arrangement(NamedTuple):
+    """How a node is kept.
+
+    Attributes
+    ----------
+    size : (z, y, x)
+        Of one fragment.
+    sparsity : (z, y, x)
+        Distance between neighbouring voxels of a fragment on the dense lattice.
+    groups : tuple of tuple of Entry
+        The fragments of each batch group.
+    blocks : tuple of (first, stop)
+        The channels of each block.
+    """
+
+    size: Triple
+    sparsity: Triple
+    groups: tuple[tuple[Entry, ...], ...]
+    blocks: tuple[tuple[int, int], ...]
+
+    @property
+    def n_channels(self) -> int:
+        """Channels of all blocks."""
+        return self.blocks[-1][1]
+
+    @property
+    def n_examples(self) -> int:
+        """Examples in the batch."""
+        return 1 + max(entry.example for group in self.groups for entry in group)
+
+    @property
+    def dense_size(self) -> Triple:
+        """Size on the dense lattice (z, y, x)."""
+        z, y, x = (n * s for n, s in zip(self.size, self.sparsity, strict=True))
+        return z, y, x
+
+
+@fresh
+def from_public(batch: Array, entries: Sequence[Entry], channels: tuple[int, int], size: Triple) -> Array:
+    """Return one block of a node of sparsity 1 from the public array; voxels beyond its end become zero."""
+    first, stop = channels
+    z, y, x = (min(n, m) for n, m in zip(size, batch.shape[2:], strict=True))
+    whole = (z, y, x) == size
+    block = (empty if whole else zeros)((*size, len(entries), stop - first))
+    for index, entry in enumerate(entries):
+        part = batch[entry.example, first:stop, :z, :y, :x]
+        block[:z, :y, :x, index] = np.moveaxis(part, 0, -1)
+    return block
+
+
+@fresh
+def to_public(blocks: Sequence[Array], arrangement: Arrangement, size: Triple) -> Array:
+    """Return the public array of ``size`` (z, y, x), cropped, from all blocks (group by group)."""
+    dense = empty((arrangement.n_examples, arrangement.n_channels, *arrangement.dense_size))
+    _visit(blocks, arrangement, dense, write=True)
+    if arrangement.dense_size == size:
+        return dense
+    cropped = empty((*dense.shape[:2], *size))
+    cropped[...] = dense[:, :, : size[0], : size[1], : size[2]]
+    return cropped
+
+
+def split(batch: Array, arrangement: Arrangement) -> tuple[Array, ...]:
+    """Return all blocks (group by group) from the public array; voxels beyond its end become zero."""
+    dense = batch
+    if batch.shape[2:] != arrangement.dense_size:
+        dense = zeros((*batch.shape[:2], *arrangement.dense_size))
+        z, y, x = batch.shape[2:]
+        dense[:, :, :z, :y, :x] = batch
+    blocks = tuple(
+        empty((*arrangement.size, len(group), stop - first))
+        for group in arrangement.groups
+        for first, stop in arrangement.blocks
+    )
+    _visit(blocks, arrangement, dense, write=False)
+    return blocks
+
+
+def _visit(blocks: Sequence[Array], arrangement: Arrangement, dense: Array, write: bool) -> None:
+    sz, sy, sx = arrangement.sparsity
+    each = iter(blocks)
+    for group in arrangement.groups:
+        for first, stop in arrangement.blocks:
+            block = next(each)
+            for index, entry in enumerate(group):
+                lattice = dense[entry.example, first:stop, entry.z :: sz, entry.y :: sy, entry.x :: sx]
+                inside = block[:, :, :, index]
+                if write:
+                    lattice[...] = np.moveaxis(inside, -1, 0)
+                else:
+                    inside[...] = np.moveaxis(lattice, 0, -1)
+
+
+def kernel_to_internal(kernel: Array) -> Array:
+    """Return (out, in, z, y, x) as contiguous (z, y, x, in, out)."""
+    return np.ascontiguousarray(kernel.transpose(2, 3, 4, 1, 0))
+
+
+def kernel_to_public(kernel: Array) -> Array:
+    """Return (z, y, x, in, out) as contiguous (out, in, z, y, x)."""
+    return np.ascontiguousarray(kernel.transpose(4, 3, 0, 1, 2))

@@ -1,0 +1,228 @@
+"""Spectral convolution by tiles: transforms of images, products with kernels, inverse transforms.
+
+An image larger than the tile is cut into tiles that are further batch entries (Zlateski et al. 2018 for tiles of
+FFTs on CPUs). Forward is overlap-save, the input gradient overlap-add; both share the spectra that the kernel
+gradient needs: of the overlapping image tiles and of the zero-padded blocks of the output gradient.
+
+Images: float32 ``(z, y, x, batch, channel)``. Spectra: float32 ``(fz, fy, fx, 2, tile * batch, channel)``, the axis
+of two being real and imaginary part, fx halved. Kernels: ``(kz, ky, kx, in, out)``. Sizes in voxels (z, y, x).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from znn_dask import _kernels
+from znn_dask.geometry import Triple, ceil_div, volume
+from znn_dask.ops import fft
+from znn_dask.ops.memory import Array, empty, zeros
+from znn_dask.ops.transfer import Activation
+from znn_dask.ops.transfer import forward as transfer_forward
+from znn_dask.tasks import fresh
+
+ORIGIN = (0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How an image is cut for a kernel.
+
+    Parameters
+    ----------
+    size : (z, y, x)
+        Of the image.
+    kernel : (z, y, x)
+        Taps of the kernel.
+    tile : (z, y, x)
+        Of the transform; at least the kernel. A tile as large as the image is the whole-image algorithm.
+    backend : str
+        Of the transforms, see `fft`.
+    """
+
+    size: Triple
+    kernel: Triple
+    tile: Triple
+    backend: str = "pyfftw"
+
+    @cached_property
+    def output_size(self) -> Triple:
+        """Size of the convolved image."""
+        z, y, x = (n - k + 1 for n, k in zip(self.size, self.kernel, strict=True))
+        return z, y, x
+
+    @cached_property
+    def block(self) -> Triple:
+        """Outputs of one tile."""
+        z, y, x = (t - k + 1 for t, k in zip(self.tile, self.kernel, strict=True))
+        return z, y, x
+
+    @cached_property
+    def n_tiles(self) -> int:
+        """Number of tiles of one image."""
+        return volume(self._counts)
+
+    @cached_property
+    def half(self) -> Triple:
+        """Size of a tile's spectrum."""
+        return self.tile[0], self.tile[1], self.tile[2] // 2 + 1
+
+    @cached_property
+    def origins(self) -> tuple[Triple, ...]:
+        """First voxel of each tile, in the image and in the output alike."""
+        nz, ny, nx = self._counts
+        bz, by, bx = self.block
+        return tuple((z * bz, y * by, x * bx) for z in range(nz) for y in range(ny) for x in range(nx))
+
+    @cached_property
+    def _counts(self) -> Triple:
+        z, y, x = (ceil_div(n, b) for n, b in zip(self.output_size, self.block, strict=True))
+        return z, y, x
+
+
+def _chunks(n_lanes: int, lanes: int) -> Iterator[tuple[int, int]]:
+    for first in range(0, n_lanes, lanes):
+        yield first, min(lanes, n_lanes - first)
+
+
+def _transform(image: Array, tiling: Tiling, filled: Triple) -> Array:
+    """Return the spectra of all tiles, of which only ``filled`` voxels are taken from the image."""
+    batch, channels = image.shape[3:]
+    n_lanes = batch * channels
+    flat = image.reshape((*image.shape[:3], n_lanes))
+    spectrum = empty((*tiling.half, 2, tiling.n_tiles * batch, channels))
+    lanes_of_all = spectrum.reshape((*tiling.half, 2, tiling.n_tiles * n_lanes))
+    lanes = fft.lanes_for(tiling.tile, n_lanes)
+    plan = fft.plan(tiling.backend, tiling.tile, lanes)
+    for index, origin in enumerate(tiling.origins):
+        for first, count in _chunks(n_lanes, lanes):
+            _kernels.gather_tile(flat, origin, filled, first, count, plan.real)
+            plan.forward()
+            _kernels.split_complex(plan.spectrum, index * n_lanes + first, count, lanes_of_all)
+    return spectrum
+
+
+def _inverse(spectrum: Array, tiling: Tiling, count: Triple, add: bool, image: Array) -> Array:
+    """Store or add the first ``count`` voxels of every tile at its origin in the image."""
+    batch, channels = image.shape[3:]
+    n_lanes = batch * channels
+    flat = image.reshape((*image.shape[:3], n_lanes))
+    lanes_of_all = spectrum.reshape((*tiling.half, 2, tiling.n_tiles * n_lanes))
+    lanes = fft.lanes_for(tiling.tile, n_lanes)
+    plan = fft.plan(tiling.backend, tiling.tile, lanes)
+    scale = 1.0 / volume(tiling.tile)
+    for index, origin in enumerate(tiling.origins):
+        for first, n in _chunks(n_lanes, lanes):
+            _kernels.join_complex(lanes_of_all, index * n_lanes + first, n, plan.spectrum)
+            plan.inverse()
+            _kernels.scatter_tile(plan.real, ORIGIN, count, scale, add, origin, first, n, flat)
+    return image
+
+
+@fresh
+def image_spectrum(image: Array, tiling: Tiling, wisdom: fft.Wisdom | None = None) -> Array:
+    """Transform the overlapping tiles of an image."""
+    fft.adopt(wisdom)
+    return _transform(image, tiling, tiling.tile)
+
+
+@fresh
+def gradient_spectrum(d_output: Array, tiling: Tiling, wisdom: fft.Wisdom | None = None) -> Array:
+    """Transform the blocks of an output gradient, padded with zeros to tiles."""
+    fft.adopt(wisdom)
+    return _transform(d_output, tiling, tiling.block)
+
+
+@fresh
+def output_image(
+    spectrum: Array,
+    tiling: Tiling,
+    bias: Array | None = None,
+    activation: Activation | None = None,
+    wisdom: fft.Wisdom | None = None,
+) -> Array:
+    """Transform a product back to the output image, with bias and transfer function applied if given."""
+    fft.adopt(wisdom)
+    batch, channels = spectrum.shape[4] // tiling.n_tiles, spectrum.shape[5]
+    image = _inverse(spectrum, tiling, tiling.block, False, empty((*tiling.output_size, batch, channels)))
+    return image if activation is None else transfer_forward(image, bias, activation, out=image)
+
+
+@fresh
+def gradient_image(spectrum: Array, tiling: Tiling, wisdom: fft.Wisdom | None = None) -> Array:
+    """Transform a product back to the gradient of the image; tiles overlap and are added."""
+    fft.adopt(wisdom)
+    batch, channels = spectrum.shape[4] // tiling.n_tiles, spectrum.shape[5]
+    whole = tiling.n_tiles == 1
+    image = (empty if whole else zeros)((*tiling.size, batch, channels))
+    return _inverse(spectrum, tiling, tiling.tile, not whole, image)
+
+
+@fresh
+def product(spectra: Sequence[Array], kernels: Sequence[Array], tiling: Tiling, backward: bool = False) -> Array:
+    """Multiply spectra with kernels, which are transformed on the fly, and sum over all channel blocks.
+
+    Parameters
+    ----------
+    spectra : blocks of float32 of shape (fz, fy, fx, 2, batch, channel)
+        Of the image, or backward of the output gradient.
+    kernels : blocks of float32 of shape (kz, ky, kx, in, out)
+        One per spectrum; backward their ``out`` is summed over.
+    tiling : Tiling
+        Of the spectra.
+    backward : bool
+        Convolve instead of correlating: the input gradient.
+
+    Returns
+    -------
+    float32 array of shape (fz, fy, fx, 2, batch, out), backward (..., in)
+    """
+    channels = kernels[0].shape[3 if backward else 4]
+    out = empty((*spectra[0].shape[:5], channels))
+    twiddles = list(fft.twiddles(tiling.tile, tiling.kernel))
+    _kernels.spectral_product(list(spectra), list(kernels), tiling.tile, twiddles, backward, out)
+    return out
+
+
+@fresh
+def kernel_gradient(spectrum: Array, d_spectrum: Array, tiling: Tiling) -> Array:
+    """Return the gradient of the kernel, (kz, ky, kx, in, out), from the spectra of image and output gradient."""
+    d_kernel = empty((*tiling.kernel, spectrum.shape[5], d_spectrum.shape[5]))
+    twiddles = list(fft.twiddles(tiling.tile, tiling.kernel))
+    _kernels.spectral_gradient(spectrum, d_spectrum, tiling.tile, twiddles, d_kernel)
+    return d_kernel
+
+
+# ---- ZNN as published: kernel spectra are tasks of their own and are kept
+
+
+def _kernel_tiling(tiling: Tiling) -> Tiling:
+    # One tile of the transform's size that holds the kernel at its first corner.
+    return Tiling(tiling.kernel, tiling.kernel, tiling.tile, tiling.backend)
+
+
+@fresh
+def kernel_spectrum(kernel: Array, tiling: Tiling, wisdom: fft.Wisdom | None = None) -> Array:
+    """Transform a kernel (kz, ky, kx, in, out) to the tile's size: float32 (fz, fy, fx, 2, in, out)."""
+    fft.adopt(wisdom)
+    return _transform(kernel, _kernel_tiling(tiling), tiling.kernel)
+
+
+@fresh
+def stored_product(spectra: Sequence[Array], kernels: Sequence[Array], tiling: Tiling, backward: bool = False) -> Array:
+    """As `product`, with the stored spectra of the kernels, (fz, fy, fx, 2, in, out)."""
+    out = empty((*spectra[0].shape[:5], kernels[0].shape[4 if backward else 5]))
+    _kernels.stored_product(list(spectra), list(kernels), tiling.tile, backward, out)
+    return out
+
+
+@fresh
+def stored_kernel_gradient(
+    spectrum: Array, d_spectrum: Array, tiling: Tiling, wisdom: fft.Wisdom | None = None
+) -> Array:
+    """As `kernel_gradient`, by a whole inverse transform of the kernel gradient's spectrum."""
+    fft.adopt(wisdom)
+    n_in, n_out = spectrum.shape[5], d_spectrum.shape[5]
+    product_spectrum = empty((*tiling.half, 2, n_in, n_out))
+    _kernels.stored_gradient(spectrum, d_spectrum, tiling.tile, product_spectrum)
+    d_kernel = empty((*tiling.kernel, n_in, n_out))
+    return _inverse(product_spectrum, _kernel_tiling(tiling), tiling.kernel, False, d_kernel)

@@ -1,0 +1,25 @@
+"""Stochastic gradient descent with momentum and weight decay, as torch defines it: ``v = m*v + g + decay*w``,
+``w -= rate * v`` (the rate outside the velocity, which matters when it changes)."""
+
+import numpy as np
+
+from znn_dask import _kernels
+from znn_dask.ops import reference
+from znn_dask.ops.memory import Array, empty
+from znn_dask.ops.validation import twin
+from znn_dask.tasks import fresh
+
+
+@fresh
+@twin(reference.sgd)
+def sgd(
+    parameter: Array, velocity: Array, gradient: Array, rate: float, momentum: float, decay: float
+) -> tuple[Array, Array]:
+    """Return the new parameter and velocity; all arrays have one shape.
+
+    New arrays, never in place: a step that is interrupted must leave the model as it was.
+    """
+    new_parameter, new_velocity = empty(parameter.shape), empty(parameter.shape)
+    flat = [np.ascontiguousarray(a).reshape(-1) for a in (parameter, velocity, gradient)]
+    _kernels.sgd(*flat, rate, momentum, decay, new_parameter.reshape(-1), new_velocity.reshape(-1))
+    return new_parameter, new_velocity
