@@ -1,1 +1,48 @@
-"""Train dense-output 2D and 3D ConvNets on CPUs."""
+"""Train dense-output 2D and 3D ConvNets on the CPUs you have, as Dask graphs of FFT and convolution tasks.
+
+    import znn_dask as znn
+
+    net = znn.Network.parse("CTMCTMCTCT", width=24, kernel=3, window=2)
+    model = znn.Model(net, output_size=(12, 12, 12), loss="logistic")
+    loss = model.step(image, target)
+    prediction = model.predict(volume)
+
+Describing a network: `Network`, `zoo`. Running one: `Model`, `SGD`. Scheduling any Dask graph: `get`, `Scheduler`.
+"""
+
+from znn_dask.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DivergenceError,
+    MissingExtraError,
+    NetworkError,
+    OutputExistsError,
+    ParameterError,
+    ShapeError,
+    ZnnError,
+)
+from znn_dask.model import SGD, Model
+from znn_dask.net import Network, zoo
+from znn_dask.sched import Program, Scheduler, get
+
+__all__ = [
+    "SGD",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "DivergenceError",
+    "MissingExtraError",
+    "Model",
+    "Network",
+    "NetworkError",
+    "OutputExistsError",
+    "ParameterError",
+    "Program",
+    "Scheduler",
+    "ShapeError",
+    "ZnnError",
+    "get",
+    "zoo",
+]
+__version__ = "0.1.0"

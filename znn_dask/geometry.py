@@ -65,3 +65,14 @@ def round_up(size: Triple, multiple: Triple) -> Triple:
     """Return the smallest size not below ``size`` that is a multiple of ``multiple``, axis by axis."""
     z, y, x = (ceil_div(s, m) * m for s, m in zip(size, multiple, strict=True))
     return z, y, x
+
+
+def cover(size: Triple, patch: Triple) -> list[Triple]:
+    """Return the first voxels of patches that cover a box; the last along an axis is moved back to end with it.
+
+    The patch must not be larger than the box.
+    """
+    starts = [
+        sorted({min(first, n - p) for first in range(0, n, p)}) for n, p in zip(size, patch, strict=True)
+    ]
+    return [(z, y, x) for z in starts[0] for y in starts[1] for x in starts[2]]

@@ -1,9 +1,9 @@
 """The vocabulary shared by the graphs we lower and the scheduler that runs them.
 
-A task of ours is an ordinary Dask task, so that any Dask scheduler may run it. What this module adds are hints
-that our scheduler understands and others ignore: a function makes new arrays (`fresh`), a function can work in
-the memory of one argument (`overwrites`), a task is a sum (`Reduce`). The promise: with or without the hints the
-results are bitwise the same.
+A task of ours is an ordinary Dask task, so that any Dask scheduler may run it. What this module adds are
+hints that our scheduler understands and others ignore: a function makes new arrays (`fresh`), a function can
+work in the memory of one argument (`overwrites`), a task is a sum (`Reduce`). The promise: with or without
+the hints the results are bitwise the same.
 """
 
 import inspect
@@ -21,8 +21,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def fresh(func: Function) -> Function:
     """Mark a function as returning newly made arrays only.
 
-    Its result (or each part of the tuple it returns) is never an input, a view of one, kept elsewhere, or shares
-    memory with another part. Our scheduler may then let the only reader of that result write into it.
+    Its result (or each part of the tuple it returns) is never an input, a view of one, kept elsewhere, or
+    shares memory with another part. Our scheduler may then let the only reader of that result write into it.
 
     Raises
     ------
@@ -35,8 +35,8 @@ def fresh(func: Function) -> Function:
 def overwrites(position: int) -> Callable[[Function], Function]:
     """Mark a function as able to write its result into one positional argument.
 
-    The function takes a keyword ``out=None``. Our scheduler passes ``out=<that argument>`` when nobody else will
-    read it; the function may use or ignore it, and gives the same values either way.
+    The function takes a keyword ``out=None``. Our scheduler passes ``out=<that argument>`` when nobody else
+    will read it; the function may use or ignore it, and gives the same values either way.
 
     Parameters
     ----------
@@ -72,8 +72,8 @@ def _mark(func: Function, name: str, value: object) -> Function:
 def tree_pairs(n_terms: int) -> tuple[tuple[int, int], ...]:
     """Return the additions of the fixed balanced tree, in an order in which they can be done.
 
-    Terms have the numbers 0 to n - 1, the i-th addition makes number n + i, the last one is the sum. Neighbours
-    are paired level by level; an odd one at the end goes up as it is::
+    Terms have the numbers 0 to n - 1, the i-th addition makes number n + i, the last one is the sum.
+    Neighbours are paired level by level; an odd one at the end goes up as it is::
 
         0   1   2   3   4
          \\ /     \\ /    |
@@ -83,7 +83,8 @@ def tree_pairs(n_terms: int) -> tuple[tuple[int, int], ...]:
                \\       /
                  - 8 -
     """
-    level, pairs = list(range(n_terms)), []
+    level = list(range(n_terms))
+    pairs: list[tuple[int, int]] = []
     while len(level) > 1:
         above = []
         for left, right in zip(level[::2], level[1::2], strict=False):
@@ -118,8 +119,8 @@ def tree_sum(*terms: Any) -> Any:
 class Reduce(Task):  # type: ignore[misc]  # dask ships no types
     """A task that sums other tasks' results in a fixed tree.
 
-    To a foreign scheduler this is a task that calls `tree_sum`. Ours adds the contributions as they arrive: the
-    later of two siblings adds, in place where it may, and moves up; bitwise the same sum.
+    To a foreign scheduler this is a task that calls `tree_sum`. Ours adds the contributions as they arrive:
+    the later of two siblings adds, in place where it may, and moves up; bitwise the same sum.
 
     Parameters
     ----------
@@ -141,7 +142,7 @@ class Reduce(Task):  # type: ignore[misc]  # dask ships no types
         return Reduce(self.key, *self.args)
 
     def substitute(self, subs: dict[Any, Any], key: Any = None) -> "Reduce":
-        """Return this sum with other keys or nodes in the place of some; a Reduce again, as Dask's passes need."""
+        """Return this sum with other keys or nodes in the place of some; still a Reduce."""
         if not (self.dependencies & subs.keys()) and key in (None, self.key):
             return self
         return Reduce(self.key if key is None else key, *(arg.substitute(subs) for arg in self.args))

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from znn_dask import _kernels
-from znn_dask.ops import reference
+from znn_dask.ops import reference, transfer
 from znn_dask.ops.memory import Array, empty, zeros
+from znn_dask.ops.transfer import Activation
 from znn_dask.ops.validation import twin
 from znn_dask.tasks import fresh
 
@@ -52,6 +53,15 @@ def forward(images: Sequence[Array], kernels: Sequence[Array]) -> Array:
     out = empty((*valid, size[3], kernel[4]))
     _kernels.direct_forward(list(images), list(kernels), out)
     return out
+
+
+@fresh
+def forward_transfer(
+    images: Sequence[Array], kernels: Sequence[Array], bias: Array | None = None, activation: Activation | None = None
+) -> Array:
+    """Convolve, then add the bias and apply the transfer function if one is given."""
+    image = forward(images, kernels)
+    return image if activation is None else transfer.forward(image, bias, activation, out=image)
 
 
 @fresh

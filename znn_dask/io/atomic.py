@@ -1,0 +1,69 @@
+"""Files that are either complete or absent.
+
+Everything written here goes to a temporary name in the same folder and is renamed when complete, so that a
+crash, a full disk or a second reader never meets half a file.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from znn_dask.errors import OutputExistsError
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside ``path``; rename it to ``path`` when the block ends without an exception.
+
+    What the block leaves under that name may be a file or a folder. The file is on the disk (fsync) before it
+    gets its name. After an exception nothing is left and ``path`` is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
+        if temporary.is_dir():
+            _replace_folder(temporary, path)
+        else:
+            _sync(temporary)
+            temporary.replace(path)
+        _sync(path.parent)
+    finally:
+        _remove(temporary)
+
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Raise if ``path`` exists and may not be overwritten; call it before long work as well as after.
+
+    Raises
+    ------
+    OutputExistsError
+    """
+    if path.exists() and not overwrite:
+        raise OutputExistsError(f"{path} exists. Choose another name, or give --overwrite to replace it")
+
+
+def _replace_folder(temporary: Path, path: Path) -> None:
+    # A folder that is not empty cannot be renamed over: the old one steps aside first.
+    aside = path.with_name(f".{path.name}.{os.getpid()}.old")
+    if path.exists():
+        path.rename(aside)
+    temporary.rename(path)
+    _remove(aside)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

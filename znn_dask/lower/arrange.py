@@ -1,0 +1,77 @@
+"""How every node is kept: its fragments in groups, its channels in blocks."""
+
+from collections.abc import Mapping
+from itertools import accumulate, pairwise
+
+from znn_dask.errors import NetworkError
+from znn_dask.geometry import Triple, ceil_div
+from znn_dask.lower.plan import Plan, rounded_output
+from znn_dask.net import Edge, MaxFilter, Network
+from znn_dask.ops.layout import Arrangement, Entry
+
+Groups = tuple[tuple[Entry, ...], ...]
+
+
+def arrange(net: Network, plan: Plan) -> dict[str, Arrangement]:
+    """Return the arrangement of every node, in topological order.
+
+    Raises
+    ------
+    NetworkError
+        If streams meet whose max-filters had different strides on the way.
+    """
+    dense = net.node_sizes(rounded_output(net, plan.output_size))
+    groups: dict[str, Groups] = {name: _input_groups(plan) for name in net.inputs}
+    for edge in net.edges.values():
+        arriving = _after(net, plan, edge, groups[edge.source])
+        if groups.setdefault(edge.target, arriving) != arriving:
+            raise NetworkError(
+                f"edge {edge.name!r} brings the fragments of node {edge.target!r} in another order than the edges "
+                f"before it: give the max-filters of streams that meet the same strides in the same order"
+            )
+    return {
+        name: Arrangement(
+            size=_divide(dense[name], net.sparsity_of(name)),
+            sparsity=net.sparsity_of(name),
+            groups=groups[name],
+            blocks=tuple(pairwise(accumulate(plan.blocks[name], initial=0))),
+        )
+        for name in net.nodes
+    }
+
+
+def input_sizes(net: Network, plan: Plan) -> Mapping[str, Triple]:
+    """Return the size of every input as users give it, before rounding up."""
+    exact = net.node_sizes(plan.output_size)
+    return {name: exact[name] for name in net.inputs}
+
+
+def _divide(size: Triple, sparsity: Triple) -> Triple:
+    z, y, x = (n // s for n, s in zip(size, sparsity, strict=True))
+    return z, y, x
+
+
+def _input_groups(plan: Plan) -> Groups:
+    count = plan.examples_per_group
+    return tuple(
+        tuple(Entry(example, 0, 0, 0) for example in range(first, min(first + count, plan.batch)))
+        for first in range(0, ceil_div(plan.batch, count) * count, count)
+    )
+
+
+def _after(net: Network, plan: Plan, edge: Edge, groups: Groups) -> Groups:
+    """Return the groups after an edge; a max-filter splits each group by parity."""
+    if not isinstance(edge.op, MaxFilter):
+        return groups
+    (sz, sy, sx), (pz, py, px) = edge.op.stride, net.sparsity_of(edge.source)
+    parities = [(z, y, x) for z in range(sz) for y in range(sy) for x in range(sx)]
+    per_group = len(parities) // plan.groups_after[edge.name]
+    return tuple(
+        tuple(
+            Entry(entry.example, entry.z + z * pz, entry.y + y * py, entry.x + x * px)
+            for z, y, x in parities[first : first + per_group]
+            for entry in group
+        )
+        for group in groups
+        for first in range(0, len(parities), per_group)
+    )

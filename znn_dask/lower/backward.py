@@ -1,0 +1,194 @@
+"""The backward pass as tasks: gradients of every node and parameter.
+
+The roles of forward are swapped: what left a node now converges on it. The spectra of images that forward made are
+used again for the kernel gradients, and the spectra of output gradients serve input and kernel gradients alike.
+"""
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+from znn_dask.geometry import volume
+from znn_dask.lower.builder import Key, ref, refs
+from znn_dask.lower.forward import (
+    Lowering,
+    Place,
+    Values,
+    activation_of,
+    dropout_arguments,
+    image_spectrum,
+    kernel_value,
+)
+from znn_dask.net import Convolution, Dropout, Edge, MaxFilter, MaxPool, Network, Transfer
+from znn_dask.ops import direct, dropout, spectral, transfer
+from znn_dask.ops import filter as filters
+
+
+@dataclass
+class Backward:
+    """What the backward pass has made so far: gradients arriving at nodes, gradients of parameters."""
+
+    arriving: dict[str, list[Values]] = field(default_factory=dict)
+    gradients: dict[Hashable, Key] = field(default_factory=dict)
+
+
+def learning_nodes(net: Network) -> set[str]:
+    """Return the nodes whose value depends on a parameter: only their gradients are needed."""
+    learning: set[str] = set()
+    for edge in net.edges.values():
+        learns = isinstance(edge.op, Convolution) or (isinstance(edge.op, Transfer) and edge.op.bias)
+        if learns or edge.source in learning:
+            learning.add(edge.target)
+    return learning
+
+
+def lower_backward_pass(low: Lowering, d_outputs: dict[str, Values]) -> dict[Hashable, Key]:
+    """Add the tasks of the backward pass; return the keys of the parameters' gradients by parameter block."""
+    back = Backward(arriving={name: [values] for name, values in d_outputs.items()})
+    learning = learning_nodes(low.net)
+    for name in reversed(low.net.nodes):
+        if name not in back.arriving:
+            continue
+        priority = low.priorities.backward[name]
+        d_values = {
+            place: low.graph.total("sum-gradient", (name, *place), priority, [term[place] for term in back.arriving[name]])
+            for place in low.places(name)
+        }
+        for edge in low.net.incoming(name):
+            _edge_backward(low, back, edge, d_values, edge.source in learning)
+    return back.gradients
+
+
+def _edge_backward(low: Lowering, back: Backward, edge: Edge, d_values: Values, wanted: bool) -> None:
+    """Add the tasks of one edge; ``wanted`` says whether the gradient of its source is."""
+    if isinstance(edge.op, Convolution):
+        values = _convolution(low, back, edge, d_values, wanted)
+    elif isinstance(edge.op, Transfer):
+        values = _transfer(low, back, edge, d_values)
+    else:
+        values = {place: _one_to_one(low, edge, d_values, *place) for place in low.places(edge.source)} if wanted else {}
+    if wanted:
+        back.arriving.setdefault(edge.source, []).append(values)
+
+
+def _transfer(low: Lowering, back: Backward, edge: Edge, d_values: Values) -> Values:
+    op, priority = edge.op, low.priorities.backward[edge.source]
+    assert isinstance(op, Transfer)
+    values: Values = {}
+    biases: dict[int, list[Key]] = {}
+    for block, group in low.places(edge.target):
+        index = (edge.name, block, group)
+        output = low.contributions[edge.target][edge.name][block, group]
+        whole = low.graph.task(
+            "transfer-backward", index, priority, transfer.backward, ref(d_values[block, group]), ref(output), activation_of(op)
+        )
+        values[block, group] = low.graph.part("transfer-gradient", index, whole, 0)
+        low.graph.n_bytes[values[block, group]] = low.n_bytes(edge.target, (block, group))
+        if op.bias:
+            biases.setdefault(block, []).append(low.graph.part("bias-part", index, whole, 1))
+    for block, terms in biases.items():
+        total = low.graph.total("bias-gradient", (edge.name, block), priority, terms)
+        back.gradients["bias", edge.name, block] = total
+    return values
+
+
+def _one_to_one(low: Lowering, edge: Edge, d_values: Values, block: int, group: int) -> Key:
+    graph, op, priority = low.graph, edge.op, low.priorities.backward[edge.source]
+    index, n_bytes = (edge.name, block, group), low.n_bytes(edge.source, (block, group))
+    size = low.arrangements[edge.source].size
+    if isinstance(op, Dropout):
+        arguments = dropout_arguments(low, edge, block, group)
+        gradient = ref(d_values[block, group])
+        return graph.task("dropout-backward", index, priority, dropout.apply, gradient, *arguments, n_bytes=n_bytes)
+    argmax = low.argmax[edge.name, block, group]
+    gradients = [d_values[block, group * len(argmax) + part] for part in range(len(argmax))]
+    if isinstance(op, MaxPool):
+        backward, arguments = filters.max_pool_backward, (ref(gradients[0]), ref(argmax[0]), op.window, size)
+        return graph.task("max-pool-backward", index, priority, backward, *arguments, n_bytes=n_bytes)
+    assert isinstance(op, MaxFilter)
+    arguments = (refs(gradients), refs(argmax), op.window, op.stride, size)
+    return graph.task("max-filter-backward", index, priority, filters.max_filter_backward, *arguments, n_bytes=n_bytes)
+
+
+def _convolution(low: Lowering, back: Backward, edge: Edge, d_values: Values, wanted: bool) -> Values:
+    spectral_edge = low.plan.convolutions[edge.name].algorithm != "direct"
+    arriving = {place: _fft_gradient(low, edge, place, d_values) for place in d_values} if spectral_edge else d_values
+    for block_in in range(low.n_blocks(edge.source)):
+        for block_out in range(low.n_blocks(edge.target)):
+            _kernel_gradient(low, back, edge, block_in, block_out, arriving)
+    if not wanted:
+        return {}
+    return {place: _input_gradient(low, edge, place, arriving) for place in low.places(edge.source)}
+
+
+def _fft_gradient(low: Lowering, edge: Edge, place: Place, d_values: Values) -> Key:
+    tiling = low.tiling(edge)
+    return low.graph.task(
+        "fft-gradient",
+        (edge.name, *place),
+        low.priorities.backward[edge.target],
+        spectral.gradient_spectrum,
+        ref(d_values[place]),
+        tiling,
+        ref(low.wisdom),
+        n_bytes=low.spectrum_bytes(edge.target, place, tiling),
+    )
+
+
+def _input_gradient(low: Lowering, edge: Edge, place: Place, arriving: Values) -> Key:
+    """Add the tasks that convolve the gradients of all target blocks back to one array of the source."""
+    graph, priority, (block, group) = low.graph, low.priorities.backward[edge.source], place
+    spectral_edge = low.plan.convolutions[edge.name].algorithm != "direct"
+    gradients = [arriving[b, group] for b in range(low.n_blocks(edge.target))]
+    kernels = [kernel_value(low, edge, block, b) for b in range(len(gradients))]
+    if spectral_edge:
+        stored = low.plan.convolutions[edge.name].algorithm == "fft-stored"
+        tiling = low.tiling(edge)
+        function, more = spectral.stored_product if stored else spectral.product, (tiling, True)
+        n_bytes = low.spectrum_bytes(edge.source, place, tiling)
+    else:
+        function, more, n_bytes = direct.backward, (), low.n_bytes(edge.source, place)
+    if low.plan.granularity == "node":
+        index = (edge.name, *place)
+        total = graph.task("conv-backward", index, priority, function, refs(gradients), refs(kernels), *more, n_bytes=n_bytes)
+    else:
+        terms = [
+            graph.task("conv-backward", (edge.name, b, *place), priority, function, refs([d]), refs([k]), *more, n_bytes=n_bytes)
+            for b, (d, k) in enumerate(zip(gradients, kernels, strict=True))
+        ]
+        total = graph.total("sum-gradient", (edge.name, *place), priority, terms)
+    if not spectral_edge:
+        return total
+    return graph.task(
+        "ifft-gradient",
+        (edge.name, *place),
+        priority,
+        spectral.gradient_image,
+        ref(total),
+        low.tiling(edge),
+        ref(low.wisdom),
+        n_bytes=low.n_bytes(edge.source, place),
+    )
+
+
+def _kernel_gradient(low: Lowering, back: Backward, edge: Edge, block_in: int, block_out: int, arriving: Values) -> None:
+    graph, priority = low.graph, low.priorities.backward[edge.source]
+    algorithm, op = low.plan.convolutions[edge.name].algorithm, edge.op
+    assert isinstance(op, Convolution)
+    n_bytes = 4 * volume(op.kernel) * low.plan.blocks[edge.source][block_in] * low.plan.blocks[edge.target][block_out]
+    terms = []
+    for group in range(len(low.arrangements[edge.target].groups)):
+        index = (edge.name, block_in, block_out, group)
+        gradient = ref(arriving[block_out, group])
+        if algorithm == "direct":
+            image = ref(low.values[edge.source][block_in, group])
+            terms.append(graph.task("conv-gradient", index, priority, direct.kernel_gradient, image, gradient, n_bytes=n_bytes))
+            continue
+        tiling = low.tiling(edge)
+        image = ref(image_spectrum(low, edge.source, (block_in, group), tiling))
+        if algorithm == "fft":
+            function, arguments = spectral.kernel_gradient, (image, gradient, tiling)
+        else:
+            function, arguments = spectral.stored_kernel_gradient, (image, gradient, tiling, ref(low.wisdom))
+        terms.append(graph.task("conv-gradient", index, priority, function, *arguments, n_bytes=n_bytes))
+    total = graph.total("kernel-gradient", (edge.name, block_in, block_out), priority, terms)
+    back.gradients["kernel", edge.name, block_in, block_out] = total

@@ -1,0 +1,271 @@
+"""The plan: every choice about how a network is computed, made before anything runs.
+
+A plan can be printed, saved with a model and compared. Results are bitwise the same for one plan whatever the
+scheduler, policy or number of workers; so a plan does not depend on any of these.
+"""
+
+from collections.abc import Mapping
+import msgspec
+
+from znn_dask.errors import ParameterError, nearest
+from znn_dask.geometry import ONE, Triple, ceil_div, round_up, volume
+from znn_dask.lower.cost import best_tile, direct_cost, spectral_cost, whole_size
+from znn_dask.net import Convolution, MaxFilter, Network
+from znn_dask.ops.fft import resolve_backend
+
+ALGORITHMS = ("fft", "direct", "fft-stored")
+GRANULARITIES = ("node", "edge")
+SUMS = ("tree",)
+MAX_BLOCK = 64  # channels of a block where there are enough groups to share out
+SMALL_BLOCK = 16  # where there are not
+ENTRIES = 16  # tiles and fragments that a task should have at least, to pay for transforming the kernel
+SMALL_INPUT = 32**3  # voxels; inputs below this are computed several examples at a time
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a user may ask of a plan; "auto" leaves the choice to the cost model."""
+
+    convolution: str | dict[str, str] = "auto"
+    granularity: str = "auto"
+    block: int | str = "auto"
+    fft_backend: str = "auto"
+    sum: str = "tree"
+
+
+class ConvolutionPlan(msgspec.Struct, frozen=True):
+    """How one convolution edge is computed; `tile` is the transform's size, (1, 1, 1) where there is none."""
+
+    algorithm: str
+    tile: Triple = ONE
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """Every choice for one network, output size and batch.
+
+    Attributes
+    ----------
+    output_size : dict of output to (z, y, x)
+    batch : int
+    convolutions : dict of edge to ConvolutionPlan
+    blocks : dict of node to the widths of its channel blocks
+    examples_per_group : int
+        Examples in a batch group of the inputs.
+    groups_after : dict of max-filter edge to int
+        Into how many groups it splits each of its source's.
+    granularity, sum, fft_backend : str
+    """
+
+    output_size: dict[str, Triple]
+    batch: int
+    convolutions: dict[str, ConvolutionPlan]
+    blocks: dict[str, tuple[int, ...]]
+    examples_per_group: int
+    groups_after: dict[str, int]
+    granularity: str
+    sum: str
+    fft_backend: str
+
+    def to_json(self) -> str:
+        """Return the plan as text."""
+        return msgspec.json.encode(self).decode()
+
+    @staticmethod
+    def from_json(text: str | bytes) -> "Plan":
+        """Read a plan from text; raises msgspec.ValidationError if it is none."""
+        return msgspec.json.decode(text, type=Plan)
+
+
+def rounded_output(net: Network, output_size: Mapping[str, Triple]) -> dict[str, Triple]:
+    """Return the output sizes raised to multiples of the sparsity, so that all fragments are of one size."""
+    return {name: round_up(size, net.sparsity_of(name)) for name, size in output_size.items()}
+
+
+def make_plan(net: Network, output_size: Mapping[str, Triple], batch: int, options: Options) -> Plan:
+    """Choose how to compute a network.
+
+    Parameters
+    ----------
+    net : Network
+    output_size : mapping of output to (z, y, x)
+        Dense voxels.
+    batch : int
+        Examples at once.
+    options : Options
+
+    Raises
+    ------
+    ParameterError
+        If an option has no valid value.
+    ShapeError
+        If the outputs need different sizes of one node.
+    """
+    _check(net, batch, options)
+    dense = net.node_sizes(rounded_output(net, output_size))
+    sizes = {node: _fragment(size, net.sparsity_of(node)) for node, size in dense.items()}
+    examples = max(1, min(batch, SMALL_INPUT // max(volume(sizes[name]) for name in net.inputs)))
+    convolutions = {}
+    for edge in net.edges.values():
+        if isinstance(edge.op, Convolution):
+            algorithm = _wanted(options, edge.name)
+            convolutions[edge.name] = _convolution(net, edge.name, sizes[edge.source], batch, algorithm)
+    n_groups, groups_after = _groups(net, sizes, convolutions, batch, examples)
+    blocks = {
+        name: _blocks(node.channels, options.block, n_groups[name]) for name, node in net.nodes.items()
+    }
+    return Plan(
+        output_size=dict(output_size),
+        batch=batch,
+        convolutions=convolutions,
+        blocks=_shared(net, blocks),
+        examples_per_group=examples,
+        groups_after=groups_after,
+        granularity="node" if options.granularity == "auto" else options.granularity,
+        sum=options.sum,
+        fft_backend=resolve_backend(options.fft_backend),
+    )
+
+
+def _check(net: Network, batch: int, options: Options) -> None:
+    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+        raise ParameterError(f"batch must be an int of at least 1, got {batch!r}")
+    edges = [e.name for e in net.edges.values() if isinstance(e.op, Convolution)]
+    chosen = options.convolution
+    for name in chosen if isinstance(chosen, Mapping) else ():
+        if name not in edges:
+            raise ParameterError(
+                f"convolution names {name!r}, which is no convolution of this network: {', '.join(edges)}."
+                f"{nearest(name, edges)}"
+            )
+    for value in chosen.values() if isinstance(chosen, Mapping) else (chosen,):
+        _one_of("convolution", value, ("auto", *ALGORITHMS))
+    _one_of("granularity", options.granularity, ("auto", *GRANULARITIES))
+    _one_of("sum", options.sum, SUMS)
+    block = options.block
+    if block != "auto" and (isinstance(block, bool) or not isinstance(block, int) or block < 1):
+        raise ParameterError(f"block must be 'auto' or a number of channels of at least 1, got {block!r}")
+
+
+def _one_of(name: str, value: object, valid: tuple[str, ...]) -> None:
+    if value not in valid:
+        raise ParameterError(f"{name} must be one of {', '.join(valid)}, got {value!r}")
+
+
+def _wanted(options: Options, edge: str) -> str:
+    if isinstance(options.convolution, Mapping):
+        return options.convolution.get(edge, "auto")
+    return options.convolution
+
+
+def _fragment(size: Triple, sparsity: Triple) -> Triple:
+    z, y, x = (n // s for n, s in zip(size, sparsity, strict=True))
+    return z, y, x
+
+
+def _convolution(net: Network, name: str, size: Triple, batch: int, wanted: str) -> ConvolutionPlan:
+    edge = net.edges[name]
+    op = edge.op
+    assert isinstance(op, Convolution)
+    n_in, n_out = net.nodes[edge.source].channels, net.nodes[edge.target].channels
+    entries = batch * volume(net.sparsity_of(edge.source))
+    if wanted == "direct":
+        return ConvolutionPlan("direct")
+    if wanted == "fft-stored":
+        return ConvolutionPlan("fft-stored", whole_size(size))
+    tile = best_tile(size, op.kernel, entries, n_in, n_out)
+    direct = direct_cost(size, op.kernel, entries, n_in, n_out)
+    if wanted == "auto" and direct <= spectral_cost(size, op.kernel, tile, entries, n_in, n_out):
+        return ConvolutionPlan("direct")
+    return ConvolutionPlan("fft", tile)
+
+
+def _groups(
+    net: Network, sizes: Mapping[str, Triple], convolutions: Mapping[str, ConvolutionPlan], batch: int, examples: int
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the number of groups of every node, and how max-filters split them."""
+    n_groups = dict.fromkeys(net.inputs, ceil_div(batch, examples))
+    entries = dict.fromkeys(net.inputs, examples)
+    groups_after: dict[str, int] = {}
+    splits: dict[tuple[Triple, Triple], int] = {}
+    for edge in net.edges.values():
+        split = 1
+        if isinstance(edge.op, MaxFilter):
+            n_parities = volume(edge.op.stride)
+            tiles = _tiles_after(net, edge.target, sizes, convolutions)
+            wanted = max(1, n_parities * entries[edge.source] * tiles // ENTRIES)
+            split = max(d for d in range(1, n_parities + 1) if n_parities % d == 0 and d <= wanted)
+            # Streams that meet later must be split alike.
+            split = splits.setdefault((net.sparsity_of(edge.source), net.sparsity_of(edge.target)), split)
+            groups_after[edge.name] = split
+            entries[edge.target] = entries[edge.source] * n_parities // split
+        else:
+            entries[edge.target] = entries[edge.source]
+        n_groups[edge.target] = n_groups[edge.source] * split
+    return n_groups, groups_after
+
+
+def _tiles_after(
+    net: Network, node: str, sizes: Mapping[str, Triple], convolutions: Mapping[str, ConvolutionPlan]
+) -> int:
+    """Return the number of tiles of the first convolution after a node (1 for a direct one)."""
+    for edge in net.outgoing(node):
+        if not isinstance(edge.op, Convolution):
+            return _tiles_after(net, edge.target, sizes, convolutions)
+        plan = convolutions[edge.name]
+        if plan.algorithm != "direct":
+            counts = (
+                ceil_div(n - k + 1, t - k + 1) for n, k, t in zip(sizes[node], edge.op.kernel, plan.tile, strict=True)
+            )
+            return volume(tuple(counts))  # type: ignore[arg-type]  # three of them
+    return 1
+
+
+def _blocks(channels: int, block: int | str, n_groups: int) -> tuple[int, ...]:
+    if isinstance(block, int):
+        return tuple(min(block, channels - first) for first in range(0, channels, block))
+    width = MAX_BLOCK if n_groups >= 4 else SMALL_BLOCK
+    if channels <= width:
+        return (channels,)
+    # Even blocks, in whole vectors.
+    even = ceil_div(ceil_div(channels, ceil_div(channels, width)), SMALL_BLOCK) * SMALL_BLOCK
+    return tuple(min(even, channels - first) for first in range(0, channels, even))
+
+
+def _shared(net: Network, blocks: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Give nodes joined by edges that work map by map the same blocks: the finest among them."""
+    joined = {name: {name} for name in net.nodes}
+    for edge in net.edges.values():
+        if not isinstance(edge.op, Convolution) and joined[edge.source] is not joined[edge.target]:
+            together = joined[edge.source] | joined[edge.target]
+            for name in together:
+                joined[name] = together
+    return {name: max((blocks[other] for other in sorted(joined[name])), key=len) for name in net.nodes}
+
+
+def describe(net: Network, plan: Plan, peak_bytes: int | None) -> str:
+    """Return the plan as a table."""
+    rows = [("edge", "kind", "algorithm", "tile", "blocks in", "blocks out", "groups")]
+    n_groups = {name: ceil_div(plan.batch, plan.examples_per_group) for name in net.inputs}
+    for edge in net.edges.values():
+        n_groups[edge.target] = n_groups[edge.source] * plan.groups_after.get(edge.name, 1)
+        chosen = plan.convolutions.get(edge.name)
+        rows.append(
+            (
+                edge.name,
+                edge.op.kind,
+                chosen.algorithm if chosen else "-",
+                "x".join(map(str, chosen.tile)) if chosen and chosen.algorithm != "direct" else "-",
+                "+".join(map(str, plan.blocks[edge.source])),
+                "+".join(map(str, plan.blocks[edge.target])),
+                f"{n_groups[edge.source]} -> {n_groups[edge.target]}",
+            )
+        )
+    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    sizes = ", ".join(f"{name} {'x'.join(map(str, size))}" for name, size in plan.output_size.items())
+    lines.append(
+        f"output {sizes}; batch {plan.batch}; granularity {plan.granularity}; sum {plan.sum}; "
+        f"transforms {plan.fft_backend}"
+    )
+    if peak_bytes is not None:
+        lines.append(f"peak memory of a step about {peak_bytes / 2**20:,.0f} MiB")
+    return "\n".join(lines)

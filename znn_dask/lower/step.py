@@ -1,0 +1,213 @@
+"""Whole graphs: the forward pass for users, and the step that trains.
+
+A step starts with the updates that the step before left behind, at the lowest priority; then forward, loss, backward
+and the gradients, which it leaves behind in turn. The first step has none to begin with.
+"""
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from dask.task_spec import GraphNode
+
+from znn_dask.lower.arrange import arrange, input_sizes
+from znn_dask.lower.backward import lower_backward_pass
+from znn_dask.lower.builder import Builder, Key, ref, refs
+from znn_dask.lower.forward import Lowering, Values, lower_forward_pass
+from znn_dask.lower.plan import Plan
+from znn_dask.net import Convolution, Network, Transfer
+from znn_dask.ops import layout, loss, update
+
+
+@dataclass(frozen=True)
+class StepGraph:
+    """A graph of tasks and the keys by which it is used.
+
+    Attributes
+    ----------
+    dask : dict of key to task
+        A Dask graph for any scheduler.
+    inputs : dict of name to key
+        What the graph refers to and does not hold.
+    outputs : dict of name to key
+        What can be asked of it.
+    priority : dict of key to int
+        Larger runs first.
+    n_bytes : dict of key to int
+        Of every result that is a new array.
+    """
+
+    dask: dict[Key, GraphNode]
+    inputs: dict[Any, Key]
+    outputs: dict[Any, Key]
+    priority: dict[Key, int]
+    n_bytes: dict[Key, int] = field(repr=False, default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """What a step needs to know besides network and plan.
+
+    Attributes
+    ----------
+    loss : str
+        For all outputs.
+    momentum, weight_decay : float
+        Of the updates.
+    seed : int
+        Of dropout.
+    weights : frozenset of str
+        The outputs that are given a weight per voxel.
+    pending : bool
+        Whether a step before has left updates behind.
+    updates : bool
+        Whether this step's own updates are made too, in the graph itself.
+    """
+
+    loss: str
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    seed: int = 0
+    weights: frozenset[str] = frozenset()
+    pending: bool = False
+    updates: bool = False
+
+
+def parameter_blocks(net: Network, plan: Plan) -> Iterable[tuple[Hashable, str, tuple[slice, ...]]]:
+    """Yield the blocks parameters are kept in: the name, the parameter's name, its part of the public array.
+
+    Kernels are ("kernel", edge, block in, block out), biases ("bias", edge, block).
+    """
+    for edge in net.edges.values():
+        blocks_in, blocks_out = _slices(plan.blocks[edge.source]), _slices(plan.blocks[edge.target])
+        if isinstance(edge.op, Convolution):
+            for i, part_in in enumerate(blocks_in):
+                for o, part_out in enumerate(blocks_out):
+                    yield ("kernel", edge.name, i, o), f"{edge.name}/kernel", (part_out, part_in)
+        elif isinstance(edge.op, Transfer) and edge.op.bias:
+            for b, part in enumerate(blocks_out):
+                yield ("bias", edge.name, b), f"{edge.name}/bias", (part,)
+
+
+def _slices(widths: Iterable[int]) -> list[slice]:
+    slices, first = [], 0
+    for width in widths:
+        slices.append(slice(first, first + width))
+        first += width
+    return slices
+
+
+def lower_forward(net: Network, plan: Plan, token: str) -> StepGraph:
+    """Return the graph of a forward pass; its outputs are the public arrays, by node name.
+
+    Inputs: ("input", node), (parameter block), "wisdom".
+    """
+    low = _lowering(net, plan, Builder(token), training=False, seed=0)
+    for name, _, _ in parameter_blocks(net, plan):
+        low.parameters[name] = low.graph.input(name, *_words(name))
+    lower_forward_pass(low)
+    outputs = {}
+    for name in net.outputs:
+        arrangement, size = low.arrangements[name], plan.output_size[name]
+        keys = _grouped(low, name)
+        priority = low.priorities.forward[name]
+        outputs[name] = low.graph.task("output", (name,), priority, layout.to_public, refs(keys), arrangement, size)
+    return _finish(low.graph, outputs)
+
+
+def lower_step(net: Network, plan: Plan, options: StepOptions, token: str) -> StepGraph:
+    """Return the graph of a step.
+
+    Inputs: ("input", node), ("target", output), ("weight", output), "step", "wisdom", the parameter blocks; with
+    pending updates also ("velocity", block), ("pending", block) and "pending-rate", with ``options.updates``
+    "learning-rate".
+    Outputs: "loss", ("gradient", block); with updates pending ("parameter", block) and ("velocity", block) after
+    them; with ``options.updates`` ("new-parameter", block) and ("new-velocity", block) after this step's own.
+    """
+    low = _lowering(net, plan, Builder(token), training=True, seed=options.seed)
+    outputs: dict[Any, Key] = {}
+    for name, _, _ in parameter_blocks(net, plan):
+        low.parameters[name] = low.graph.input(name, *_words(name))
+        if options.pending:
+            pending = low.graph.input(("pending", name), "pending", *_words(name))
+            low.parameters[name], velocity = _update(low, options, "update", name, low.parameters[name], pending)
+            outputs["parameter", name], outputs["velocity", name] = low.parameters[name], velocity
+    lower_forward_pass(low)
+    d_outputs, losses = _losses(low, options)
+    last = max(low.priorities.backward.values())
+    outputs["loss"] = low.graph.total("loss-sum", (), last, losses)
+    gradients = lower_backward_pass(low, d_outputs)
+    for name, key in gradients.items():
+        outputs["gradient", name] = key
+        if options.updates:
+            new, velocity = _update(low, options, "update-after", name, low.parameters[name], key)
+            outputs["new-parameter", name], outputs["new-velocity", name] = new, velocity
+    return _finish(low.graph, outputs)
+
+
+def step_input_sizes(net: Network, plan: Plan) -> dict[str, tuple[int, int, int]]:
+    """Return the size (z, y, x) of every input, as users give it."""
+    return dict(input_sizes(net, plan))
+
+
+def _lowering(net: Network, plan: Plan, graph: Builder, training: bool, seed: int) -> Lowering:
+    return Lowering(net, plan, arrange(net, plan), graph, {}, training, seed)
+
+
+def _finish(graph: Builder, outputs: dict[Any, Key]) -> StepGraph:
+    inputs: dict[Any, Key] = dict(graph.inputs)
+    return StepGraph(graph.tasks, inputs, outputs, graph.priority, graph.n_bytes)
+
+
+def _words(name: Any) -> tuple[Any, ...]:
+    """Return a parameter block's name as the rest of a key."""
+    return tuple(name)
+
+
+def _grouped(low: Lowering, node: str) -> list[Key]:
+    return [low.values[node][block, group] for block, group in low.places(node)]
+
+
+def _update(
+    low: Lowering, options: StepOptions, kind: str, name: Any, parameter: Key, gradient: Key
+) -> tuple[Key, Key]:
+    graph = low.graph
+    velocity = graph.input(("velocity", name), "velocity", *_words(name))
+    if kind != "update" and options.pending:
+        velocity = graph.key("update-velocity", *name)
+    # The rate may have changed since the pending gradients were computed.
+    rate = graph.input("pending-rate", "pending-rate") if kind == "update" else graph.input("learning-rate", "learning-rate")
+    arguments = (ref(parameter), ref(velocity), ref(gradient), ref(rate), options.momentum, options.weight_decay)
+    target = low.net.edges[name[1]].target
+    whole = graph.task(kind, name, low.priorities.update[target], update.sgd, *arguments)
+    return graph.part(f"{kind}-parameter", name, whole, 0), graph.part(f"{kind}-velocity", name, whole, 1)
+
+
+def _losses(low: Lowering, options: StepOptions) -> tuple[dict[str, Values], list[Key]]:
+    graph, d_outputs, losses = low.graph, {}, []
+    for name in low.net.outputs:
+        target = graph.input(("target", name), "target", name)
+        weight: object = None
+        if name in options.weights:
+            weight = ref(graph.input(("weight", name), "weight", name))
+        arrangement, size = low.arrangements[name], low.plan.output_size[name]
+        whole = graph.task(
+            "loss",
+            (name,),
+            low.priorities.backward[name],
+            loss.loss_and_gradients,
+            refs(_grouped(low, name)),
+            ref(target),
+            weight,
+            options.loss,
+            arrangement,
+            size,
+        )
+        losses.append(graph.part("loss-value", (name,), whole, 0))
+        d_outputs[name] = {
+            place: graph.part("loss-gradient", (name, *place), whole, position + 1)
+            for position, place in enumerate(low.places(name))
+        }
+        for place, key in d_outputs[name].items():
+            graph.n_bytes[key] = low.n_bytes(name, place)
+    return d_outputs, losses

@@ -1,0 +1,6 @@
+"""Model: a compiled graph and its parameters; the only state that lives between steps."""
+
+from znn_dask.model.model import Model
+from znn_dask.model.state import SGD, PlanReport
+
+__all__ = ["SGD", "Model", "PlanReport"]

@@ -1,0 +1,92 @@
+"""The compiled graphs of a model, made when they are first needed and kept."""
+
+import itertools
+import threading
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from znn_dask.lower import Plan, StepGraph, lower_forward, lower_step
+from znn_dask.lower.step import StepOptions
+from znn_dask.net import Network
+from znn_dask.ops import fft
+from znn_dask.sched import Program, Scheduler
+
+_tokens = itertools.count()
+_token_lock = threading.Lock()
+
+
+def fresh_token() -> str:
+    """Return a token that no graph of this process has had: eight hexadecimal digits, as Dask's key_split expects."""
+    with _token_lock:
+        return f"{next(_tokens):08x}"
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A graph ready to run: values by name in, values by name out."""
+
+    program: Program
+    inputs: dict[Any, Hashable]
+    names: tuple[Any, ...]
+
+    def run(self, values: Mapping[Any, Any]) -> dict[Any, Any]:
+        """Run with a value for every input (more are ignored)."""
+        given = {key: values[name] for name, key in self.inputs.items()}
+        return dict(zip(self.names, self.program.run(given), strict=True))
+
+
+class Programs:
+    """The compiled graphs of one network on one scheduler."""
+
+    def __init__(self, net: Network, scheduler: Scheduler) -> None:
+        self._net = net
+        self._scheduler = scheduler
+        self._known: dict[Hashable, Compiled] = {}
+        self._lock = threading.Lock()  # owns `_known`
+
+    def forward(self, plan: Plan) -> Compiled:
+        """Return the forward pass of a plan."""
+        return self._get(("forward", plan.to_json()), lambda: lower_forward(self._net, plan, fresh_token()))
+
+    def step(self, plan: Plan, options: StepOptions) -> Compiled:
+        """Return the step of a plan."""
+        return self._get((plan.to_json(), options), lambda: lower_step(self._net, plan, options, fresh_token()))
+
+    def _get(self, name: Hashable, lower: Any) -> Compiled:
+        with self._lock:
+            if name not in self._known:
+                self._known[name] = self._compile(lower())
+            return self._known[name]
+
+    def _compile(self, graph: StepGraph) -> Compiled:
+        keys = list(graph.outputs.values())
+        program = self._scheduler.compile(graph.dask, keys, priority=graph.priority)
+        # What only a culled task reads is no input of the program.
+        needed = set(program.inputs)
+        inputs = {name: key for name, key in graph.inputs.items() if key in needed}
+        return Compiled(program, inputs, tuple(graph.outputs))
+
+
+def for_batch(plan: Plan, batch: int) -> Plan:
+    """Return the plan for another number of examples: the same blocks, tiles and splits."""
+    if plan.batch == batch:
+        return plan
+    return msgspec.structs.replace(plan, batch=batch, examples_per_group=min(batch, plan.examples_per_group))
+
+
+def make_transforms(net: Network, plan: Plan) -> fft.Wisdom:
+    """Plan every transform the plan needs, before any thread does, and return what FFTW learned."""
+    for name, chosen in plan.convolutions.items():
+        if chosen.algorithm == "direct":
+            continue
+        edge = net.edges[name]
+        for node in (edge.source, edge.target):
+            for width in set(plan.blocks[node]):
+                for lanes in {fft.lanes_for(chosen.tile, width * n) for n in (1, 2, 4, 8, 16, 64)}:
+                    fft.plan(plan.fft_backend, chosen.tile, lanes)
+    return fft.wisdom(plan.fft_backend)
+
+

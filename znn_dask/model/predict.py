@@ -1,0 +1,186 @@
+"""A whole volume, patch by patch.
+
+The networks are dense and valid, so every voxel is computed from its whole field of view wherever the patches lie:
+tiled equals whole, to float32 rounding.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import dask.array
+import numpy as np
+import numpy.typing as npt
+
+from znn_dask.errors import ParameterError, ShapeError
+from znn_dask.geometry import Triple, add, cover, subtract
+from znn_dask.net import MaxPool, Network
+
+Array = npt.NDArray[np.float32]
+Progress = Callable[[int, int], None]
+BORDERS = ("mirror", "constant", None)
+MEMORY = 1 << 30  # bytes that the values of one patch may take at once
+SMALLEST = 8  # voxels; patches are not halved below
+
+
+class Scene(NamedTuple):
+    """The volumes to predict, how large the result is, and where it lies in them.
+
+    Attributes
+    ----------
+    volumes : dict of input to array-like of shape (channel, z, y, x)
+    size : (z, y, x)
+        Of the result.
+    origin : (z, y, x)
+        Of the first patch's input in the volume; negative with a border.
+    """
+
+    volumes: dict[str, Any]
+    size: Triple
+    origin: Triple
+    border: str | None
+
+
+def see(net: Network, volumes: Mapping[str, Any], border: str | None) -> Scene:
+    """Check volumes against a network, and say what is to be predicted.
+
+    Raises
+    ------
+    ShapeError
+        If a volume is too small or volumes differ.
+    ParameterError
+        If the border is unknown, or the network pools.
+    """
+    if border not in BORDERS:
+        raise ParameterError(f"border must be 'mirror', 'constant' or None, got {border!r}")
+    if any(isinstance(edge.op, MaxPool) for edge in net.edges.values()):
+        raise ParameterError(
+            "predict needs a network that is dense in its output, and this one has max-pooling: use max-filters "
+            "(letter M), which compute the same for every voxel"
+        )
+    four = {name: _four_axes(v, net.inputs[name], name) for name, v in volumes.items()}
+    sizes = {tuple(int(n) for n in v.shape[1:]) for v in four.values()}
+    if len(sizes) > 1:
+        raise ShapeError(f"volumes must have one size, got {sorted(sizes)} (z, y, x)")
+    z, y, x = sizes.pop()
+    whole, view = (z, y, x), net.field_of_view
+    margin = subtract(view, (1, 1, 1))
+    before = (margin[0] // 2, margin[1] // 2, margin[2] // 2)
+    if border is None:
+        _check_size(whole, view, "its field of view")
+        return Scene(four, subtract(whole, margin), (0, 0, 0), border)
+    if border == "mirror":
+        _check_size(whole, add(subtract(margin, before), (1, 1, 1)), "half its field of view, to be mirrored,")
+    return Scene(four, whole, subtract((0, 0, 0), before), border)
+
+
+def _check_size(size: Triple, least: Triple, what: str) -> None:
+    if any(n < m for n, m in zip(size, least, strict=True)):
+        raise ShapeError(
+            f"the volume has {size} voxels (z, y, x); the network needs at least {least}, {what}. "
+            f"Give a larger volume, or a network with a smaller field of view"
+        )
+
+
+def _four_axes(given: Any, channels: int, name: str) -> Any:
+    array = given if hasattr(given, "shape") else np.asarray(given)
+    if len(array.shape) == 3:
+        array = _WithChannel(array)
+    if len(array.shape) != 4 or array.shape[0] != channels:
+        raise ShapeError(
+            f"volume for input {name!r} must have shape ({channels}, z, y, x)"
+            f"{' or (z, y, x)' if channels == 1 else ''}, got {tuple(given.shape)}"
+        )
+    return array
+
+
+class _WithChannel:
+    """A (z, y, x) array read as if it were (1, z, y, x)."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+        self.shape = (1, *array.shape)
+
+    def __getitem__(self, where: tuple[slice, ...]) -> Any:
+        return np.asarray(self._array[where[1:]])[np.newaxis]
+
+
+def read(scene: Scene, name: str, origin: Triple, size: Triple) -> Array:
+    """Return the box of ``size`` at ``origin`` (of the result) of a volume, with what lies outside filled in."""
+    array = scene.volumes[name]
+    places = [
+        _indices(first + start, count, n, scene.border)
+        for first, start, count, n in zip(scene.origin, origin, size, array.shape[1:], strict=True)
+    ]
+    box = tuple(slice(int(p[p >= 0].min(initial=0)), int(p.max(initial=0)) + 1) for p in places)
+    values = np.asarray(array[(slice(None), *box)], dtype=np.float32)
+    for axis, (place, part) in enumerate(zip(places, box, strict=True), 1):
+        values = np.take(values, np.maximum(place - part.start, 0), axis=axis)
+        outside = np.flatnonzero(place < 0)
+        if outside.size:
+            values[(slice(None),) * axis + (outside,)] = 0.0
+    return values
+
+
+def _indices(first: int, count: int, n: int, border: str | None) -> npt.NDArray[np.int64]:
+    """Return where voxels first .. first + count of an axis are read; -1 stands for zeros."""
+    places = np.arange(first, first + count)
+    if border == "mirror":
+        # The edge voxel itself is not repeated, as in numpy.pad's "reflect".
+        period = max(1, 2 * (n - 1))
+        folded = np.mod(places, period)
+        return np.minimum(folded, period - folded) if n > 1 else np.zeros_like(places)
+    # A last patch that was moved back never reaches outside; without a border all is inside.
+    return np.where((places >= 0) & (places < n), places, -1)
+
+
+def choose_patch(size: Triple, estimate: Callable[[Triple], int]) -> Triple:
+    """Return the largest patch, found by halving the longest side, that stays within the memory.
+
+    Large patches pay: neighbouring patches share the border of their fields of view (ZNNi, arXiv 1606.05688).
+    """
+    patch = size
+    while estimate(patch) > MEMORY and max(patch) > SMALLEST:
+        axis = patch.index(max(patch))
+        halved = list(patch)
+        halved[axis] = -(-patch[axis] // 2)
+        patch = (halved[0], halved[1], halved[2])
+    return patch
+
+
+def predict_scene(
+    scene: Scene,
+    outputs: Mapping[str, int],
+    patch: Triple,
+    forward: Callable[[dict[str, Array]], Mapping[str, Array]],
+    view: Triple,
+    out: dict[str, Any] | None,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """Compute every patch with ``forward`` and return the outputs by name, (channel, z, y, x)."""
+    results = out or {name: np.empty((n, *scene.size), np.float32) for name, n in outputs.items()}
+    size = add(patch, subtract(view, (1, 1, 1)))
+    starts = cover(scene.size, patch)
+    for count, start in enumerate(starts):
+        if progress is not None:
+            progress(count, len(starts))
+        values = forward({name: read(scene, name, start, size)[np.newaxis] for name in scene.volumes})
+        where = tuple(slice(s, s + p) for s, p in zip(start, patch, strict=True))
+        for name, y in values.items():
+            results[name][(slice(None), *where)] = y[0]
+    if progress is not None:
+        progress(len(starts), len(starts))
+    return results
+
+
+def check_out(out: Mapping[str, Any], outputs: Mapping[str, int], size: Triple) -> None:
+    """Raise a ShapeError unless every array to write into has the result's shape."""
+    for name, channels in outputs.items():
+        if tuple(out[name].shape) != (channels, *size):
+            raise ShapeError(f"out for {name!r} must have shape {(channels, *size)}, got {tuple(out[name].shape)}")
+
+
+def as_given(given: Any, result: Array) -> Any:
+    """Return a dask array if a dask array was given."""
+    return dask.array.from_array(result) if isinstance(given, dask.array.Array) else result
+
+

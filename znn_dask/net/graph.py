@@ -1,0 +1,197 @@
+"""Nodes, edges and the order between them: the bare acyclic graph, checked once and then only read.
+
+Nodes hold images (a number of maps of one size), edges hold operations, edges that converge on a node are
+summed. Sizes are another matter (`shapes`).
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from znn_dask.errors import NetworkError, nearest
+from znn_dask.net.operations import Convolution, Op
+
+# Names stand in keys, parameter names ("conv1/kernel") and the text form, where "#" begins a comment.
+_NAME = re.compile(r"[^\s#/]+")
+
+
+@dataclass(frozen=True)
+class Node:
+    """Images of one size.
+
+    Attributes
+    ----------
+    name : str
+    channels : int
+        The number of maps.
+    """
+
+    name: str
+    channels: int
+
+    def __post_init__(self) -> None:
+        _check_name("node", self.name)
+        if isinstance(self.channels, bool) or not isinstance(self.channels, int) or self.channels < 1:
+            raise NetworkError(
+                f"node {self.name!r} needs a number of maps of at least 1, got {self.channels!r}"
+            )
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An operation from one node to another.
+
+    Attributes
+    ----------
+    name : str
+    source, target : str
+        Names of nodes.
+    op : Convolution, Transfer, MaxFilter, MaxPool or Dropout
+    """
+
+    name: str
+    source: str
+    target: str
+    op: Op
+
+    def __post_init__(self) -> None:
+        _check_name("edge", self.name)
+        if not isinstance(self.op, Op):
+            raise NetworkError(f"edge {self.name!r} needs an operation such as Convolution, got {self.op!r}")
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An acyclic graph in topological order; made by `arrange`.
+
+    Attributes
+    ----------
+    nodes : tuple of Node
+        Every node after those it is computed from; otherwise as declared.
+    edges : tuple of Edge
+        By the order of their sources; otherwise as declared.
+    """
+
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+
+    @cached_property
+    def channels(self) -> dict[str, int]:
+        """The number of maps of every node."""
+        return {node.name: node.channels for node in self.nodes}
+
+    @cached_property
+    def incoming(self) -> dict[str, tuple[Edge, ...]]:
+        """The edges that converge on every node."""
+        return _by_node(self.nodes, self.edges, "target")
+
+    @cached_property
+    def outgoing(self) -> dict[str, tuple[Edge, ...]]:
+        """The edges that leave every node."""
+        return _by_node(self.nodes, self.edges, "source")
+
+    @cached_property
+    def inputs(self) -> tuple[str, ...]:
+        """The nodes that nothing converges on."""
+        return tuple(node.name for node in self.nodes if not self.incoming[node.name])
+
+    @cached_property
+    def outputs(self) -> tuple[str, ...]:
+        """The nodes that nothing leaves."""
+        return tuple(node.name for node in self.nodes if not self.outgoing[node.name])
+
+    def __reduce__(self) -> tuple[type["Graph"], tuple[tuple[Node, ...], tuple[Edge, ...]]]:
+        # Without what was cached, so that equal graphs give equal pickles.
+        return Graph, (self.nodes, self.edges)
+
+
+def arrange(nodes: Iterable[Node], edges: Iterable[Edge]) -> Graph:
+    """Check names and maps, and sort topologically.
+
+    Among nodes that could come next, the one declared first does: a list that is in order stays as it is.
+
+    Raises
+    ------
+    NetworkError
+        If a name is used twice or unknown, a node has no edge, maps do not match, or there is a cycle.
+    """
+    nodes, edges = tuple(nodes), tuple(edges)
+    if not edges:
+        raise NetworkError("a network needs at least one edge, got none")
+    _check_unique("node", [node.name for node in nodes])
+    _check_unique("edge", [edge.name for edge in edges])
+    _check_ends(nodes, edges)
+    order = {name: place for place, name in enumerate(_sorted_names(nodes, edges))}
+    return Graph(
+        tuple(sorted(nodes, key=lambda node: order[node.name])),
+        tuple(sorted(edges, key=lambda edge: order[edge.source])),
+    )
+
+
+def _check_name(what: str, name: str) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise NetworkError(
+            f"{what} {name!r} needs a name of at least one character, without spaces, '/' or '#'"
+        )
+
+
+def _check_unique(what: str, names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise NetworkError(f"two {what}s are named {twice[0]!r}; every {what} needs a name of its own")
+
+
+def _check_ends(nodes: Sequence[Node], edges: Sequence[Edge]) -> None:
+    channels = {node.name: node.channels for node in nodes}
+    for edge in edges:
+        for end in (edge.source, edge.target):
+            if end not in channels:
+                raise NetworkError(
+                    f"edge {edge.name!r} names node {end!r}, which does not exist."
+                    f"{nearest(str(end), list(channels))} Nodes: {', '.join(channels)}"
+                )
+        n_in, n_out = channels[edge.source], channels[edge.target]
+        if n_in != n_out and not isinstance(edge.op, Convolution):
+            raise NetworkError(
+                f"edge {edge.name!r} ({edge.op.kind}) keeps the number of maps, but node {edge.source!r} has "
+                f"{n_in} and node {edge.target!r} has {n_out}. Only a convolution changes it"
+            )
+    used = {edge.source for edge in edges} | {edge.target for edge in edges}
+    alone = [name for name in channels if name not in used]
+    if alone:
+        raise NetworkError(f"node {alone[0]!r} has no edge; connect it or leave it out")
+
+
+def _sorted_names(nodes: Sequence[Node], edges: Sequence[Edge]) -> list[str]:
+    waiting = {node.name: 0 for node in nodes}
+    for edge in edges:
+        waiting[edge.target] += 1
+    ordered: list[str] = []
+    while waiting:
+        name = next((name for name, count in waiting.items() if count == 0), None)
+        if name is None:
+            cycle = " -> ".join(_cycle(waiting, edges))
+            raise NetworkError(
+                f"the network has a cycle: {cycle}. Every path must lead from an input to an output"
+            )
+        del waiting[name]
+        ordered.append(name)
+        for edge in edges:
+            if edge.source == name:
+                waiting[edge.target] -= 1
+    return ordered
+
+
+def _cycle(left: Iterable[str], edges: Sequence[Edge]) -> list[str]:
+    # Every node left waits for another node left, so walking backwards must come round.
+    before = {edge.target: edge.source for edge in edges if edge.source in set(left)}
+    path = [next(iter(left))]
+    while before[path[-1]] not in path:
+        path.append(before[path[-1]])
+    start = path.index(before[path[-1]])
+    return [path[start], *reversed(path[start:])]
+
+
+def _by_node(nodes: Sequence[Node], edges: Sequence[Edge], end: str) -> dict[str, tuple[Edge, ...]]:
+    return {node.name: tuple(edge for edge in edges if getattr(edge, end) == node.name) for node in nodes}

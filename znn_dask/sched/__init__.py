@@ -1,0 +1,7 @@
+"""When and where tasks run: a Dask scheduler for fine-grained graphs. Knows nothing of networks."""
+
+from znn_dask.sched.program import Program
+from znn_dask.sched.scheduler import Scheduler, get
+from znn_dask.sched.verify import verify
+
+__all__ = ["Program", "Scheduler", "get", "verify"]

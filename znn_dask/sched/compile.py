@@ -1,0 +1,145 @@
+"""From a graph to tables, once, so that running costs microseconds per task.
+
+Passes, each from data to data: `lay_out` gives every result a number, `draft` turns each task into a
+callable and slots, `link` finds who waits for whom, a policy orders the graph's tasks, and here priorities
+become ranks, inputs that nobody else reads are given away, and every slot gets its end of life.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from znn_dask.sched.graph import Nodes, cull, flatten
+from znn_dask.sched.layout import Layout, lay_out
+from znn_dask.sched.link import Draft, Links, draft, group_table, link
+from znn_dask.sched.policies import Policy, Priority, prioritize
+from znn_dask.sched.sums import addition
+from znn_dask.sched.tables import Tables
+
+
+def compile_tables(
+    nodes: Nodes, keys: Any, policy: Policy, priority: Priority = None, fuse: bool = True
+) -> Tables:
+    """Compile what the requested keys need.
+
+    Parameters
+    ----------
+    nodes : graph, as `graph.read` returns it
+    keys : requested keys, nested in lists
+    policy : orders the tasks
+    priority : mapping or callable, key to int, larger first; None leaves it to the policy
+    fuse : bool
+        Whether aliases, parts and sums are made cheap and inputs given away; without, each node is one task.
+
+    Raises
+    ------
+    KeyError
+        If a requested key is not in the graph.
+    ParameterError
+        If tasks wait for each other in a circle, or the priorities lack a task.
+    """
+    nodes = cull(nodes, keys)
+    layout = lay_out(nodes, fuse)
+    made = draft(nodes, layout, fuse)
+    results = {key: layout.slot_of(key) for key in flatten(keys)}
+    links = link(made, layout)
+    table = group_table(made, layout, links)
+    priorities = prioritize(table, layout.keys, policy, priority)
+    rank, n_ranks = _ranks(made, priorities)
+    requested = set(results.values())
+    donated = _give_away(made, layout, links, requested, fuse)
+    drops, shared = _ends(layout, links, requested)
+    ends = [t for t, dependants in enumerate(links.dependants) if not dependants]
+    return Tables(
+        keys=[*made.keys, None],
+        calls=[*_calls(made, donated), _no_work],
+        reads=[*(binding.reads for binding in made.bindings), ()],
+        splits=[*_splits(layout), None],
+        drops=[*drops, ()],
+        shared=[*shared, ()],
+        dependants=[*(tuple(d) or (layout.n_tasks,) for d in links.dependants), ()],
+        counts=[*links.counts, len(ends)],
+        rank=[*rank, n_ranks - 1, n_ranks],
+        donated=[*donated, ()],
+        ready=[t for t, n in enumerate(links.counts) if not n],
+        n_ranks=n_ranks,
+        readers=[len(r) for r in links.readers],
+        initial=[layout.values.get(slot) for slot in range(layout.n_slots)],
+        inputs=layout.inputs,
+        results=results,
+    )
+
+
+def _no_work() -> None:
+    """The task that follows all others; it is never called."""
+
+
+def _ranks(made: Draft, priorities: list[int]) -> tuple[list[int], int]:
+    """Return the rank of each task, 0 for additions, and how many ranks there are with that of the end."""
+    distinct = {priority: 1 + i for i, priority in enumerate(sorted(set(priorities), reverse=True))}
+    of_group = [distinct[priority] for priority in priorities]
+    rank = [0 if task in made.additions else of_group[group] for task, group in enumerate(made.group)]
+    return rank, len(distinct) + 2
+
+
+def owned_slots(made: Draft, layout: Layout, links: Links, requested: set[int]) -> set[int]:
+    """Return the slots whose only reader may write into them.
+
+    The value is newly made (by a `fresh` function or a sum, or it is one part of what a fresh function
+    returns), it is read at exactly one place of one task, and it is not requested. Parts of a value that is
+    read whole as well, or that are counted from its end, could share memory, so they are not owned.
+    """
+    entire = {whole for whole, _ in layout.parts}
+    mixed = {whole for whole, index in layout.parts if index < 0 or links.uses[whole] or whole in requested}
+    owned = made.fresh - entire
+    owned |= {slot for (w, _), slot in layout.parts.items() if w in made.fresh and w not in mixed}
+    return {slot for slot in owned if links.uses[slot] == 1 and slot not in requested}
+
+
+def _give_away(
+    made: Draft, layout: Layout, links: Links, requested: set[int], fuse: bool
+) -> list[tuple[int, ...]]:
+    """Return for each task the slots that it may overwrite."""
+    owned = owned_slots(made, layout, links, requested) if fuse else set()
+    donated: list[tuple[int, ...]] = []
+    for task, binding in enumerate(made.bindings):
+        candidates = binding.reads if task in made.additions else (binding.overwritable,)
+        donated.append(tuple(slot for slot in candidates if slot in owned))
+    return donated
+
+
+def _calls(made: Draft, donated: list[tuple[int, ...]]) -> list[Callable[..., Any]]:
+    calls = []
+    for task, (binding, given) in enumerate(zip(made.bindings, donated, strict=True)):
+        if task in made.additions:
+            left, right = binding.reads
+            calls.append(addition(left in given, right in given))
+        else:
+            calls.append(binding.donating() if given else binding.call)
+    return calls
+
+
+def _splits(layout: Layout) -> list[tuple[tuple[int, int], ...] | None]:
+    splits: list[tuple[tuple[int, int], ...] | None] = [None] * layout.n_tasks
+    for (whole, index), slot in layout.parts.items():
+        splits[whole] = (*(splits[whole] or ()), (index, slot))
+    return splits
+
+
+def _ends(
+    layout: Layout, links: Links, requested: set[int]
+) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Return for each task the slots it is the only reader of, and those it shares with other readers."""
+    drops: list[list[int]] = [[] for _ in range(layout.n_tasks)]
+    shared: list[list[int]] = [[] for _ in range(layout.n_tasks)]
+    for slot, readers in enumerate(links.readers):
+        if slot in requested or slot in layout.values:
+            continue
+        if len(readers) == 1:
+            drops[readers[0]].append(slot)
+        else:
+            for task in readers:
+                shared[task].append(slot)
+    for whole in {whole for whole, _ in layout.parts}:
+        if not links.readers[whole] and whole not in requested:
+            drops[whole].append(whole)
+    return [tuple(d) for d in drops], [tuple(s) for s in shared]

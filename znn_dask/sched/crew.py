@@ -1,0 +1,126 @@
+"""Threads that wait for work, and are reused.
+
+A `Seat` is one thread with a mailbox. A run borrows seats, sends itself to those it has work for, and gives
+all of them back when it ends; a seat without work sleeps in its mailbox and costs nothing. Threads are
+daemons, so the interpreter always exits; idle ones are also dismissed and joined when their crew is closed,
+collected, or at exit.
+"""
+
+import atexit
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import TypeAlias
+
+Job: TypeAlias = "Callable[[Seat], None]"
+
+MAX_IDLE = 64
+"""Idle threads kept by one crew; wide nested computations may need more for a while."""
+
+
+class Seat:
+    """One thread, its mailbox, and a way to send it work."""
+
+    __slots__ = ("_mailbox", "send", "thread")
+
+    def __init__(self) -> None:
+        self._mailbox: SimpleQueue[Job | None] = SimpleQueue()
+        self.send = self._mailbox.put
+        self.thread = threading.Thread(target=_serve, args=(self,), name="znn-dask-worker", daemon=True)
+        self.thread.start()
+
+    def receive(self) -> "Job | None":
+        """Sleep until there is work; None means to end."""
+        return self._mailbox.get()
+
+
+def _serve(seat: Seat) -> None:
+    while True:
+        job = seat.receive()
+        if job is None:
+            return
+        job(seat)
+        # A finished run's values must not live on in a sleeping thread.
+        job = None
+
+
+class Crew:
+    """The idle seats; `_idle` and `closed` belong to the holder of `_lock`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: list[Seat] = []
+        self.closed = False
+        _crews.add(self)
+        # A collected crew must not wait for threads: the collector may run anywhere.
+        weakref.finalize(self, _dismiss, self._idle).atexit = False
+
+    def take(self, n_seats: int) -> list[Seat]:
+        """Lend seats, new ones where too few are idle.
+
+        Raises
+        ------
+        RuntimeError
+            If the crew is closed.
+        """
+        with self._lock:
+            if self.closed:
+                raise RuntimeError("this Scheduler is closed; make a new one")
+            n_left = max(0, len(self._idle) - n_seats)
+            taken = self._idle[n_left:]
+            del self._idle[n_left:]
+        try:
+            while len(taken) < n_seats:
+                taken.append(Seat())
+        except BaseException:
+            self.give_back(taken)
+            raise
+        return taken
+
+    def give_back(self, seats: list[Seat]) -> None:
+        """Take seats back; those beyond what a crew keeps are dismissed."""
+        with self._lock:
+            n_kept = 0 if self.closed else max(0, MAX_IDLE - len(self._idle))
+            self._idle.extend(seats[:n_kept])
+        for seat in seats[n_kept:]:
+            seat.send(None)
+
+    def close(self) -> None:
+        """Dismiss the idle threads and wait for them to end; lent ones end when they come back."""
+        with self._lock:
+            self.closed = True
+            seats = list(self._idle)
+        _dismiss(self._idle)
+        for seat in seats:
+            if seat.thread is not threading.current_thread():
+                seat.thread.join()
+
+    def forget_threads(self) -> None:
+        """After a fork the child has none of the threads, and perhaps a lock that nobody will release."""
+        self._lock = threading.Lock()
+        self._idle.clear()
+
+
+def _dismiss(idle: list[Seat]) -> None:
+    while idle:
+        idle.pop().send(None)
+
+
+_crews: "weakref.WeakSet[Crew]" = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for crew in list(_crews):
+        crew.forget_threads()
+
+
+@atexit.register
+def _at_exit() -> None:
+    for crew in list(_crews):
+        crew.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

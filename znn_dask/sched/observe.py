@@ -1,0 +1,105 @@
+"""Runs that are watched by Dask's callbacks (ProgressBar, Profiler, CacheProfiler, your own).
+
+Callbacks expect one event per key of the graph and Dask's own state dictionary. So a watched run compiles
+each node to one task, keeps that dictionary with Dask's own functions, and wraps the calls; the workers'
+loop is the same, and a run that nobody watches pays nothing. Events come from the worker threads, one at a
+time.
+"""
+
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+from threading import Lock, get_ident
+from typing import Any
+
+from dask.callbacks import local_callbacks, unpack_callbacks
+from dask.local import finish_task, start_state_from_dask
+
+from znn_dask.sched.compile import compile_tables
+from znn_dask.sched.crew import Crew
+from znn_dask.sched.evaluate import evaluate
+from znn_dask.sched.graph import Key, Nodes, flatten, read
+from znn_dask.sched.policies import Policy, Priority
+from znn_dask.sched.tables import Tables
+
+
+class _Ready(dict[Hashable, None]):
+    """The keys that are ready, in order; a list for Dask's functions, with fast removal for ours."""
+
+    def append(self, key: Hashable) -> None:
+        self[key] = None
+
+
+def evaluate_observed(
+    nodes: Nodes,
+    keys: Any,
+    policy: Policy,
+    priority: Priority,
+    crew: Crew,
+    n_workers: int,
+    callbacks: Any = None,
+    rerun: bool = False,
+) -> Any:
+    """Run a graph with callbacks, the active ones where none are given.
+
+    As with Dask's schedulers, graphs that tasks compute meanwhile are not watched by the active callbacks.
+    """
+    dsk = dict(nodes)
+    state: dict[str, Any] = {}
+    with local_callbacks(callbacks) as active:
+        started: list[Any] = []
+        succeeded = False
+        try:
+            for callback in active:
+                if callback[0]:
+                    callback[0](dsk)
+                started.append(callback)
+            dsk = read(dsk)  # a callback may have put in results that it remembers
+            tables = compile_tables(dsk, keys, policy, priority, fuse=False)
+            results = set(flatten(keys))
+            position = {key: i for i, key in enumerate(dsk)}
+            state = start_state_from_dask(dsk, cache={}, keys=list(results), sortkey=position.get)
+            state["ready"] = _Ready.fromkeys(state["ready"])
+            for _, start_state, _, _, _ in active:
+                if start_state:
+                    start_state(dsk, state)
+            tables = watched(tables, dsk, state, results, position.__getitem__, active)
+            answer = evaluate(tables, keys, {}, crew, n_workers, rerun)
+            succeeded = True
+        finally:
+            for *_, finish in started:
+                if finish:
+                    finish(dsk, state, not succeeded)
+    return answer
+
+
+def watched(
+    tables: Tables,
+    dsk: Nodes,
+    state: dict[str, Any],
+    results: set[Key],
+    sortkey: Callable[[Key], int],
+    callbacks: Any,
+) -> Tables:
+    """Return tables whose calls keep Dask's state and tell the callbacks."""
+    _, _, before, after, _ = unpack_callbacks(callbacks)
+    lock = Lock()
+
+    def watch(key: Key, call: Callable[..., Any]) -> Callable[..., Any]:
+        def watched_call(*values: Any) -> Any:
+            with lock:
+                del state["ready"][key]
+                state["running"].add(key)
+                for pretask in before:
+                    pretask(key, dsk, state)
+            result = call(*values)
+            with lock:
+                state["cache"][key] = result
+                finish_task(dsk, key, state, results, sortkey)
+                for posttask in after:
+                    posttask(key, result, dsk, state, get_ident())
+            return result
+
+        return watched_call
+
+    calls = [watch(key, call) for key, call in zip(tables.keys, tables.calls, strict=True)]
+    return replace(tables, calls=calls)

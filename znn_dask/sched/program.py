@@ -1,0 +1,76 @@
+"""A compiled graph that can be run again and again, with different inputs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dask.callbacks import Callback
+from dask.task_spec import DataNode
+
+from znn_dask.sched.compile import compile_tables
+from znn_dask.sched.crew import Crew
+from znn_dask.sched.evaluate import check_inputs, evaluate
+from znn_dask.sched.graph import Key, Nodes
+from znn_dask.sched.observe import evaluate_observed
+from znn_dask.sched.policies import Policy, Priority
+from znn_dask.sched.tables import Tables
+
+
+class Program:
+    """A compiled graph; `Scheduler.compile` makes it.
+
+    Attributes
+    ----------
+    tables : Tables
+        The compiled form; see `verify`.
+    inputs : tuple of keys
+        Keys that the graph refers to without giving them; `run` needs a value for each.
+    """
+
+    def __init__(
+        self, nodes: Nodes, keys: Any, policy: Policy, priority: Priority, crew: Crew, n_workers: int
+    ) -> None:
+        self.tables: Tables = compile_tables(nodes, keys, policy, priority)
+        self.inputs: tuple[Key, ...] = tuple(self.tables.inputs)
+        self._nodes = nodes
+        self._keys = keys
+        self._policy = policy
+        self._priority = priority
+        self._crew = crew
+        self._n_workers = n_workers
+
+    def run(self, inputs: Mapping[Key, Any] | None = None) -> Any:
+        """Run the graph once. May be called from several threads at once.
+
+        Parameters
+        ----------
+        inputs : mapping, optional
+            A value for each key of `self.inputs`. The run drops each after its last reader; it never writes
+            into one.
+
+        Returns
+        -------
+        The results in the form of the requested keys, each list as a tuple.
+
+        Raises
+        ------
+        ParameterError
+            If an input is missing or unknown.
+        BaseException
+            What a task raised first, with its own traceback and a note that names the key.
+        """
+        given = {} if inputs is None else inputs
+        if Callback.active:
+            check_inputs(self.tables, given)
+            nodes = {**self._nodes, **{key: DataNode(key, value) for key, value in given.items()}}
+            return evaluate_observed(
+                nodes, self._keys, self._policy, self._priority, self._crew, self._n_workers
+            )
+        return evaluate(self.tables, self._keys, given, self._crew, self._n_workers)
+
+    @property
+    def n_tasks(self) -> int:
+        """How many tasks a run executes: parts and aliases cost none, a sum of n terms counts n - 1."""
+        return self.tables.n_tasks
+
+    def __repr__(self) -> str:
+        return f"<Program: {self.n_tasks} tasks, {len(self.inputs)} inputs, {self._n_workers} workers>"

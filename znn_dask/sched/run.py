@@ -1,0 +1,249 @@
+"""One execution of a compiled graph: the workers' loop and the state they share.
+
+Nobody coordinates. A worker that has finished a task counts down its dependants, takes the best of what it
+released or of the queue, wakes a sleeping worker if the queue still holds something, and goes on, all under
+one short lock. The queue is a heap of the distinct priorities with a stack each. Promises: each task runs
+once and after all it needs; no worker sleeps while a task is ready; when `execute` returns nothing of the
+run is running (except after an interrupt, where tasks that do not end soon are left to end alone).
+"""
+
+import contextvars
+import os
+import threading
+from heapq import heappop, heappush
+from typing import Any
+
+from znn_dask.sched.blas import one_thread_per_worker
+from znn_dask.sched.crew import Crew, Seat
+from znn_dask.sched.tables import Tables
+
+GRACE_S = 0.5
+"""How long an interrupted caller waits for tasks that are running already, seconds."""
+
+
+class Run:
+    """What changes during one run.
+
+    `counts`, `readers`, `heap`, `stacks`, `idle`, `active`, `error` and `failed` belong to the holder of
+    `lock`; an entry of `values` to the task that fills it, then to nobody, then to whoever drops it. `stop`
+    is only ever appended to: once it holds something, no further task starts.
+    """
+
+    def __init__(self, tables: Tables, values: list[Any], crew: Crew, n_workers: int) -> None:
+        self.tables = tables
+        self.values = values
+        self.counts = tables.counts[:]
+        self.readers = tables.readers[:]
+        self.heap: list[int] = []
+        self.stacks: list[list[int]] = [[] for _ in range(tables.n_ranks)]
+        self.lock = threading.Lock()
+        self.stop: list[bool] = []
+        self.error: BaseException | None = None
+        self.failed = -1
+        self.cancelled = False
+        self.context = contextvars.copy_context()
+        self.done = threading.Lock()
+        self.done.acquire()
+        self.crew = crew
+        self.active = 0
+        self.idle = crew.take(n_workers)
+
+    def start(self) -> None:
+        """Queue what waits for nothing, the first of the graph on top, and wake workers for it."""
+        for task in reversed(self.tables.ready):
+            push(self.heap, self.stacks, self.tables.rank[task], task)
+        woken = [self.idle.pop() for _ in range(min(len(self.idle), len(self.tables.ready)))]
+        self.active = len(woken)
+        for seat in woken:
+            seat.send(self)
+
+    def __call__(self, seat: Seat) -> None:
+        """Work for this run on a worker's thread, with the context variables of the caller."""
+        try:
+            ended = self.context.copy().run(work, self, seat)
+        except BaseException as error:  # a defect of ours; the caller must not wait for ever
+            ended = self.abandon(seat, error)
+        if ended:
+            self.close()
+
+    def leave(self, seat: Seat) -> bool:
+        """Go to sleep, ready to be woken; whether the run has ended and this was the last. Needs the lock."""
+        self.idle.append(seat)
+        self.active -= 1
+        if not self.active and not self.stop:  # cannot be, but waiting for ever would be worse
+            self.error = RuntimeError("the scheduler ran out of tasks before the end; its tables are damaged")
+            self.failed = self.tables.n_tasks
+            self.stop.append(True)
+        return not self.active and bool(self.stop)
+
+    def fail(self, task: int, error: BaseException) -> None:
+        """Record the first error and drop the tasks that have not started."""
+        with self.lock:
+            if not self.stop:
+                self.error, self.failed = error, task
+            self.stop.append(True)
+            self.heap.clear()
+
+    def cancel(self) -> None:
+        """Drop the tasks that have not started; the caller no longer wants the result."""
+        with self.lock:
+            self.cancelled = True
+            self.stop.append(True)
+            self.heap.clear()
+
+    def abandon(self, seat: Seat, error: BaseException) -> bool:
+        """Leave after an error outside of any task; whether this worker was the last."""
+        self.fail(self.tables.n_tasks, error)
+        with self.lock:
+            return self.leave(seat)
+
+    def close(self) -> None:
+        """Give the threads back and tell the caller; the last worker to leave does it."""
+        if self.cancelled:
+            self.values.clear()
+        self.crew.give_back(self.idle)
+        self.done.release()
+
+
+def work(run: Run, seat: Seat) -> bool:
+    """Run tasks until none is ready, then leave; whether this worker was the last to leave an ended run.
+
+    The loop is entered as if the task without work had just been finished. It is one function, longer than
+    others, because a call costs as much as everything it does for a task.
+    """
+    tables = run.tables
+    calls, reads, splits, drops = tables.calls, tables.reads, tables.splits, tables.drops
+    shared, dependants, rank = tables.shared, tables.dependants, tables.rank
+    values, counts, readers, stop, lock = run.values, run.counts, run.readers, run.stop, run.lock
+    heap, stacks, idle = run.heap, run.stacks, run.idle
+    value_of = values.__getitem__
+    last = task = tables.n_tasks
+    nothing = last + 1
+    unread: list[int] = []
+    while True:
+        following, helper = nothing, None
+        with lock:
+            if stop:
+                return run.leave(seat)
+            for dependant in dependants[task]:
+                left = counts[dependant] - 1
+                counts[dependant] = left
+                if not left:
+                    if rank[dependant] <= rank[following]:
+                        dependant, following = following, dependant
+                    if dependant != nothing:
+                        push(heap, stacks, rank[dependant], dependant)
+            for slot in shared[task]:
+                left = readers[slot] - 1
+                readers[slot] = left
+                if not left:
+                    unread.append(slot)
+            if heap:
+                best = heap[0]
+                if best < rank[following]:
+                    stack = stacks[best]
+                    first = stack.pop()
+                    if not stack:
+                        heappop(heap)
+                    if following != nothing:
+                        push(heap, stacks, rank[following], following)
+                    following = first
+                if heap and idle:
+                    helper = idle.pop()
+                    run.active += 1
+            elif following == nothing and not unread:
+                return run.leave(seat)
+        if helper is not None:
+            helper.send(run)
+        if unread:
+            for slot in unread:
+                values[slot] = None
+            unread.clear()
+        task = following
+        if task >= last:
+            if task == last:
+                stop.append(True)
+            task = last
+            continue
+        try:
+            values[task] = calls[task](*map(value_of, reads[task]))
+            split = splits[task]
+            if split is not None:
+                for index, slot in split:
+                    values[slot] = values[task][index]
+        except BaseException as error:
+            run.fail(task, error)
+            task = last
+            continue
+        for slot in drops[task]:
+            values[slot] = None
+
+
+def push(heap: list[int], stacks: list[list[int]], rank: int, task: int) -> None:
+    """Put a task on the stack of its priority."""
+    stack = stacks[rank]
+    if not stack:
+        heappush(heap, rank)
+    stack.append(task)
+
+
+def execute(tables: Tables, values: list[Any], crew: Crew, n_workers: int, rerun: bool = False) -> None:
+    """Run all tasks; afterwards the requested slots of `values` are filled.
+
+    Parameters
+    ----------
+    tables : compiled graph
+    values : list, one entry per slot
+        A copy of ``tables.initial`` with the inputs filled in. Belongs to the run until this returns.
+    crew : where the threads come from
+    n_workers : int
+        Threads to use, at most.
+    rerun : bool
+        Call a failing task once more on the calling thread, for a debugger to stop there.
+
+    Raises
+    ------
+    BaseException
+        Whatever a task raised first, with its own traceback and a note that names the task's key.
+    """
+    n_workers = min(n_workers, tables.n_tasks)
+    if not n_workers:
+        return
+    with one_thread_per_worker(n_workers):
+        run = Run(tables, values, crew, n_workers)
+        try:
+            run.start()
+            wait(run.done)
+        except BaseException:
+            run.cancel()
+            run.done.acquire(timeout=GRACE_S)
+            raise
+    error, run.error = run.error, None
+    if error is not None:
+        try:
+            if rerun and run.failed < tables.n_tasks:
+                tables.calls[run.failed](*[values[slot] for slot in tables.reads[run.failed]])
+            raise named(error, tables, run.failed)
+        finally:
+            # The traceback holds this frame; this frame must not hold the error.
+            del error
+
+
+def wait(done: threading.Lock) -> None:
+    """Wait for a lock so that Ctrl-C can end the waiting."""
+    if os.name == "nt":  # there a signal does not end the waiting for a lock
+        while not done.acquire(timeout=0.1):
+            pass
+    else:
+        done.acquire()
+
+
+def named(error: BaseException, tables: Tables, task: int) -> BaseException:
+    """Return the error with a note that names its task, and without the frame of the workers' loop."""
+    if task < tables.n_tasks:
+        note = f"while running task {tables.keys[task]!r}"
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+    if error.__traceback__ is not None:
+        error.__traceback__ = error.__traceback__.tb_next
+    return error

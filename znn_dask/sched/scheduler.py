@@ -1,0 +1,147 @@
+"""`get` and `Scheduler`: any Dask graph on threads that pull their own work.
+
+Usable as a Dask scheduler (``dask.config.set(scheduler=get)``) and on its own. Promises: the results do not
+depend on the number of workers or the policy; exceptions, Ctrl-C and context variables behave as in a plain
+call; threads are reused between calls.
+"""
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import dask
+from dask.callbacks import Callback
+from dask.task_spec import DataNode
+
+from znn_dask.errors import ParameterError
+from znn_dask.sched.compile import compile_tables
+from znn_dask.sched.cpus import available_cpus
+from znn_dask.sched.crew import Crew
+from znn_dask.sched.evaluate import evaluate
+from znn_dask.sched.graph import read
+from znn_dask.sched.observe import evaluate_observed
+from znn_dask.sched.policies import Policy, Priority, policy_named
+from znn_dask.sched.program import Program
+
+_shared = Crew()
+"""The threads of `get`, of all callers together."""
+
+
+def get(dsk: Any, keys: Any, num_workers: int | None = None, policy: str = "locality", **kwargs: Any) -> Any:
+    """Compute keys of a Dask graph on threads.
+
+    Parameters
+    ----------
+    dsk : graph
+        A dictionary, a HighLevelGraph, an expression: any form that Dask makes.
+    keys : key or nested lists of keys
+        What to compute.
+    num_workers : int, optional
+        Threads; None takes Dask's settings ``num_workers`` or ``pool`` (its size only), else all CPUs that
+        this process may use.
+    policy : str
+        Which ready task a worker takes first: "locality" or "lifo".
+    **kwargs
+        Of those that Dask passes: ``cache`` (values of keys that are known), ``callbacks``,
+        ``rerun_exceptions_locally`` and ``pool``; others are ignored.
+
+    Returns
+    -------
+    The value of the key, or a tuple for each list.
+
+    Raises
+    ------
+    KeyError
+        If a requested key is not in the graph.
+    ParameterError
+        If the graph has a circle or lacks a dependency, or for an unknown policy or an invalid number of
+        workers.
+    """
+    n_workers = _n_workers(num_workers, kwargs.get("pool"))
+    return _compute(_shared, dsk, keys, n_workers, policy_named(policy), kwargs)
+
+
+class Scheduler:
+    """Worker threads that stay, for graphs that are computed again and again.
+
+    Parameters
+    ----------
+    num_workers : int, optional
+        Threads of each run; None as in `get`.
+    policy : str
+        Which ready task a worker takes first.
+
+    Raises
+    ------
+    ParameterError
+        For an unknown policy or an invalid number of workers.
+    """
+
+    def __init__(self, num_workers: int | None = None, policy: str = "locality") -> None:
+        self.num_workers = _n_workers(num_workers)
+        self.policy = policy
+        self._policy = policy_named(policy)
+        self._crew = Crew()
+
+    def get(self, dsk: Any, keys: Any, **kwargs: Any) -> Any:
+        """Compute keys of a Dask graph; as the function `get`, on this scheduler's threads."""
+        return _compute(self._crew, dsk, keys, self.num_workers, self._policy, kwargs)
+
+    def compile(self, dsk: Any, keys: Any, priority: Priority = None) -> Program:
+        """Compile a graph for many runs.
+
+        Parameters
+        ----------
+        dsk : graph
+            As in `get`. Keys that it refers to without giving them become the inputs of `Program.run`.
+        keys : key or nested lists of keys
+            What each run returns.
+        priority : mapping {key: int} or callable(key), optional
+            Larger runs first, ties newest first; None leaves it to the policy.
+        """
+        return Program(read(dsk), keys, self._policy, priority, self._crew, self.num_workers)
+
+    def close(self) -> None:
+        """End the threads. Runs of other threads that are under way finish; new ones are refused."""
+        self._crew.close()
+
+    def __enter__(self) -> "Scheduler":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _compute(
+    crew: Crew, dsk: Any, keys: Any, n_workers: int, policy: Policy, kwargs: Mapping[str, Any]
+) -> Any:
+    nodes = read(dsk)
+    cache = kwargs.get("cache")
+    if cache:
+        nodes = {**nodes, **{key: DataNode(key, value) for key, value in cache.items()}}
+    callbacks = kwargs.get("callbacks")
+    rerun = kwargs.get("rerun_exceptions_locally")
+    if rerun is None:
+        rerun = dask.config.get("rerun_exceptions_locally", False)
+    # Running a task a second time needs inputs that nobody wrote into, which observed runs keep.
+    if callbacks or rerun or Callback.active:
+        return evaluate_observed(nodes, keys, policy, None, crew, n_workers, callbacks, bool(rerun))
+    return evaluate(compile_tables(nodes, keys, policy), keys, {}, crew, n_workers)
+
+
+def _n_workers(num_workers: int | None, pool: Any = None) -> int:
+    if num_workers is None:
+        num_workers = dask.config.get("num_workers", None)
+    if num_workers is None:
+        pool = pool or dask.config.get("pool", None)
+        num_workers = getattr(pool, "_max_workers", None) or getattr(pool, "_processes", None)
+    if num_workers is None:
+        return available_cpus()
+    if isinstance(num_workers, bool) or not hasattr(num_workers, "__index__") or num_workers < 1:
+        raise ParameterError(f"num_workers must be an int of at least 1, or None, got {num_workers!r}")
+    return int(num_workers)
