@@ -4,7 +4,7 @@ The roles of forward are swapped: what left a node now converges on it. The spec
 used again for the kernel gradients, and the spectra of output gradients serve input and kernel gradients alike.
 """
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 from znn_dask.geometry import volume
@@ -21,6 +21,13 @@ from znn_dask.lower.forward import (
 from znn_dask.net import Convolution, Dropout, Edge, MaxFilter, MaxPool, Network, Transfer
 from znn_dask.ops import direct, dropout, spectral, transfer
 from znn_dask.ops import filter as filters
+from znn_dask.ops.memory import Array
+
+KERNEL_GRADIENTS: dict[str, Callable[..., Array]] = {
+    "direct": direct.kernel_gradient,
+    "fft": spectral.kernel_gradient,
+    "fft-stored": spectral.stored_kernel_gradient,
+}
 
 
 @dataclass
@@ -50,7 +57,9 @@ def lower_backward_pass(low: Lowering, d_outputs: dict[str, Values]) -> dict[Has
             continue
         priority = low.priorities.backward[name]
         d_values = {
-            place: low.graph.total("sum-gradient", (name, *place), priority, [term[place] for term in back.arriving[name]])
+            place: low.graph.total(
+                "sum-gradient", (name, *place), priority, [term[place] for term in back.arriving[name]]
+            )
             for place in low.places(name)
         }
         for edge in low.net.incoming(name):
@@ -65,7 +74,9 @@ def _edge_backward(low: Lowering, back: Backward, edge: Edge, d_values: Values, 
     elif isinstance(edge.op, Transfer):
         values = _transfer(low, back, edge, d_values)
     else:
-        values = {place: _one_to_one(low, edge, d_values, *place) for place in low.places(edge.source)} if wanted else {}
+        values = (
+            {place: _one_to_one(low, edge, d_values, *place) for place in low.places(edge.source)} if wanted else {}
+        )
     if wanted:
         back.arriving.setdefault(edge.source, []).append(values)
 
@@ -79,7 +90,13 @@ def _transfer(low: Lowering, back: Backward, edge: Edge, d_values: Values) -> Va
         index = (edge.name, block, group)
         output = low.contributions[edge.target][edge.name][block, group]
         whole = low.graph.task(
-            "transfer-backward", index, priority, transfer.backward, ref(d_values[block, group]), ref(output), activation_of(op)
+            "transfer-backward",
+            index,
+            priority,
+            transfer.backward,
+            ref(d_values[block, group]),
+            ref(output),
+            activation_of(op),
         )
         values[block, group] = low.graph.part("transfer-gradient", index, whole, 0)
         low.graph.n_bytes[values[block, group]] = low.n_bytes(edge.target, (block, group))
@@ -140,19 +157,31 @@ def _input_gradient(low: Lowering, edge: Edge, place: Place, arriving: Values) -
     spectral_edge = low.plan.convolutions[edge.name].algorithm != "direct"
     gradients = [arriving[b, group] for b in range(low.n_blocks(edge.target))]
     kernels = [kernel_value(low, edge, block, b) for b in range(len(gradients))]
+    function: Callable[..., Array] = direct.backward
+    more: tuple[object, ...] = ()
+    n_bytes = low.n_bytes(edge.source, place)
     if spectral_edge:
         stored = low.plan.convolutions[edge.name].algorithm == "fft-stored"
-        tiling = low.tiling(edge)
-        function, more = spectral.stored_product if stored else spectral.product, (tiling, True)
-        n_bytes = low.spectrum_bytes(edge.source, place, tiling)
-    else:
-        function, more, n_bytes = direct.backward, (), low.n_bytes(edge.source, place)
+        function = spectral.stored_product if stored else spectral.product
+        more = (low.tiling(edge), True)
+        n_bytes = low.spectrum_bytes(edge.source, place, low.tiling(edge))
     if low.plan.granularity == "node":
         index = (edge.name, *place)
-        total = graph.task("conv-backward", index, priority, function, refs(gradients), refs(kernels), *more, n_bytes=n_bytes)
+        total = graph.task(
+            "conv-backward", index, priority, function, refs(gradients), refs(kernels), *more, n_bytes=n_bytes
+        )
     else:
         terms = [
-            graph.task("conv-backward", (edge.name, b, *place), priority, function, refs([d]), refs([k]), *more, n_bytes=n_bytes)
+            graph.task(
+                "conv-backward",
+                (edge.name, b, *place),
+                priority,
+                function,
+                refs([d]),
+                refs([k]),
+                *more,
+                n_bytes=n_bytes,
+            )
             for b, (d, k) in enumerate(zip(gradients, kernels, strict=True))
         ]
         total = graph.total("sum-gradient", (edge.name, *place), priority, terms)
@@ -170,25 +199,26 @@ def _input_gradient(low: Lowering, edge: Edge, place: Place, arriving: Values) -
     )
 
 
-def _kernel_gradient(low: Lowering, back: Backward, edge: Edge, block_in: int, block_out: int, arriving: Values) -> None:
+def _kernel_gradient(
+    low: Lowering, back: Backward, edge: Edge, block_in: int, block_out: int, arriving: Values
+) -> None:
     graph, priority = low.graph, low.priorities.backward[edge.source]
     algorithm, op = low.plan.convolutions[edge.name].algorithm, edge.op
     assert isinstance(op, Convolution)
     n_bytes = 4 * volume(op.kernel) * low.plan.blocks[edge.source][block_in] * low.plan.blocks[edge.target][block_out]
     terms = []
+    more: tuple[object, ...]
     for group in range(len(low.arrangements[edge.target].groups)):
         index = (edge.name, block_in, block_out, group)
-        gradient = ref(arriving[block_out, group])
-        if algorithm == "direct":
-            image = ref(low.values[edge.source][block_in, group])
-            terms.append(graph.task("conv-gradient", index, priority, direct.kernel_gradient, image, gradient, n_bytes=n_bytes))
-            continue
-        tiling = low.tiling(edge)
-        image = ref(image_spectrum(low, edge.source, (block_in, group), tiling))
-        if algorithm == "fft":
-            function, arguments = spectral.kernel_gradient, (image, gradient, tiling)
-        else:
-            function, arguments = spectral.stored_kernel_gradient, (image, gradient, tiling, ref(low.wisdom))
-        terms.append(graph.task("conv-gradient", index, priority, function, *arguments, n_bytes=n_bytes))
+        image, more = low.values[edge.source][block_in, group], ()
+        if algorithm != "direct":
+            tiling = low.tiling(edge)
+            image, more = image_spectrum(low, edge.source, (block_in, group), tiling), (tiling,)
+        if algorithm == "fft-stored":
+            more = (*more, ref(low.wisdom))
+        arguments = (ref(image), ref(arriving[block_out, group]), *more)
+        terms.append(
+            graph.task("conv-gradient", index, priority, KERNEL_GRADIENTS[algorithm], *arguments, n_bytes=n_bytes)
+        )
     total = graph.total("kernel-gradient", (edge.name, block_in, block_out), priority, terms)
     back.gradients["kernel", edge.name, block_in, block_out] = total

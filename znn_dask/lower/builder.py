@@ -45,7 +45,13 @@ class Builder:
         return self.inputs.setdefault(name, self.key(kind, *index))
 
     def task(
-        self, kind: str, index: Sequence[Hashable], priority: int, function: Callable[..., Any], *args: Any, n_bytes: int = 0
+        self,
+        kind: str,
+        index: Sequence[Hashable],
+        priority: int,
+        function: Callable[..., Any],
+        *args: Any,
+        n_bytes: int = 0,
     ) -> Key:
         """Add a task; arguments that refer to others are wrapped by `ref` and `refs`."""
         key = self.key(kind, *index)

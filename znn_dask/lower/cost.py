@@ -12,7 +12,20 @@ from itertools import product
 from znn_dask.geometry import Triple, ceil_div, volume
 
 # FFTW's rate over 16 to 64 lanes for cubes of n, in GFLOP/s; sizes that are not here run at a third of these.
-FFT_RATE = {2: 3.0, 4: 6.0, 6: 7.0, 8: 9.0, 10: 11.0, 12: 10.5, 14: 10.5, 15: 11.0, 16: 13.0, 20: 8.5, 28: 5.0, 32: 9.0}
+FFT_RATE = {
+    2: 3.0,
+    4: 6.0,
+    6: 7.0,
+    8: 9.0,
+    10: 11.0,
+    12: 10.5,
+    14: 10.5,
+    15: 11.0,
+    16: 13.0,
+    20: 8.5,
+    28: 5.0,
+    32: 9.0,
+}
 LARGE_RATE = 4.0
 PRODUCT_RATE = 50.0  # GFLOP/s of complex products
 DFT_RATE = 25.0  # of the kernel's transform
@@ -26,7 +39,7 @@ def fft_sizes(n: int) -> tuple[int, ...]:
     whole = n
     while not _is_good(whole):
         whole += 1
-    return tuple(s for s in sizes if s < whole) + (whole,)
+    return (*(s for s in sizes if s < whole), whole)
 
 
 def whole_size(size: Triple) -> Triple:
@@ -74,9 +87,5 @@ def best_tile(size: Triple, kernel: Triple, batch: int, n_in: int, n_out: int) -
 
     An axis on which the kernel has one tap is not transformed: its voxels are batch.
     """
-    candidates = [
-        (1,) if k == 1 else tuple(t for t in fft_sizes(n) if t >= k) for n, k in zip(size, kernel, strict=True)
-    ]
-    return min(
-        product(*candidates), key=lambda tile: (spectral_cost(size, kernel, tile, batch, n_in, n_out), tile)
-    )
+    z, y, x = ((1,) if k == 1 else tuple(t for t in fft_sizes(n) if t >= k) for n, k in zip(size, kernel, strict=True))
+    return min(product(z, y, x), key=lambda tile: (spectral_cost(size, kernel, tile, batch, n_in, n_out), tile))

@@ -180,8 +180,15 @@ def _one_to_one(low: Lowering, edge: Edge, block: int, group: int) -> Values:
     if isinstance(op, Dropout):
         if not low.training:
             return {(block, group): low.values[edge.source][block, group]}
-        key = graph.task("dropout", index, priority, dropout.apply, source, *dropout_arguments(low, edge, block, group),
-                         n_bytes=n_bytes)
+        key = graph.task(
+            "dropout",
+            index,
+            priority,
+            dropout.apply,
+            source,
+            *dropout_arguments(low, edge, block, group),
+            n_bytes=n_bytes,
+        )
         return {(block, group): key}
     if isinstance(op, MaxPool):
         whole = graph.task("max-pool", index, priority, filters.max_pool, source, op.window)
@@ -277,9 +284,24 @@ def _direct(low: Lowering, edge: Edge, fused: Edge | None, block: int, group: in
         if fused is not None:
             assert isinstance(fused.op, Transfer)
             arguments += [low.bias(fused, block), activation_of(fused.op)]
-        return graph.task("conv-forward", (edge.name, block, group), priority, direct.forward_transfer, *arguments, n_bytes=n_bytes)
+        return graph.task(
+            "conv-forward",
+            (edge.name, block, group),
+            priority,
+            direct.forward_transfer,
+            *arguments,
+            n_bytes=n_bytes,
+        )
     terms = [
-        graph.task("conv-forward", (edge.name, b, block, group), priority, direct.forward, refs([i]), refs([k]), n_bytes=n_bytes)
+        graph.task(
+            "conv-forward",
+            (edge.name, b, block, group),
+            priority,
+            direct.forward,
+            refs([i]),
+            refs([k]),
+            n_bytes=n_bytes,
+        )
         for b, (i, k) in enumerate(zip(images, kernels, strict=True))
     ]
     total = graph.total("sum", (edge.name, block, group), priority, terms)
@@ -287,7 +309,16 @@ def _direct(low: Lowering, edge: Edge, fused: Edge | None, block: int, group: in
         return total
     assert isinstance(fused.op, Transfer)
     bias, function = low.bias(fused, block), activation_of(fused.op)
-    return graph.task("transfer", (fused.name, block, group), priority, transfer.forward, ref(total), bias, function, n_bytes=n_bytes)
+    return graph.task(
+        "transfer",
+        (fused.name, block, group),
+        priority,
+        transfer.forward,
+        ref(total),
+        bias,
+        function,
+        n_bytes=n_bytes,
+    )
 
 
 def _spectral(low: Lowering, edge: Edge, fused: Edge | None, block: int, group: int) -> Key:
@@ -299,11 +330,27 @@ def _spectral(low: Lowering, edge: Edge, fused: Edge | None, block: int, group: 
     n_bytes = low.spectrum_bytes(edge.target, (block, group), tiling)
     if low.plan.granularity == "node":
         product = graph.task(
-            "conv-forward", (edge.name, block, group), priority, multiply, refs(spectra), refs(kernels), tiling, n_bytes=n_bytes
+            "conv-forward",
+            (edge.name, block, group),
+            priority,
+            multiply,
+            refs(spectra),
+            refs(kernels),
+            tiling,
+            n_bytes=n_bytes,
         )
     else:
         terms = [
-            graph.task("conv-forward", (edge.name, b, block, group), priority, multiply, refs([s]), refs([k]), tiling, n_bytes=n_bytes)
+            graph.task(
+                "conv-forward",
+                (edge.name, b, block, group),
+                priority,
+                multiply,
+                refs([s]),
+                refs([k]),
+                tiling,
+                n_bytes=n_bytes,
+            )
             for b, (s, k) in enumerate(zip(spectra, kernels, strict=True))
         ]
         product = graph.total("sum", (edge.name, block, group), priority, terms)

@@ -5,6 +5,7 @@ scheduler, policy or number of workers; so a plan does not depend on any of thes
 """
 
 from collections.abc import Mapping
+
 import msgspec
 
 from znn_dask.errors import ParameterError, nearest
@@ -109,9 +110,7 @@ def make_plan(net: Network, output_size: Mapping[str, Triple], batch: int, optio
             algorithm = _wanted(options, edge.name)
             convolutions[edge.name] = _convolution(net, edge.name, sizes[edge.source], batch, algorithm)
     n_groups, groups_after = _groups(net, sizes, convolutions, batch, examples)
-    blocks = {
-        name: _blocks(node.channels, options.block, n_groups[name]) for name, node in net.nodes.items()
-    }
+    blocks = {name: _blocks(node.channels, options.block, n_groups[name]) for name, node in net.nodes.items()}
     return Plan(
         output_size=dict(output_size),
         batch=batch,
@@ -179,7 +178,11 @@ def _convolution(net: Network, name: str, size: Triple, batch: int, wanted: str)
 
 
 def _groups(
-    net: Network, sizes: Mapping[str, Triple], convolutions: Mapping[str, ConvolutionPlan], batch: int, examples: int
+    net: Network,
+    sizes: Mapping[str, Triple],
+    convolutions: Mapping[str, ConvolutionPlan],
+    batch: int,
+    examples: int,
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Return the number of groups of every node, and how max-filters split them."""
     n_groups = dict.fromkeys(net.inputs, ceil_div(batch, examples))

@@ -176,8 +176,19 @@ def _update(
     if kind != "update" and options.pending:
         velocity = graph.key("update-velocity", *name)
     # The rate may have changed since the pending gradients were computed.
-    rate = graph.input("pending-rate", "pending-rate") if kind == "update" else graph.input("learning-rate", "learning-rate")
-    arguments = (ref(parameter), ref(velocity), ref(gradient), ref(rate), options.momentum, options.weight_decay)
+    rate = (
+        graph.input("pending-rate", "pending-rate")
+        if kind == "update"
+        else graph.input("learning-rate", "learning-rate")
+    )
+    arguments = (
+        ref(parameter),
+        ref(velocity),
+        ref(gradient),
+        ref(rate),
+        options.momentum,
+        options.weight_decay,
+    )
     target = low.net.edges[name[1]].target
     whole = graph.task(kind, name, low.priorities.update[target], update.sgd, *arguments)
     return graph.part(f"{kind}-parameter", name, whole, 0), graph.part(f"{kind}-velocity", name, whole, 1)

@@ -88,5 +88,3 @@ def make_transforms(net: Network, plan: Plan) -> fft.Wisdom:
                 for lanes in {fft.lanes_for(chosen.tile, width * n) for n in (1, 2, 4, 8, 16, 64)}:
                     fft.plan(plan.fft_backend, chosen.tile, lanes)
     return fft.wisdom(plan.fft_backend)
-
-

@@ -1,34 +1,31 @@
 """Model: a network that runs, learns and is saved."""
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from znn_dask.errors import CheckpointError, OutputExistsError, ParameterError, ShapeError
-from znn_dask.geometry import Triple, as_triple
-from znn_dask.lower import Options, Plan, StepGraph, lower_step, make_plan
-from znn_dask.lower.memory import forward_bytes, peak_bytes
-from znn_dask.lower.parameters import check_parameters, initial_parameters, to_blocks, to_public
-from znn_dask.lower.step import StepOptions, step_input_sizes
-from znn_dask.model.compiled import Programs, for_batch, fresh_token, make_transforms
-from znn_dask.model.predict import Progress, as_given, check_out, choose_patch, predict_scene, see
-from znn_dask.model.samples import Batch, by_name, read_images, read_sample
-from znn_dask.model.state import SGD, PlanReport, State, check_rate
+from znn_dask.errors import CheckpointError, OutputExistsError, ParameterError
+from znn_dask.geometry import Triple
+from znn_dask.lower import Options, StepGraph, make_plan
+from znn_dask.lower.parameters import check_parameters, initial_parameters
+from znn_dask.model.core import Core
+from znn_dask.model.predict import Progress, as_given, check_out, predict_scene, see
+from znn_dask.model.samples import Batch, by_name, output_sizes, read_images, read_sample, single
+from znn_dask.model.state import SGD, PlanReport, check_rate
 from znn_dask.model.storage import Description, decode_wisdom, encode_wisdom, read_model, write_model
-from znn_dask.model.views import forward_graph, step_graph
+from znn_dask.model.views import graph_of
 from znn_dask.net import Network
-from znn_dask.ops import fft, update
+from znn_dask.ops import fft
 from znn_dask.ops.loss import check_loss
-from znn_dask.sched import Scheduler
 
 Array = npt.NDArray[np.float32]
+Size: TypeAlias = Triple | dict[str, Triple]
 
 
 class Model:
@@ -80,7 +77,7 @@ class Model:
         fft_backend: str = "auto",
         granularity: str = "auto",
         block: int | str = "auto",
-        sum: str = "tree",  # noqa: A002  # the public name
+        sum: str = "tree",
         policy: str = "locality",
         batch: int = 1,
     ) -> None:
@@ -88,80 +85,72 @@ class Model:
             raise ParameterError(f"net must be a Network, got {type(net).__name__}; Network.parse(...) makes one")
         check_loss(loss)
         options = Options(convolution, granularity, block, fft_backend, sum)
-        plan = make_plan(net, _output_sizes(net, output_size), batch, options)
-        self._set_up(net, plan, options, loss, optimizer or SGD(), seed, num_workers, policy)
-        self._start(initial_parameters(net, seed))
-
-    def _set_up(
-        self,
-        net: Network,
-        plan: Plan,
-        options: Options,
-        loss: str,
-        optimizer: SGD,
-        seed: int,
-        num_workers: int | None,
-        policy: str,
-    ) -> None:
-        self.net, self.loss, self.seed, self.optimizer = net, loss, seed, optimizer
-        self._learning_rate = optimizer.learning_rate
-        self._plan, self._options = plan, options
-        self._scheduler = Scheduler(num_workers, policy)
-        self._programs = Programs(net, self._scheduler)
-        self._input_sizes = step_input_sizes(net, plan)
-        self._wisdom = make_transforms(net, plan)
-
-    def _start(self, parameters: Mapping[str, Any], velocities: Mapping[str, Any] | None = None, steps: int = 0) -> None:
-        blocks = to_blocks(self.net, self._plan, parameters)
-        if velocities is None:
-            still = {name: np.zeros_like(values) for name, values in blocks.items()}
-        else:
-            still = to_blocks(self.net, self._plan, velocities)
-        self._state = State(blocks, still, step_count=steps)
+        plan = make_plan(net, output_sizes(net, output_size), batch, options)
+        self._core = Core(net, plan, options, loss, optimizer or SGD(), seed, num_workers, policy)
+        self._core.start(initial_parameters(net, seed))
 
     # ---- what it is
 
     @property
-    def output_size(self) -> Triple | dict[str, Triple]:
-        """Size of the output (z, y, x); a dict where there are several."""
-        return _single(self._plan.output_size)
+    def net(self) -> Network:
+        """The network."""
+        return self._core.net
 
     @property
-    def input_size(self) -> Triple | dict[str, Triple]:
+    def loss(self) -> str:
+        """The loss."""
+        return self._core.loss
+
+    @property
+    def seed(self) -> int:
+        """The seed of parameters and dropout."""
+        return self._core.seed
+
+    @property
+    def optimizer(self) -> SGD:
+        """The optimiser, with the learning rate of now."""
+        return msgspec.structs.replace(self._core.optimizer, learning_rate=self._core.learning_rate)
+
+    @property
+    def output_size(self) -> Size:
+        """Size of the output (z, y, x); a dict where there are several."""
+        return cast(Size, single(self._core.plan.output_size))
+
+    @property
+    def input_size(self) -> Size:
         """Size of the input (z, y, x); a dict where there are several."""
-        return _single(self._input_sizes)
+        return cast(Size, single(self._core.input_sizes))
 
     @property
     def num_workers(self) -> int:
         """Threads that compute."""
-        return self._scheduler.num_workers
+        return self._core.scheduler.num_workers
 
     @property
     def step_count(self) -> int:
         """Steps made so far."""
-        return self._state.step_count
+        return self._core.state.step_count
 
     @property
     def learning_rate(self) -> float:
         """Rate of the gradients computed from now on."""
-        return self._learning_rate
+        return self._core.learning_rate
 
     @learning_rate.setter
     def learning_rate(self, rate: float) -> None:
         check_rate(rate)
-        self._learning_rate = float(rate)
+        self._core.learning_rate = float(rate)
 
     @property
     def plan(self) -> PlanReport:
         """What was chosen per layer, block sizes, peak bytes; prints as a table."""
-        graph = lower_step(self.net, self._plan, self._step_options(frozenset(), False), "plan")
-        return PlanReport(self.net, self._plan, peak_bytes(graph))
+        return PlanReport(self.net, self._core.plan, self._core.step_bytes())
 
     @property
     def parameters(self) -> dict[str, Array]:
         """Copies of all parameters: kernels (out, in, z, y, x), biases (channel,)."""
-        self.flush()
-        return to_public(self.net, self._plan, self._state.parameters)
+        self._core.flush()
+        return self._core.public(self._core.state.parameters)
 
     def load_parameters(self, parameters: Mapping[str, Any]) -> None:
         """Replace all parameters; velocities start again from zero.
@@ -172,7 +161,7 @@ class Model:
             If names or shapes are not those of the network.
         """
         check_parameters(self.net, parameters)
-        self._start(parameters, steps=self._state.step_count)
+        self._core.start(parameters, steps=self.step_count)
 
     # ---- running
 
@@ -193,10 +182,9 @@ class Model:
         ShapeError, ParameterError
             If an input does not fit.
         """
-        self.flush()
-        batch = read_images(x, self.net.inputs, self._input_sizes)
-        outputs = self._programs.forward(for_batch(self._plan, batch.size)).run(self._values(batch))
-        return _single({name: y[0] if batch.squeezed else y for name, y in outputs.items()})
+        batch = read_images(x, self.net.inputs, self._core.input_sizes)
+        outputs = self._core.forward(batch)
+        return single({name: y[0] if batch.squeezed else y for name, y in outputs.items()})
 
     def gradients(self, x: Any, target: Any, weight: Any = None) -> tuple[float, dict[str, Array]]:
         """Return the loss and its gradient with respect to every parameter; changes nothing.
@@ -206,14 +194,7 @@ class Model:
         x, target, weight
             As for `step`.
         """
-        self.flush()
-        batch = self._read(x, target, weight)
-        program = self._programs.step(
-            for_batch(self._plan, batch.size), self._step_options(frozenset(batch.weights), False)
-        )
-        results = program.run(self._values(batch))
-        blocks = {name: results["gradient", name] for name in self._state.parameters}
-        return float(results["loss"]), to_public(self.net, self._plan, blocks)
+        return self._core.gradients(self._read(x, target, weight))
 
     def step(self, x: Any, target: Any, weight: Any = None) -> float:
         """Make one update and return the loss before it.
@@ -235,19 +216,7 @@ class Model:
         ShapeError, ParameterError
             If the sample does not fit the model.
         """
-        batch, state, rate = self._read(x, target, weight), self._state, self._learning_rate
-        options = self._step_options(frozenset(batch.weights), state.pending is not None)
-        results = self._programs.step(for_batch(self._plan, batch.size), options).run(self._values(batch))
-        names = state.parameters
-        changed = {} if state.pending is None else {kind: {n: results[kind, n] for n in names} for kind in ("parameter", "velocity")}
-        self._state = State(
-            parameters=changed.get("parameter", state.parameters),
-            velocities=changed.get("velocity", state.velocities),
-            pending={name: results["gradient", name] for name in names},
-            pending_rate=rate,
-            step_count=state.step_count + 1,
-        )
-        return float(results["loss"])
+        return self._core.step(self._read(x, target, weight))
 
     def steps(self, samples: Iterable[tuple[Any, ...]]) -> Iterator[float]:
         """Make one step per sample (x, target[, weight]); the next sample is provided while a step runs."""
@@ -260,19 +229,7 @@ class Model:
 
     def flush(self) -> None:
         """Apply pending updates."""
-        state = self._state
-        if state.pending is None:
-            return
-        new = {
-            name: update.sgd(
-                values, state.velocities[name], state.pending[name], state.pending_rate,
-                self.optimizer.momentum, self.optimizer.weight_decay,
-            )
-            for name, values in state.parameters.items()
-        }
-        parameters = {name: pair[0] for name, pair in new.items()}
-        velocities = {name: pair[1] for name, pair in new.items()}
-        self._state = replace(state, parameters=parameters, velocities=velocities, pending=None)
+        self._core.flush()
 
     def predict(
         self, volume: Any, out: Any = None, border: str | None = "mirror", progress: Progress | None = None
@@ -308,21 +265,15 @@ class Model:
         target = None if out is None else by_name(out, list(self.net.outputs), "output")
         if target is not None:
             check_out(target, self.net.outputs, scene.size)
-        patch = choose_patch(scene.size, lambda size: forward_bytes(self.net, self._patch_plan(size)))
-        plan = self._patch_plan(patch)
-        make_transforms(self.net, plan)
+        patch, plan = self._core.patch(scene.size)
+        program = self._core.programs.forward(plan)
 
         def forward(images: dict[str, Array]) -> Mapping[str, Array]:
-            return self._programs.forward(plan).run(self._values(Batch(images, {}, {}, 1, True)))
+            return program.run(self._core.values(Batch(images, {}, {}, 1, True)))
 
         results = predict_scene(scene, self.net.outputs, patch, forward, self.net.field_of_view, target, progress)
-        result = _single(results)
+        result = single(results)
         return result if isinstance(volume, Mapping) or out is not None else as_given(volume, result)
-
-    def _patch_plan(self, size: Triple) -> Plan:
-        """Return the plan of a forward pass of another size; the parameters stay in their blocks."""
-        sizes = dict.fromkeys(self.net.outputs, size)
-        return msgspec.structs.replace(make_plan(self.net, sizes, 1, self._options), blocks=self._plan.blocks)
 
     # ---- graphs
 
@@ -344,16 +295,13 @@ class Model:
         """
         if kind not in ("step", "forward"):
             raise ParameterError(f"graph must be 'step' or 'forward', got {kind!r}")
-        if kind == "forward":
-            self.flush()
-            batch = None if x is None else read_images(x, self.net.inputs, self._input_sizes)
-            return forward_graph(self.net, self._plan, self._values(batch), fresh_token())
-        batch = None if x is None else self._read(x, target, weight)
-        weights = frozenset(by_name(weight, list(self.net.outputs), "weight")) if weight is not None else frozenset()
-        options = replace(self._step_options(weights, self._state.pending is not None), updates=True)
-        values = self._values(batch)
-        plan = self._plan if batch is None else for_batch(self._plan, batch.size)
-        return step_graph(self.net, plan, options, values, self._learning_rate, fresh_token())
+        if x is None:
+            batch = None
+        elif kind == "forward":
+            batch = read_images(x, self.net.inputs, self._core.input_sizes)
+        else:
+            batch = self._read(x, target, weight)
+        return graph_of(self._core, kind, batch)
 
     # ---- files
 
@@ -377,19 +325,20 @@ class Model:
         """
         if not overwrite and Path(path).exists():
             raise OutputExistsError(f"{path} exists; give overwrite=True to replace it")
-        self.flush()
+        core = self._core
+        core.flush()
         description = Description(
             network=self.net.to_text(),
-            plan=self._plan,
-            options=self._options,
-            optimizer=msgspec.structs.replace(self.optimizer, learning_rate=self._learning_rate),
+            plan=core.plan,
+            options=core.options,
+            optimizer=self.optimizer,
             loss=self.loss,
             seed=self.seed,
-            step_count=self._state.step_count,
-            policy=self._scheduler.policy,
-            wisdom=encode_wisdom(self._wisdom.single),
+            step_count=self.step_count,
+            policy=core.scheduler.policy,
+            wisdom=encode_wisdom(core.wisdom.single),
         )
-        velocities = to_public(self.net, self._plan, self._state.velocities)
+        velocities = core.public(core.state.velocities)
         write_model(path, description, self.parameters, velocities, dict(metadata or {}))
 
     @classmethod
@@ -413,43 +362,30 @@ class Model:
         about, net = stored.description, stored.net
         fft.adopt(fft.Wisdom(decode_wisdom(about.wisdom)))
         plan = about.plan
-        if output_size is not None and _output_sizes(net, output_size) != plan.output_size:
-            plan = make_plan(net, _output_sizes(net, output_size), plan.batch, about.options)
+        if output_size is not None and output_sizes(net, output_size) != plan.output_size:
+            plan = make_plan(net, output_sizes(net, output_size), plan.batch, about.options)
         model = cls.__new__(cls)
         try:
             check_parameters(net, stored.parameters)
             check_parameters(net, stored.velocities)
-            model._set_up(net, plan, about.options, about.loss, about.optimizer, about.seed, num_workers, about.policy)
+            model._core = Core(
+                net, plan, about.options, about.loss, about.optimizer, about.seed, num_workers, about.policy
+            )
         except ParameterError as error:
             raise CheckpointError(f"{path} cannot be used: {error}") from error
-        model._start(stored.parameters, stored.velocities, about.step_count)
+        model._core.start(stored.parameters, stored.velocities, about.step_count)
         return model
 
     # ---- inside
 
-    def _step_options(self, weights: frozenset[str], pending: bool) -> StepOptions:
-        optimizer = self.optimizer
-        return StepOptions(self.loss, optimizer.momentum, optimizer.weight_decay, self.seed, weights, pending)
-
     def _read(self, x: Any, target: Any, weight: Any) -> Batch:
-        inputs, outputs = (self.net.inputs, self._input_sizes), (self.net.outputs, self._plan.output_size)
+        inputs = self.net.inputs, self._core.input_sizes
+        outputs = self.net.outputs, self._core.plan.output_size
         return read_sample(x, target, weight, inputs, outputs, self.loss == "softmax")
-
-    def _values(self, batch: Batch | None) -> dict[Hashable, Any]:
-        """Return every value a graph of this model may ask for, by the names of `lower`."""
-        state = self._state
-        values: dict[Hashable, Any] = {"wisdom": self._wisdom, "step": state.step_count, "pending-rate": state.pending_rate}
-        values |= state.parameters
-        values |= {("velocity", name): v for name, v in state.velocities.items()}
-        values |= {("pending", name): v for name, v in (state.pending or {}).items()}
-        if batch is not None:
-            for kind, arrays in (("input", batch.images), ("target", batch.targets), ("weight", batch.weights)):
-                values |= {(kind, name): array for name, array in arrays.items()}
-        return values
 
     def close(self) -> None:
         """End the threads. The model can still be read and saved."""
-        self._scheduler.close()
+        self._core.scheduler.close()
 
     def __enter__(self) -> "Model":
         return self
@@ -461,15 +397,3 @@ class Model:
 
     def __repr__(self) -> str:
         return f"<Model: {self.net.n_parameters:,} parameters, output {self.output_size}, {self.step_count} steps>"
-
-
-def _output_sizes(net: Network, given: Any) -> dict[str, Triple]:
-    names = list(net.outputs)
-    sizes = given if isinstance(given, Mapping) else dict.fromkeys(names, given)
-    if set(sizes) != set(names):
-        raise ShapeError(f"output_size must be given for {', '.join(names)}, got {', '.join(map(str, sizes))}")
-    return {name: as_triple(sizes[name], net.ndim, "output_size") for name in names}
-
-
-def _single(values: Mapping[str, Any]) -> Any:
-    return next(iter(values.values())) if len(values) == 1 else dict(values)

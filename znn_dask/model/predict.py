@@ -182,5 +182,3 @@ def check_out(out: Mapping[str, Any], outputs: Mapping[str, int], size: Triple) 
 def as_given(given: Any, result: Array) -> Any:
     """Return a dask array if a dask array was given."""
     return dask.array.from_array(result) if isinstance(given, dask.array.Array) else result
-
-

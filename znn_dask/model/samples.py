@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from znn_dask.errors import ParameterError, ShapeError
-from znn_dask.geometry import Triple
+from znn_dask.geometry import Triple, as_triple
+from znn_dask.net import Network
 
 Values = npt.NDArray[Any]
 
@@ -43,7 +44,9 @@ def by_name(given: Any, names: list[str], what: str) -> dict[str, Any]:
             raise ParameterError(f"the network has the {what}s {', '.join(names)}: give a dict of them")
         return {names[0]: given}
     if set(given) != set(names):
-        raise ParameterError(f"{what}s must be given for {', '.join(names)}, got {', '.join(map(str, given)) or 'none'}")
+        raise ParameterError(
+            f"{what}s must be given for {', '.join(names)}, got {', '.join(map(str, given)) or 'none'}"
+        )
     return {name: given[name] for name in names}
 
 
@@ -148,3 +151,17 @@ def _check_classes(classes: Values, n_classes: int, name: str) -> None:
             f"target {name!r} holds class {low if low < 0 else high}, but classes go from 0 to {n_classes - 1}: "
             f"the output has {n_classes} channels"
         )
+
+
+def output_sizes(net: Network, given: Any) -> dict[str, Triple]:
+    """Return the size of every output; one size counts for all."""
+    names = list(net.outputs)
+    sizes = given if isinstance(given, Mapping) else dict.fromkeys(names, given)
+    if set(sizes) != set(names):
+        raise ShapeError(f"output_size must be given for {', '.join(names)}, got {', '.join(map(str, sizes))}")
+    return {name: as_triple(sizes[name], net.ndim, "output_size") for name in names}
+
+
+def single(values: Mapping[str, Any]) -> Any:
+    """Return the only value, or a dict where there are several."""
+    return next(iter(values.values())) if len(values) == 1 else dict(values)

@@ -1,6 +1,7 @@
 """The graphs of a model as it is now, with its values inside, for any Dask scheduler."""
 
 from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,23 +10,33 @@ from dask.task_spec import DataNode, Task
 
 from znn_dask.lower import Plan, StepGraph, lower_forward, lower_step
 from znn_dask.lower.builder import refs
-from znn_dask.lower.step import StepOptions, parameter_blocks
+from znn_dask.lower.step import parameter_blocks
+from znn_dask.model.compiled import for_batch, fresh_token
+from znn_dask.model.core import Core
+from znn_dask.model.samples import Batch
 from znn_dask.net import Network
 from znn_dask.ops.layout import kernel_to_public
 
 Array = npt.NDArray[np.float32]
 
 
-def forward_graph(net: Network, plan: Plan, values: Mapping[Any, Any], token: str) -> StepGraph:
-    """Return the forward graph; what ``values`` does not have stays an input."""
-    return _filled(net, lower_forward(net, plan, token), values)
+def graph_of(core: Core, kind: str, batch: Batch | None) -> StepGraph:
+    """Return the "forward" or "step" graph of a model as it is now; without a batch its sample stays an input."""
+    if kind == "forward":
+        core.flush()
+    plan = core.plan if batch is None else for_batch(core.plan, batch.size)
+    token = fresh_token()
+    if kind == "forward":
+        graph = lower_forward(core.net, plan, token)
+    else:
+        weights = frozenset() if batch is None else frozenset(batch.weights)
+        options = replace(core.step_options(weights, core.state.pending is not None), updates=True)
+        graph = _with_parameters(core.net, plan, lower_step(core.net, plan, options, token), token)
+    return _filled(core.net, graph, core.values(batch))
 
 
-def step_graph(
-    net: Network, plan: Plan, options: StepOptions, values: Mapping[Any, Any], rate: float, token: str
-) -> StepGraph:
-    """Return the step graph with its own updates; its outputs are the loss and each new parameter by name."""
-    graph = lower_step(net, plan, options, token)
+def _with_parameters(net: Network, plan: Plan, graph: StepGraph, token: str) -> StepGraph:
+    """Return a step with the loss and each new parameter by name as its outputs."""
     outputs = {"loss": graph.outputs["loss"]}
     tasks = dict(graph.dask)
     priority = dict(graph.priority)
@@ -38,8 +49,7 @@ def step_graph(
         tasks[key] = Task(key, put_together, refs([k for k, _ in pairs]), parts, net.parameters[name].shape)
         priority[key] = min(graph.priority.values())
         outputs[name] = key
-    whole = StepGraph(tasks, graph.inputs, outputs, priority, graph.n_bytes)
-    return _filled(net, whole, {**values, "learning-rate": rate})
+    return StepGraph(tasks, graph.inputs, outputs, priority, graph.n_bytes)
 
 
 def put_together(blocks: list[Array], parts: list[tuple[slice, ...]], shape: tuple[int, ...]) -> Array:

@@ -33,9 +33,7 @@ class Node:
     def __post_init__(self) -> None:
         _check_name("node", self.name)
         if isinstance(self.channels, bool) or not isinstance(self.channels, int) or self.channels < 1:
-            raise NetworkError(
-                f"node {self.name!r} needs a number of maps of at least 1, got {self.channels!r}"
-            )
+            raise NetworkError(f"node {self.name!r} needs a number of maps of at least 1, got {self.channels!r}")
 
 
 @dataclass(frozen=True)
@@ -131,9 +129,7 @@ def arrange(nodes: Iterable[Node], edges: Iterable[Edge]) -> Graph:
 
 def _check_name(what: str, name: str) -> None:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise NetworkError(
-            f"{what} {name!r} needs a name of at least one character, without spaces, '/' or '#'"
-        )
+        raise NetworkError(f"{what} {name!r} needs a name of at least one character, without spaces, '/' or '#'")
 
 
 def _check_unique(what: str, names: Sequence[str]) -> None:
@@ -172,9 +168,7 @@ def _sorted_names(nodes: Sequence[Node], edges: Sequence[Edge]) -> list[str]:
         name = next((name for name, count in waiting.items() if count == 0), None)
         if name is None:
             cycle = " -> ".join(_cycle(waiting, edges))
-            raise NetworkError(
-                f"the network has a cycle: {cycle}. Every path must lead from an input to an output"
-            )
+            raise NetworkError(f"the network has a cycle: {cycle}. Every path must lead from an input to an output")
         del waiting[name]
         ordered.append(name)
         for edge in edges:

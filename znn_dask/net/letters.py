@@ -90,9 +90,7 @@ def _check_letters(layers: str) -> None:
     for place, letter in enumerate(layers):
         if letter not in LETTERS:
             near = f" Did you mean {letter.upper()!r}?" if letter.upper() in LETTERS else ""
-            raise NetworkError(
-                f"unknown letter {letter!r} at place {place + 1} of {layers!r}.{near} Known: {known}"
-            )
+            raise NetworkError(f"unknown letter {letter!r} at place {place + 1} of {layers!r}.{near} Known: {known}")
 
 
 def _operations(spec: Chain) -> list[Op]:
@@ -171,9 +169,7 @@ def _spread(value: Any, layers: str, letters: str, name: str, is_one: Callable[[
     if is_one(value):
         return [value] * count
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise ParameterError(
-            f"{name} must be one value or a list with one for each letter {letters}, got {value!r}"
-        )
+        raise ParameterError(f"{name} must be one value or a list with one for each letter {letters}, got {value!r}")
     if len(value) != count:
         kinds = " or ".join(LETTERS[letter] for letter in letters)
         hint = ". One size in z, y, x is written as a tuple" if len(value) == 3 and _is_flat(value) else ""

@@ -51,9 +51,7 @@ class Network:
     graph: Graph
     ndim: int
 
-    def __init__(
-        self, nodes: Iterable[Node] | Mapping[str, int], edges: Iterable[Edge], ndim: int = 3
-    ) -> None:
+    def __init__(self, nodes: Iterable[Node] | Mapping[str, int], edges: Iterable[Edge], ndim: int = 3) -> None:
         if ndim not in (2, 3):
             raise NetworkError(f"ndim must be 2 or 3, got {ndim!r}")
         if isinstance(nodes, Mapping):
@@ -119,9 +117,7 @@ class Network:
         ParameterError
             If a value is outside its range.
         """
-        spec = Chain(
-            layers, width, kernel, window, ndim, in_channels, out_channels, transfer, stride, dropout, init
-        )
+        spec = Chain(layers, width, kernel, window, ndim, in_channels, out_channels, transfer, stride, dropout, init)
         return cls(*chain(spec), ndim=ndim)
 
     @property
@@ -174,9 +170,7 @@ class Network:
 
         Where outputs differ, their least common multiple.
         """
-        z, y, x = (
-            lcm(*axis) for axis in zip(*(self._sparsity[name] for name in self.graph.outputs), strict=True)
-        )
+        z, y, x = (lcm(*axis) for axis in zip(*(self._sparsity[name] for name in self.graph.outputs), strict=True))
         return z, y, x
 
     def sparsity_of(self, node: str) -> Triple:
@@ -226,9 +220,7 @@ class Network:
             If an image is too small for an edge, does not divide by a pool, or converging images differ in
             size.
         """
-        return _single(
-            self._forward(self._by_name(input_size, self.graph.inputs, "input")), self.graph.outputs
-        )
+        return _single(self._forward(self._by_name(input_size, self.graph.inputs, "input")), self.graph.outputs)
 
     def table(self, output_size: SizeLike | Mapping[str, SizeLike] | None = None) -> str:
         """Return a line for every edge and a summary; sizes are for `output_size`, else the smallest."""
@@ -246,18 +238,14 @@ class Network:
 
     def graphviz(self, output_size: SizeLike | Mapping[str, SizeLike] | None = None) -> Drawing:
         """Return a drawing; notebooks show it, and its `source` is Graphviz's language."""
-        return drawing(
-            self.graph, self._smallest_sizes() if output_size is None else self.node_sizes(output_size)
-        )
+        return drawing(self.graph, self._smallest_sizes() if output_size is None else self.node_sizes(output_size))
 
     def __str__(self) -> str:
         return self.table()
 
     def __repr__(self) -> str:
         fov = _times(self.field_of_view)
-        return (
-            f"<Network: {len(self.graph.edges)} edges, field of view {fov}, {self.n_parameters:,} parameters>"
-        )
+        return f"<Network: {len(self.graph.edges)} edges, field of view {fov}, {self.n_parameters:,} parameters>"
 
     def to_text(self) -> str:
         """Return the text form, which `from_text` reads back as an equal network."""
@@ -336,9 +324,7 @@ class Network:
         except ShapeError:
             return None
 
-    def _by_name(
-        self, size: SizeLike | Mapping[str, SizeLike], names: tuple[str, ...], what: str
-    ) -> dict[str, Triple]:
+    def _by_name(self, size: SizeLike | Mapping[str, SizeLike], names: tuple[str, ...], what: str) -> dict[str, Triple]:
         if not isinstance(size, Mapping):
             return dict.fromkeys(names, as_triple(size, self.ndim, f"{what} size"))
         for name in size:
@@ -351,9 +337,7 @@ class Network:
     @staticmethod
     def _known(name: str, known: list[str], what: str) -> str:
         if name not in known:
-            raise NetworkError(
-                f"there is no {what} {name!r}.{nearest(str(name), known)} Known: {', '.join(known)}"
-            )
+            raise NetworkError(f"there is no {what} {name!r}.{nearest(str(name), known)} Known: {', '.join(known)}")
         return name
 
 

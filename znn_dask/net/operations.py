@@ -98,9 +98,7 @@ class Init:
         if self.kind == "uniform" and args[0] > args[1]:
             raise ParameterError(f"initialiser 'uniform' needs lo <= hi, got {args[0]:g}, {args[1]:g}")
         if self.kind == "gaussian" and args[1] < 0:
-            raise ParameterError(
-                f"initialiser 'gaussian' needs a standard deviation of 0 or more, got {args[1]:g}"
-            )
+            raise ParameterError(f"initialiser 'gaussian' needs a standard deviation of 0 or more, got {args[1]:g}")
         if self.kind == "bernoulli" and not 0 <= args[0] <= 1:
             raise ParameterError(f"initialiser 'bernoulli' needs a probability in [0, 1], got {args[0]:g}")
         object.__setattr__(self, "args", args)
@@ -165,9 +163,7 @@ class Transfer:
         if function == "tanh" and args[0] == 0:
             raise ParameterError("transfer function 'tanh' is a*tanh(b*x) and needs an a other than 0")
         if function in ("elu", "leaky_relu") and args[0] < 0:
-            raise ParameterError(
-                f"transfer function {function!r} needs an argument of 0 or more, got {args[0]:g}"
-            )
+            raise ParameterError(f"transfer function {function!r} needs an argument of 0 or more, got {args[0]:g}")
         object.__setattr__(self, "function", function)
         object.__setattr__(self, "args", args)
         object.__setattr__(self, "bias", bool(self.bias))

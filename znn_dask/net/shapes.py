@@ -101,9 +101,7 @@ def lines(graph: Graph, sparsity: Mapping[str, Triple]) -> dict[str, dict[str, L
     return {node.name: found[node.name] for node in graph.nodes}
 
 
-def sizes_for_outputs(
-    table: Mapping[str, Mapping[str, Line]], outputs: Mapping[str, Triple]
-) -> dict[str, Triple]:
+def sizes_for_outputs(table: Mapping[str, Mapping[str, Line]], outputs: Mapping[str, Triple]) -> dict[str, Triple]:
     """Return the size of every node for given sizes of the outputs.
 
     Raises
@@ -166,9 +164,7 @@ def largest(*sizes: Triple) -> Triple:
 
 def _line_before(op: Op, sparsity: Triple, line: Line) -> Line:
     offset = size_before(op, sparsity, line.offset)
-    return (
-        Line(multiply(line.scale, op.window), offset) if isinstance(op, MaxPool) else Line(line.scale, offset)
-    )
+    return Line(multiply(line.scale, op.window), offset) if isinstance(op, MaxPool) else Line(line.scale, offset)
 
 
 def _size_after(edge: Edge, sparsity: Triple, size: Triple, smallest: Mapping[str, Triple]) -> Triple:

@@ -69,9 +69,7 @@ def drawing(graph: Graph, sizes: Mapping[str, Triple] | None) -> Drawing:
         size = "" if sizes is None else f"\\n{channels} x {_size(sizes[name])}"
         lines.append(f"  {_quoted(name)} [label={_quoted(name, size)}];")
     for edge in graph.edges:
-        lines.append(
-            f"  {_quoted(edge.source)} -> {_quoted(edge.target)} [label={_quoted(edge.name, _label(edge))}];"
-        )
+        lines.append(f"  {_quoted(edge.source)} -> {_quoted(edge.target)} [label={_quoted(edge.name, _label(edge))}];")
     return Drawing("\n".join([*lines, "}", ""]))
 
 

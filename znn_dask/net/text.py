@@ -91,9 +91,7 @@ def read(text: str) -> tuple[list[Node], list[Edge], int, list[str]]:
     for block in edge_blocks:
         target = block.text("output")
         edges.append(
-            _attempt(
-                block, Edge, block.name, block.text("input"), hidden.get(target, target), _read_op(block)
-            )
+            _attempt(block, Edge, block.name, block.text("input"), hidden.get(target, target), _read_op(block))
         )
     given = [block.whole("ndim") for block in blocks if block.kind == "network"]
     return nodes, edges, given[-1] if given else _ndim([edge.op for edge in edges]), ignored

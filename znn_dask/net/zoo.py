@@ -141,9 +141,7 @@ def _conv(depth: int, side: int) -> Convolution:
 
 def _pair(number: str, channels: int, op: Op) -> list[tuple[str, int, Op]]:
     layers = [(f"conv{number}{letter}", f"transfer{number}{letter}") for letter in "ab"]
-    return [
-        item for conv, transfer in layers for item in ((conv, channels, op), (transfer, channels, Transfer()))
-    ]
+    return [item for conv, transfer in layers for item in ((conv, channels, op), (transfer, channels, Transfer()))]
 
 
 def _append(

@@ -18,11 +18,15 @@ from znn_dask.tasks import fresh
 
 
 def _reference_forward(images: Sequence[Array], kernels: Sequence[Array]) -> Array:
-    return sum(reference.conv_forward(i, k) for i, k in zip(images, kernels, strict=True))
+    total: Array = np.sum([reference.conv_forward(i, k) for i, k in zip(images, kernels, strict=True)], axis=0)
+    return total
 
 
 def _reference_backward(d_outputs: Sequence[Array], kernels: Sequence[Array]) -> Array:
-    return sum(reference.conv_input_gradient(d, k) for d, k in zip(d_outputs, kernels, strict=True))
+    total: Array = np.sum(
+        [reference.conv_input_gradient(d, k) for d, k in zip(d_outputs, kernels, strict=True)], axis=0
+    )
+    return total
 
 
 @fresh
@@ -57,7 +61,10 @@ def forward(images: Sequence[Array], kernels: Sequence[Array]) -> Array:
 
 @fresh
 def forward_transfer(
-    images: Sequence[Array], kernels: Sequence[Array], bias: Array | None = None, activation: Activation | None = None
+    images: Sequence[Array],
+    kernels: Sequence[Array],
+    bias: Array | None = None,
+    activation: Activation | None = None,
 ) -> Array:
     """Convolve, then add the bias and apply the transfer function if one is given."""
     image = forward(images, kernels)

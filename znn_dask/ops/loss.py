@@ -73,7 +73,12 @@ def check_loss(name: str) -> None:
 
 @fresh
 def loss_and_gradients(
-    blocks: Sequence[Array], target: Values, weight: Values | None, name: str, arrangement: Arrangement, size: Triple
+    blocks: Sequence[Array],
+    target: Values,
+    weight: Values | None,
+    name: str,
+    arrangement: Arrangement,
+    size: Triple,
 ) -> tuple[Any, ...]:
     """Return the loss of one output, then the gradient of each of its blocks (group by group).
 

@@ -116,9 +116,7 @@ def conv_kernel_gradient(image: Array, d_output: Array, kernel_size: Triple | No
     size = size_of(d_output)
     found = valid_size(size_of(image), size)
     if kernel_size is not None and tuple(kernel_size) != found:
-        raise ShapeError(
-            f"the kernel size is {found} (z, y, x) by the image and its gradient, not {kernel_size}"
-        )
+        raise ShapeError(f"the kernel size is {found} (z, y, x) by the image and its gradient, not {kernel_size}")
     d_kernel = np.zeros((*found, image.shape[4], d_output.shape[4]))
     flat = d_output.astype(np.float64).reshape(-1, d_output.shape[4])
     for tap in offsets(found):
@@ -174,9 +172,7 @@ def transfer_forward(image: Array, bias: Array | None, function: str, args: Sequ
     return forward(x, *arguments).astype(image.dtype)
 
 
-def transfer_backward(
-    d_output: Array, output: Array, function: str, args: Sequence[float] = ()
-) -> tuple[Array, Array]:
+def transfer_backward(d_output: Array, output: Array, function: str, args: Sequence[float] = ()) -> tuple[Array, Array]:
     """Return the gradients at the image and at the bias, with f' taken from the output alone.
 
     Parameters
@@ -242,9 +238,7 @@ def max_filter(image: Array, window: Triple, stride: Triple) -> tuple[Array, Arr
     return split_fragments(output, [stride]), split_fragments(argmax, [stride])
 
 
-def max_filter_backward(
-    d_output: Array, argmax: Array, window: Triple, stride: Triple, input_size: Triple
-) -> Array:
+def max_filter_backward(d_output: Array, argmax: Array, window: Triple, stride: Triple, input_size: Triple) -> Array:
     """Return the gradient at the input of `max_filter`: each value added where its maximum was.
 
     Parameters
@@ -261,9 +255,7 @@ def max_filter_backward(
     where = merge_fragments(argmax, [stride])
     size = valid_size(input_size, window)
     if size != size_of(d_dense):
-        raise ShapeError(
-            f"an input of {input_size} (z, y, x) gives {size}, the gradient has {size_of(d_dense)}"
-        )
+        raise ShapeError(f"an input of {input_size} (z, y, x) gives {size}, the gradient has {size_of(d_dense)}")
     d_image = np.zeros((*input_size, *d_dense.shape[3:]))
     for index, offset in enumerate(offsets(window)):
         window_at(d_image, offset, size)[...] += np.where(where == index, d_dense, 0.0)

@@ -76,9 +76,7 @@ def forward(image: Array, bias: Array | None, activation: Activation, out: Array
 @fresh
 @overwrites(0)
 @twin(_reference_backward)
-def backward(
-    d_output: Array, output: Array, activation: Activation, out: Array | None = None
-) -> tuple[Array, Array]:
+def backward(d_output: Array, output: Array, activation: Activation, out: Array | None = None) -> tuple[Array, Array]:
     """Return the gradients of the image and of the bias.
 
     Parameters

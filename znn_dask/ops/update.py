@@ -20,6 +20,18 @@ def sgd(
     New arrays, never in place: a step that is interrupted must leave the model as it was.
     """
     new_parameter, new_velocity = empty(parameter.shape), empty(parameter.shape)
-    flat = [np.ascontiguousarray(a).reshape(-1) for a in (parameter, velocity, gradient)]
-    _kernels.sgd(*flat, rate, momentum, decay, new_parameter.reshape(-1), new_velocity.reshape(-1))
+    _kernels.sgd(
+        _flat(parameter),
+        _flat(velocity),
+        _flat(gradient),
+        rate,
+        momentum,
+        decay,
+        new_parameter.reshape(-1),
+        new_velocity.reshape(-1),
+    )
     return new_parameter, new_velocity
+
+
+def _flat(array: Array) -> Array:
+    return np.ascontiguousarray(array).reshape(-1)

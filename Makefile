@@ -1,0 +1,66 @@
+# Set-up is part of every target: a fresh machine needs Python 3.11 or newer, a C++17 compiler and make.
+# The environment is made once and used again; nothing is fetched a second time.
+
+PYTHON ?= python3
+VENV ?= .venv
+# TORCH=1 also installs PyTorch, against which the parity tests and benchmarks compare.
+TORCH ?=
+
+BIN := $(VENV)/bin
+# An editable install knows the modules it was made with, so the stamp carries their names.
+MODULES := $(shell find znn_dask -name '*.py' | sort | cksum | cut -d' ' -f1)
+SOURCES := pyproject.toml $(wildcard kernels/*)
+USE := $(VENV)/.installed-use-$(MODULES)
+DEVELOP := $(VENV)/.installed-develop$(if $(TORCH),-torch)-$(MODULES)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+BUILD_TOOLS := "scikit-build-core>=0.11" "nanobind>=2.4" cmake ninja
+
+.PHONY: demo test test-all lint format bench notebooks wheel clean
+
+demo: $(USE)
+	$(BIN)/znn-dask demo --overwrite
+
+test: $(DEVELOP)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(DEVELOP)
+	$(BIN)/python -m pytest
+
+lint: $(DEVELOP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest --ignore-disjoint-bases znn_dask._kernels
+
+format: $(DEVELOP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(DEVELOP)
+	$(BIN)/python bench/kernels.py --json bench/results/kernels.json
+	$(BIN)/python bench/scheduler.py --json bench/results/scheduler.json
+	$(BIN)/python bench/step.py --kernel 5 --against torch --json bench/results/step-k5.json
+
+notebooks: $(DEVELOP)
+	$(BIN)/python -m pytest tests/test_notebooks.py
+
+wheel: $(DEVELOP)
+	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf build dist $(VENV)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(USE): $(SOURCES) | $(VENV)/bin/python
+	$(PIP) $(BUILD_TOOLS)
+	$(PIP) --no-build-isolation -e .
+	touch $@
+
+$(DEVELOP): $(SOURCES) | $(VENV)/bin/python
+	$(PIP) $(BUILD_TOOLS)
+	$(PIP) --no-build-isolation -e ".[test$(if $(TORCH),$(comma)bench)]"
+	touch $@ $(USE)
+
+comma := ,

@@ -1,0 +1,58 @@
+"""What every test shares: PyTorch on one thread, Hypothesis without deadlines, and no test silently not run.
+
+With ``ZNN_DASK_REQUIRE_ALL=1`` (continuous integration) a skipped test or module counts as a failure.
+``ZNN_DASK_TEST_EXAMPLES`` sets how many examples Hypothesis tries per property (25 unless given).
+"""
+
+import os
+import sys
+
+import pytest
+from hypothesis import settings
+
+REQUIRE_ALL = os.environ.get("ZNN_DASK_REQUIRE_ALL") == "1"
+
+# Times on a shared machine vary too much for deadlines; a fixed choice of examples repeats.
+settings.register_profile(
+    "znn_dask",
+    deadline=None,
+    max_examples=int(os.environ.get("ZNN_DASK_TEST_EXAMPLES", "25")),
+    derandomize=REQUIRE_ALL,
+    print_blob=True,
+)
+settings.load_profile("znn_dask")
+
+
+def pytest_collection_finish() -> None:
+    """Keep PyTorch, where a test module imported it, to one thread: its results then repeat bitwise."""
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "set_num_threads"):
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def torch():
+    """PyTorch on one thread; the test is skipped where it is not installed."""
+    module = pytest.importorskip("torch", reason="PyTorch is not installed")
+    module.set_num_threads(1)
+    return module
+
+
+def _fail_if_skipped(report):
+    if REQUIRE_ALL and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"not run, but ZNN_DASK_REQUIRE_ALL=1: {reason}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Turn a skipped test into a failed one where all are required."""
+    return _fail_if_skipped((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report():
+    """Turn a module that was skipped as a whole into a failed one where all are required."""
+    return _fail_if_skipped((yield))

@@ -1,0 +1,69 @@
+"""What the tests of the operations share: shapes to draw, arrays from a seed, two checks of a derivative."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def triples(low: int, high: int) -> st.SearchStrategy[tuple[int, int, int]]:
+    """Sizes (z, y, x) with every axis between ``low`` and ``high``."""
+    return st.tuples(*[st.integers(low, high)] * 3)
+
+
+def normal(rng: np.random.Generator, *shape: int, dtype: Any = np.float64) -> np.ndarray:
+    """Gaussian numbers of a shape."""
+    return rng.standard_normal(shape).astype(dtype)
+
+
+def grow(a: tuple[int, int, int], b: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The size of a valid input: a + b - 1 per axis."""
+    return tuple(n + k - 1 for n, k in zip(a, b, strict=True))
+
+
+def times(a: tuple[int, int, int], b: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The product per axis."""
+    return tuple(n * k for n, k in zip(a, b, strict=True))
+
+
+def assert_adjoint(left: np.ndarray, y: np.ndarray, x: np.ndarray, right: np.ndarray, rtol=1e-10) -> None:
+    """Check <Ax, y> = <x, A'y>, given Ax = left and A'y = right."""
+    assert left.shape == y.shape
+    assert x.shape == right.shape
+    one, other = np.vdot(left, y), np.vdot(x, right)
+    scale = np.linalg.norm(left) * np.linalg.norm(y)
+    assert abs(one - other) <= rtol * max(scale, 1e-30)
+
+
+def assert_gradient(
+    function: Callable[[np.ndarray], float],
+    at: np.ndarray,
+    gradient: np.ndarray,
+    rng: np.random.Generator,
+    rtol: float = 1e-6,
+) -> None:
+    """Compare a gradient with central differences along random directions; everything in float64."""
+    assert gradient.shape == at.shape
+    h = 1e-5
+    for _ in range(3):
+        direction = rng.standard_normal(at.shape)
+        slope = (function(at + h * direction) - function(at - h * direction)) / (2 * h)
+        scale = np.linalg.norm(gradient) * np.linalg.norm(direction)
+        assert abs(slope - np.vdot(gradient, direction)) <= rtol * scale + 1e-9
+
+
+def on_threads(function: Callable[[], Any], num_workers: int, repetitions: int = 1) -> list[Any]:
+    """Run a function on several threads that start together, and return all results."""
+    start = threading.Barrier(num_workers)
+
+    def work(_: int) -> list[Any]:
+        start.wait(timeout=30)
+        return [function() for _ in range(repetitions)]
+
+    with ThreadPoolExecutor(num_workers) as pool:
+        return [result for results in pool.map(work, range(num_workers), timeout=50) for result in results]

@@ -1,0 +1,94 @@
+"""Max-filter and max-pool against their references, forward and backward, in groups, with ties."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ops_cases import SEEDS, grow, normal, on_threads, times, triples
+
+from znn_dask.geometry import volume
+from znn_dask.ops import filter as filters
+from znn_dask.ops import reference
+
+CHANNELS = st.sampled_from([1, 2, 3, 7, 8, 15, 16, 17, 33])
+
+
+def draw_image(rng, *shape):
+    """Few distinct values, so that ties are common, some of them negative."""
+    return rng.integers(-3, 2, shape).astype(np.float32)
+
+
+@given(triples(1, 3), triples(1, 4), triples(1, 3), st.integers(1, 3), CHANNELS, SEEDS, st.data())
+def test_max_filter_equals_reference_in_any_number_of_groups(small, window, stride, batch, channels, seed, data):
+    rng = np.random.default_rng(seed)
+    size = grow(times(small, stride), window)
+    image = draw_image(rng, *size, batch, channels)
+    n_parities = volume(stride)
+    n_groups = data.draw(st.sampled_from([n for n in range(1, n_parities + 1) if n_parities % n == 0]), "n_groups")
+    expected, where = reference.max_filter(image, window, stride)
+    parts = filters.max_filter(image, window, stride, n_groups)
+    outputs, indices = parts[:n_groups], parts[n_groups:]
+    np.testing.assert_array_equal(np.concatenate(outputs, axis=3), expected)
+    np.testing.assert_array_equal(np.concatenate(indices, axis=3), where)
+
+    d_outputs = [normal(rng, *output.shape, dtype=np.float32) for output in outputs]
+    d_image = filters.max_filter_backward(d_outputs, indices, window, stride, size)
+    d_expected = reference.max_filter_backward(np.concatenate(d_outputs, axis=3), where, window, stride, size)
+    np.testing.assert_allclose(d_image, d_expected, rtol=1e-6, atol=1e-5)
+
+
+@given(triples(1, 3), triples(1, 4), st.integers(1, 3), CHANNELS, SEEDS)
+def test_max_pool_equals_reference(small, window, batch, channels, seed):
+    rng = np.random.default_rng(seed)
+    image = draw_image(rng, *times(small, window), batch, channels)
+    output, index = filters.max_pool(image, window)
+    expected, where = reference.max_pool(image, window)
+    np.testing.assert_array_equal(output, expected)
+    np.testing.assert_array_equal(index, where)
+    d_output = normal(rng, *output.shape, dtype=np.float32)
+    d_image = filters.max_pool_backward(d_output, index, window, image.shape[:3])
+    np.testing.assert_array_equal(d_image, reference.max_pool_backward(d_output, where, window))
+
+
+@pytest.mark.parametrize(("window", "dtype"), [((1, 16, 16), np.uint8), ((1, 16, 17), np.uint16)])
+def test_index_is_as_small_as_the_window_allows(window, dtype):
+    rng = np.random.default_rng(0)
+    image = normal(rng, 1, 17, 18, 1, 3, dtype=np.float32)
+    output, index = filters.max_filter(image, window, (1, 1, 1))
+    assert index.dtype == dtype
+    expected, where = reference.max_filter(image, window, (1, 1, 1))
+    np.testing.assert_array_equal(output, expected)
+    np.testing.assert_array_equal(index, where)
+    d_image = filters.max_filter_backward([output], [index], window, (1, 1, 1), image.shape[:3])
+    d_expected = reference.max_filter_backward(output, where, window, (1, 1, 1), image.shape[:3])
+    np.testing.assert_allclose(d_image, d_expected, rtol=1e-6)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("num_workers", [1, 2, 4, 8])
+def test_backward_adds_in_one_order(num_workers):
+    rng = np.random.default_rng(1)
+    image = draw_image(rng, 10, 10, 10, 2, 5)
+    output, index = filters.max_filter(image, (3, 3, 3), (2, 2, 2))
+    d_output = normal(rng, *output.shape, dtype=np.float32)
+
+    def run():
+        d_image = filters.max_filter_backward([d_output], [index], (3, 3, 3), (2, 2, 2), (10, 10, 10))
+        return d_image.tobytes()
+
+    assert len(set(on_threads(run, num_workers, repetitions=3))) == 1
+
+
+def test_a_filter_does_not_hide_what_is_not_a_number():
+    image = np.arange(27, dtype=np.float32).reshape(3, 3, 3, 1, 1)
+    image[1, 1, 1] = np.nan
+    for output, _ in (filters.max_filter(image, (2, 2, 2), (1, 1, 1)), filters.max_pool(image, (3, 3, 3))):
+        assert np.isnan(output).all(), "every window holds the middle"
+
+
+def test_sizes_that_do_not_fit_are_refused():
+    image = np.zeros((4, 4, 4, 1, 1), np.float32)
+    with pytest.raises(ValueError, match=r"window of \(2, 2, 2\) with stride \(2, 2, 2\) does not fit"):
+        filters.max_filter(image, (2, 2, 2), (2, 2, 2))
+    with pytest.raises(ValueError, match="at most 65536"):
+        filters.max_filter(np.zeros((41, 41, 41, 1, 1), np.float32), (41, 41, 41), (1, 1, 1))

@@ -1,0 +1,156 @@
+"""The machinery of a model: its plan, its compiled graphs and its state, for samples already checked."""
+
+from collections.abc import Hashable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from znn_dask.geometry import Triple
+from znn_dask.lower import Options, Plan, lower_step, make_plan
+from znn_dask.lower.memory import forward_bytes, peak_bytes
+from znn_dask.lower.parameters import to_blocks, to_public
+from znn_dask.lower.step import StepOptions, step_input_sizes
+from znn_dask.model.compiled import Programs, for_batch, make_transforms
+from znn_dask.model.predict import choose_patch
+from znn_dask.model.samples import Batch
+from znn_dask.model.state import SGD, State
+from znn_dask.net import Network
+from znn_dask.ops import update
+from znn_dask.sched import Scheduler
+
+Array = npt.NDArray[np.float32]
+
+
+class Core:
+    """A planned network on a scheduler.
+
+    Attributes
+    ----------
+    state : State
+        Replaced as a whole after a step has succeeded.
+    learning_rate : float
+        Of the gradients computed from now on.
+    """
+
+    def __init__(
+        self,
+        net: Network,
+        plan: Plan,
+        options: Options,
+        loss: str,
+        optimizer: SGD,
+        seed: int,
+        num_workers: int | None,
+        policy: str,
+    ) -> None:
+        self.net, self.plan, self.options = net, plan, options
+        self.loss, self.optimizer, self.seed = loss, optimizer, seed
+        self.learning_rate = optimizer.learning_rate
+        self.scheduler = Scheduler(num_workers, policy)
+        self.programs = Programs(net, self.scheduler)
+        self.input_sizes = step_input_sizes(net, plan)
+        self.wisdom = make_transforms(net, plan)
+        self.state = State({}, {})
+
+    def start(self, parameters: Mapping[str, Any], velocities: Mapping[str, Any] | None = None, steps: int = 0) -> None:
+        """Take parameters in public form; velocities are zero unless given."""
+        blocks = to_blocks(self.net, self.plan, parameters)
+        if velocities is None:
+            moving = {name: np.zeros_like(values) for name, values in blocks.items()}
+        else:
+            moving = to_blocks(self.net, self.plan, velocities)
+        self.state = State(blocks, moving, step_count=steps)
+
+    def public(self, blocks: Mapping[Hashable, Array]) -> dict[str, Array]:
+        """Return blocks of parameters in public form."""
+        return to_public(self.net, self.plan, blocks)
+
+    def forward(self, batch: Batch) -> dict[str, Array]:
+        """Return the outputs by name, with a batch axis."""
+        self.flush()
+        return self.programs.forward(for_batch(self.plan, batch.size)).run(self.values(batch))
+
+    def gradients(self, batch: Batch) -> tuple[float, dict[str, Array]]:
+        """Return loss and gradients of a sample."""
+        self.flush()
+        results = self._run_step(batch, pending=False)
+        return float(results["loss"]), self.public({name: results["gradient", name] for name in self.state.parameters})
+
+    def step(self, batch: Batch) -> float:
+        """Make the pending updates and compute the next ones; if that fails, nothing has changed."""
+        state, rate = self.state, self.learning_rate
+        results = self._run_step(batch, pending=state.pending is not None)
+        names = state.parameters
+        updated = state
+        if state.pending is not None:
+            updated = replace(
+                state,
+                parameters={name: results["parameter", name] for name in names},
+                velocities={name: results["velocity", name] for name in names},
+            )
+        self.state = replace(
+            updated,
+            pending={name: results["gradient", name] for name in names},
+            pending_rate=rate,
+            step_count=state.step_count + 1,
+        )
+        return float(results["loss"])
+
+    def _run_step(self, batch: Batch, pending: bool) -> dict[Any, Any]:
+        options = self.step_options(frozenset(batch.weights), pending)
+        return self.programs.step(for_batch(self.plan, batch.size), options).run(self.values(batch))
+
+    def flush(self) -> None:
+        """Make the pending updates."""
+        state = self.state
+        if state.pending is None:
+            return
+        momentum, decay = self.optimizer.momentum, self.optimizer.weight_decay
+        new = {
+            name: update.sgd(values, state.velocities[name], state.pending[name], state.pending_rate, momentum, decay)
+            for name, values in state.parameters.items()
+        }
+        parameters = {name: pair[0] for name, pair in new.items()}
+        velocities = {name: pair[1] for name, pair in new.items()}
+        self.state = replace(state, parameters=parameters, velocities=velocities, pending=None)
+
+    def step_options(self, weights: frozenset[str], pending: bool) -> StepOptions:
+        """Return what a step of this model needs to know."""
+        optimizer = self.optimizer
+        return StepOptions(self.loss, optimizer.momentum, optimizer.weight_decay, self.seed, weights, pending)
+
+    def values(self, batch: Batch | None) -> dict[Hashable, Any]:
+        """Return every value a graph of this model may ask for, by the names of `lower`."""
+        state = self.state
+        values: dict[Hashable, Any] = {"wisdom": self.wisdom, "step": state.step_count}
+        values |= {"pending-rate": state.pending_rate, "learning-rate": self.learning_rate}
+        values |= state.parameters
+        values |= {("velocity", name): v for name, v in state.velocities.items()}
+        values |= {("pending", name): v for name, v in (state.pending or {}).items()}
+        if batch is not None:
+            for kind, arrays in (
+                ("input", batch.images),
+                ("target", batch.targets),
+                ("weight", batch.weights),
+            ):
+                values |= {(kind, name): array for name, array in arrays.items()}
+        return values
+
+    def step_bytes(self) -> int:
+        """Return the estimated peak memory of a step's values."""
+        return peak_bytes(lower_step(self.net, self.plan, self.step_options(frozenset(), False), "estimate"))
+
+    def patch(self, size: Triple) -> tuple[Triple, Plan]:
+        """Return the largest output patch of a volume that stays within the memory, and the plan for it."""
+        chosen = choose_patch(size, lambda patch: forward_bytes(self.net, self._patch_plan(patch)))
+        plan = self._patch_plan(chosen)
+        make_transforms(self.net, plan)
+        return chosen, plan
+
+    def _patch_plan(self, size: Triple) -> Plan:
+        # The parameters stay in the blocks they are in.
+        sizes = dict.fromkeys(self.net.outputs, size)
+        return msgspec.structs.replace(make_plan(self.net, sizes, 1, self.options), blocks=self.plan.blocks)
