@@ -4,14 +4,16 @@ import itertools
 import threading
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import msgspec
 
-from znn_dask.lower import Plan, StepGraph, lower_forward, lower_step
+from znn_dask.lower import Plan, StepGraph, arrange, lower_forward, lower_step
 from znn_dask.lower.step import StepOptions
 from znn_dask.net import Network
 from znn_dask.ops import fft
+from znn_dask.ops.layout import Arrangement
 from znn_dask.sched import Program, Scheduler
 
 _tokens = itertools.count()
@@ -79,12 +81,21 @@ def for_batch(plan: Plan, batch: int) -> Plan:
 
 def make_transforms(net: Network, plan: Plan) -> fft.Wisdom:
     """Plan every transform the plan needs, before any thread does, and return what FFTW learned."""
+    arrangements = arrange(net, plan)
     for name, chosen in plan.convolutions.items():
         if chosen.algorithm == "direct":
             continue
         edge = net.edges[name]
-        for node in (edge.source, edge.target):
-            for width in set(plan.blocks[node]):
-                for lanes in {fft.lanes_for(chosen.tile, width * n) for n in (1, 2, 4, 8, 16, 64)}:
-                    fft.plan(plan.fft_backend, chosen.tile, lanes)
+        counts = {_lanes(arrangements[node]) for node in (edge.source, edge.target)}
+        if chosen.algorithm == "fft-stored":
+            pairs = product(plan.blocks[edge.source], plan.blocks[edge.target])
+            counts.add(frozenset(n_in * n_out for n_in, n_out in pairs))
+        for n_lanes in frozenset.union(*counts):
+            fft.plan(plan.fft_backend, chosen.tile, fft.lanes_for(chosen.tile, n_lanes))
     return fft.wisdom(plan.fft_backend)
+
+
+def _lanes(arrangement: Arrangement) -> frozenset[int]:
+    """Return how many values per voxel the arrays of a node have."""
+    widths = [stop - first for first, stop in arrangement.blocks]
+    return frozenset(len(group) * width for group in arrangement.groups for width in widths)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import scipy.fft
 
 from znn_dask.errors import ParameterError
-from znn_dask.geometry import Triple, volume
+from znn_dask.geometry import Triple, ceil_div, volume
 from znn_dask.ops.memory import Array, empty
 
 if importlib.util.find_spec("pyfftw") is not None:
@@ -119,13 +119,18 @@ def plan(backend: str, size: Triple, lanes: int) -> Plan:
 
 
 def lanes_for(size: Triple, n_lanes: int) -> int:
-    """Return how many lanes of ``n_lanes`` to transform at once: a power of two that keeps a tile in the cache."""
-    lanes = 64
-    while lanes > 8 and volume(size) * lanes * 8 > TILE_BYTES:
-        lanes //= 2
-    while lanes > 1 and lanes // 2 >= n_lanes:
-        lanes //= 2
-    return lanes
+    """Return how many lanes of ``n_lanes`` to transform at once.
+
+    A power of two that keeps a tile in the cache and wastes the fewest lanes; the largest of those.
+    """
+    largest = 64
+    while largest > 8 and volume(size) * largest * 8 > TILE_BYTES:
+        largest //= 2
+    smallest = min(largest, 16)
+    while smallest > 1 and smallest // 2 >= n_lanes:
+        smallest //= 2
+    choices = [2**i for i in range(7) if smallest <= 2**i <= largest]
+    return min(choices, key=lambda lanes: (ceil_div(n_lanes, lanes) * lanes, -lanes))
 
 
 def wisdom(backend: str) -> Wisdom:

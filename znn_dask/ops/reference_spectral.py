@@ -1,0 +1,150 @@
+"""The obvious numpy twins of the steps of a spectral convolution, with the same arguments as those in `spectral`.
+
+A correlation is a product with the conjugate of the kernel's transform; its input gradient a product with the
+transform itself; its kernel gradient the product of the image with the conjugate of the output gradient. Tiles
+are further batch entries (overlap-save forward, overlap-add backward). Promises: arithmetic in float64; results
+have the dtype of the first argument.
+
+Images ``(z, y, x, batch, channel)``; spectra ``(fz, fy, fx, 2, tile * batch, channel)``, the axis of two being
+real and imaginary part, fx halved; kernels ``(kz, ky, kx, in, out)``. Sizes in voxels (z, y, x).
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from znn_dask.geometry import Triple
+from znn_dask.ops.reference import transfer_forward
+from znn_dask.ops.reference_layout import Array, size_of
+
+AXES = (0, 1, 2)
+
+
+class Tiles(Protocol):
+    """How an image is cut for a kernel: see `spectral.Tiling`."""
+
+    @property
+    def kernel(self) -> Triple:
+        """Taps of the kernel."""
+
+    @property
+    def tile(self) -> Triple:
+        """Size of the transform."""
+
+    @property
+    def size(self) -> Triple:
+        """Size of the image."""
+
+    @property
+    def output_size(self) -> Triple:
+        """Size of the convolved image."""
+
+    @property
+    def block(self) -> Triple:
+        """Outputs of one tile."""
+
+    @property
+    def origins(self) -> Sequence[Triple]:
+        """First voxel of each tile, in image and output alike."""
+
+
+class Function(Protocol):
+    """A transfer function: see `transfer.Activation`."""
+
+    @property
+    def function(self) -> str:
+        """Its name."""
+
+    @property
+    def args(self) -> Sequence[float]:
+        """Its arguments."""
+
+
+def image_spectrum(image: Array, tiling: Tiles, wisdom: object = None) -> Array:
+    """Transform the overlapping tiles of an image; voxels beyond its end count as zero."""
+    return _transform(image, tiling.origins, tiling.tile, tiling.tile)
+
+
+def gradient_spectrum(d_output: Array, tiling: Tiles, wisdom: object = None) -> Array:
+    """Transform the blocks of an output gradient, padded with zeros to tiles."""
+    return _transform(d_output, tiling.origins, tiling.block, tiling.tile)
+
+
+def output_image(
+    spectrum: Array,
+    tiling: Tiles,
+    bias: Array | None = None,
+    activation: Function | None = None,
+    wisdom: object = None,
+) -> Array:
+    """Put the valid outputs of every tile side by side; apply bias and transfer function if given."""
+    image = _put_together(spectrum, tiling, tiling.block, tiling.output_size)
+    if activation is not None:
+        image = transfer_forward(image, bias, activation.function, activation.args)
+    return image.astype(spectrum.dtype)
+
+
+def gradient_image(spectrum: Array, tiling: Tiles, wisdom: object = None) -> Array:
+    """Add up the overlapping tiles of an image's gradient."""
+    return _put_together(spectrum, tiling, tiling.tile, tiling.size).astype(spectrum.dtype)
+
+
+def kernel_spectrum(kernel: Array, tiling: Tiles, wisdom: object = None) -> Array:
+    """Transform a kernel, padded with zeros to a tile: shape (fz, fy, fx, 2, in, out)."""
+    return _split(_kernel_transform(kernel, tiling)).astype(kernel.dtype)
+
+
+def product(spectra: Sequence[Array], kernels: Sequence[Array], tiling: Tiles, backward: bool = False) -> Array:
+    """Multiply spectra with the transforms of kernels, and sum over channels and blocks."""
+    return _product(spectra, [_kernel_transform(kernel, tiling) for kernel in kernels], backward)
+
+
+def stored_product(spectra: Sequence[Array], kernels: Sequence[Array], tiling: Tiles, backward: bool = False) -> Array:
+    """As `product`, with the spectra of the kernels."""
+    return _product(spectra, [_join(kernel) for kernel in kernels], backward)
+
+
+def kernel_gradient(spectrum: Array, d_spectrum: Array, tiling: Tiles, wisdom: object = None) -> Array:
+    """Return the gradient of the kernel from the spectra of image and output gradient, summed over the batch."""
+    x, d = _join(spectrum), _join(d_spectrum)
+    taps = np.fft.irfftn(np.swapaxes(x, 3, 4) @ np.conj(d), s=tiling.tile, axes=AXES)
+    return taps[tuple(map(slice, tiling.kernel))].astype(spectrum.dtype)
+
+
+def _transform(image: Array, origins: Sequence[Triple], filled: Triple, tile: Triple) -> Array:
+    parts = []
+    for origin in origins:
+        part = image[tuple(slice(o, o + n) for o, n in zip(origin, filled, strict=True))]
+        parts.append(np.fft.rfftn(part.astype(np.float64), s=tile, axes=AXES))
+    return _split(np.concatenate(parts, axis=3)).astype(image.dtype)
+
+
+def _kernel_transform(kernel: Array, tiling: Tiles) -> Array:
+    return np.fft.rfftn(kernel.astype(np.float64), s=tiling.tile, axes=AXES)
+
+
+def _put_together(spectrum: Array, tiling: Tiles, count: Triple, size: Triple) -> Array:
+    tiles = np.fft.irfftn(_join(spectrum), s=tiling.tile, axes=AXES)
+    n_batch = tiles.shape[3] // len(tiling.origins)
+    image = np.zeros((*size, n_batch, tiles.shape[4]))
+    for index, origin in enumerate(tiling.origins):
+        place = image[tuple(slice(o, o + n) for o, n in zip(origin, count, strict=True))]
+        part = tiles[:, :, :, index * n_batch : (index + 1) * n_batch]
+        place += part[tuple(map(slice, size_of(place)))]
+    return image
+
+
+def _product(spectra: Sequence[Array], kernels: Sequence[Array], backward: bool) -> Array:
+    weights = [np.swapaxes(kernel, 3, 4) if backward else np.conj(kernel) for kernel in kernels]
+    terms = [_join(spectrum) @ weight for spectrum, weight in zip(spectra, weights, strict=True)]
+    return _split(sum(terms[1:], start=terms[0])).astype(spectra[0].dtype)
+
+
+def _split(spectrum: Array) -> Array:
+    return np.stack([spectrum.real, spectrum.imag], axis=3)
+
+
+def _join(spectrum: Array) -> Array:
+    parts = spectrum.astype(np.float64)
+    return parts[:, :, :, 0] + 1j * parts[:, :, :, 1]
