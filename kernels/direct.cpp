@@ -22,7 +22,12 @@ static void rows_forward(const DirectForward& a, int z, int y, size_t row, const
     const size_t channels = a.blocks[block].channels, step = (size_t)a.batch * channels;
     for (int dz = 0; dz < a.kernel.z; dz++)
       for (int dy = 0; dy < a.kernel.y; dy++) {
-        const float* line = a.blocks[block].data + ((size_t)(z + dz) * a.size.y + y + dy) * a.size.x * step + row * channels;
+        const int iz = z + dz - a.pad_z, iy = y + dy - a.pad_y;
+        if (iz < 0 || iz >= a.size.z || iy < 0 || iy >= a.size.y) {
+          w += a.kernel.x * channels * V * LANES;
+          continue;
+        }
+        const float* line = a.blocks[block].data + ((size_t)iz * a.size.y + iy) * a.size.x * step + row * channels;
         for (int dx = 0; dx < a.kernel.x; dx++, line += step)
           for (size_t i = 0; i < channels; i++, w += V * LANES) {
             vf weight[V];
@@ -49,7 +54,8 @@ static size_t rows_up_to(const DirectForward& a, int z, int y, size_t row, size_
 
 template <int V>
 static void channels_forward(const DirectForward& a, const float* w, int first, int tail) {
-  const Size m = valid_size(a.size, a.kernel);
+  const Size padded = {a.size.z + 2 * a.pad_z, a.size.y + 2 * a.pad_y, a.size.x};
+  const Size m = valid_size(padded, a.kernel);
   const size_t n = (size_t)m.x * a.batch;
   for (int z = 0; z < m.z; z++)
     for (int y = 0; y < m.y; y++) {

@@ -68,7 +68,8 @@ std::vector<znn::Block> blocks_of(const std::vector<A>& data, int channel_axis) 
   return blocks;
 }
 
-void direct_forward(const std::vector<Image>& images, const std::vector<Kernel>& kernels, Array<float, 5> out) {
+// pad_z, pad_y: zeros thought around the images along z and y.
+void direct_forward(const std::vector<Image>& images, const std::vector<Kernel>& kernels, Array<float, 5> out, int pad_z, int pad_y) {
   require(!images.empty() && images.size() == kernels.size(), "direct_forward needs one kernel per image");
   std::vector<znn::Block> blocks = blocks_of(images, 4);
   const znn::Size size = size_of(images[0]), kernel = size_of(kernels[0]);
@@ -79,9 +80,11 @@ void direct_forward(const std::vector<Image>& images, const std::vector<Kernel>&
             "a kernel does not fit its image or the output");
     blocks[j].kernel = kernels[j].data();
   }
-  require(positive(valid(size, kernel)) && same(size_of(out), valid(size, kernel)) && (int)out.shape(3) == batch,
-          "the output's size must be image - kernel + 1, at least 1");
-  znn::DirectForward a{size, kernel, batch, (int)blocks.size(), n_out, blocks.data(), out.data(), nullptr};
+  require(pad_z >= 0 && pad_y >= 0, "padding must not be negative");
+  const znn::Size m = valid({size.z + 2 * pad_z, size.y + 2 * pad_y, size.x}, kernel);
+  require(positive(m) && same(size_of(out), m) && (int)out.shape(3) == batch,
+          "the output's size must be image + 2 padding - kernel + 1, at least 1");
+  znn::DirectForward a{size, kernel, pad_z, pad_y, batch, (int)blocks.size(), n_out, blocks.data(), out.data(), nullptr};
   nb::gil_scoped_release release;
   a.scratch = znn::pool::scratch(znn::table().direct_forward_scratch(a));
   znn::table().direct_forward(a);
@@ -355,7 +358,7 @@ NB_MODULE(_kernels, m) {
     const znn::pool::Counts c = znn::pool::counts();
     return nb::make_tuple(c.bytes_from_system, c.bytes_in_use, c.n_from_system);
   });
-  m.def("direct_forward", &direct_forward, "images"_a, "kernels"_a, "out"_a);
+  m.def("direct_forward", &direct_forward, "images"_a, "kernels"_a, "out"_a, "pad_z"_a = 0, "pad_y"_a = 0);
   m.def("direct_gradient", &direct_gradient, "image"_a, "d_out"_a, "d_kernel"_a);
   m.def("spectral_product", &spectral_product, "images"_a, "kernels"_a, "transform"_a, "twiddles"_a, "backward"_a, "out"_a);
   m.def("stored_product", &stored_product, "images"_a, "kernels"_a, "transform"_a, "backward"_a, "out"_a);

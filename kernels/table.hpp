@@ -22,6 +22,7 @@ struct Block {
 struct DirectForward {
   Size size;    // of the input image
   Size kernel;  // taps
+  int pad_z, pad_y;  // zeros thought around the image along z and y; along x they must be there
   int batch, n_blocks, out_channels;
   const Block* blocks;
   float* out;

@@ -90,7 +90,7 @@ def _transfer(low: Lowering, back: Backward, edge: Edge, d_values: Values) -> Va
         index = (edge.name, block, group)
         output = low.contributions[edge.target][edge.name][block, group]
         whole = low.graph.task(
-            "transfer-backward",
+            "backward-transfer",
             index,
             priority,
             transfer.backward,
@@ -115,15 +115,15 @@ def _one_to_one(low: Lowering, edge: Edge, d_values: Values, block: int, group: 
     if isinstance(op, Dropout):
         arguments = dropout_arguments(low, edge, block, group)
         gradient = ref(d_values[block, group])
-        return graph.task("dropout-backward", index, priority, dropout.apply, gradient, *arguments, n_bytes=n_bytes)
+        return graph.task("backward-dropout", index, priority, dropout.apply, gradient, *arguments, n_bytes=n_bytes)
     argmax = low.argmax[edge.name, block, group]
     gradients = [d_values[block, group * len(argmax) + part] for part in range(len(argmax))]
     if isinstance(op, MaxPool):
         backward, arguments = filters.max_pool_backward, (ref(gradients[0]), ref(argmax[0]), op.window, size)
-        return graph.task("max-pool-backward", index, priority, backward, *arguments, n_bytes=n_bytes)
+        return graph.task("backward-max-pool", index, priority, backward, *arguments, n_bytes=n_bytes)
     assert isinstance(op, MaxFilter)
     arguments = (refs(gradients), refs(argmax), op.window, op.stride, size)
-    return graph.task("max-filter-backward", index, priority, filters.max_filter_backward, *arguments, n_bytes=n_bytes)
+    return graph.task("backward-max-filter", index, priority, filters.max_filter_backward, *arguments, n_bytes=n_bytes)
 
 
 def _convolution(low: Lowering, back: Backward, edge: Edge, d_values: Values, wanted: bool) -> Values:
@@ -168,12 +168,12 @@ def _input_gradient(low: Lowering, edge: Edge, place: Place, arriving: Values) -
     if low.plan.granularity == "node":
         index = (edge.name, *place)
         total = graph.task(
-            "conv-backward", index, priority, function, refs(gradients), refs(kernels), *more, n_bytes=n_bytes
+            "backward-conv", index, priority, function, refs(gradients), refs(kernels), *more, n_bytes=n_bytes
         )
     else:
         terms = [
             graph.task(
-                "conv-backward",
+                "backward-conv",
                 (edge.name, b, *place),
                 priority,
                 function,

@@ -87,8 +87,13 @@ def backward(d_outputs: Sequence[Array], kernels: Sequence[Array]) -> Array:
     -------
     float32 array of shape (z + kz - 1, y + ky - 1, x + kx - 1, batch, in)
     """
+    kz, ky, kx, n_in, _ = kernels[0].shape
+    z, y, x, batch, _ = d_outputs[0].shape
     turned = [np.ascontiguousarray(kernel[::-1, ::-1, ::-1].swapaxes(3, 4)) for kernel in kernels]
-    return forward([_pad(d, kernels[0].shape) for d in d_outputs], turned)
+    out = empty((z + kz - 1, y + ky - 1, x + kx - 1, batch, n_in))
+    # Only x is padded in memory: along z and y the kernel skips the taps that fall on zeros.
+    _kernels.direct_forward([_pad_x(d, kx - 1) for d in d_outputs], turned, out, kz - 1, ky - 1)
+    return out
 
 
 @fresh
@@ -107,9 +112,10 @@ def kernel_gradient(image: Array, d_output: Array) -> Array:
     return d_kernel
 
 
-def _pad(image: Array, kernel: tuple[int, ...]) -> Array:
+def _pad_x(image: Array, pad: int) -> Array:
+    if pad == 0:
+        return image
     z, y, x, batch, channels = image.shape
-    pz, py, px = (k - 1 for k in kernel[:3])
-    padded = zeros((z + 2 * pz, y + 2 * py, x + 2 * px, batch, channels))
-    padded[pz : pz + z, py : py + y, px : px + x] = image
+    padded = zeros((z, y, x + 2 * pad, batch, channels))
+    padded[:, :, pad : pad + x] = image
     return padded
