@@ -1,25 +1,20 @@
 """Overhead per empty task: ours, compiled and from the raw graph, beside Dask's local schedulers.
 
 Each graph's tasks only add small integers. Every contender's answer is compared before anything is timed. Times
-are wall-clock microseconds per key of the graph; the JSON holds every repetition, medians, ratios and the
-environment::
+are wall-clock microseconds per key of the graph; ratios are medians over turns. The JSON holds every repetition,
+the ratios and the environment::
 
     python bench/scheduler.py --workers 2 --json scheduler.json
 """
 
 import argparse
-import json
-import os
-import platform
-import statistics
-import sys
-import time
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import dask
 import dask.threaded
 from dask.task_spec import Task, TaskRef
+from measure import alternate, environment, ratio, summary, write_json
 
 from znn_dask.sched import Scheduler, get
 from znn_dask.tasks import Reduce
@@ -96,32 +91,18 @@ def measure(graph: Graph, n_workers: int, repeats: int) -> dict[str, Any]:
     for name, call in calls.items():
         if name != "compile" and call() != expected:
             raise SystemExit(f"{name} gives a wrong answer")
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats):
-        for name, call in calls.items():
-            begin = time.perf_counter()
-            call()
-            times[name].append((time.perf_counter() - begin) / len(dsk) * 1e6)
-    medians = {name: statistics.median(t) for name, t in times.items()}
-    peers = ("dask.get", "dask.threaded.get")
+    times = alternate(calls, repeats, warmup=0)
+    per_key = {name: {k: s / len(dsk) * 1e6 for k, s in summary(t).items()} for name, t in times.items()}
     ratios = {
-        f"{peer} / {ours}": medians[peer] / medians[ours]
-        for peer in peers
+        f"{peer} / {ours}": ratio(times[peer], times[ours])
+        for peer in ("dask.get", "dask.threaded.get")
         for ours in ("compiled run, locality", "znn get")
     }
-    return {"keys": len(dsk), "us_per_key": times, "median_us_per_key": medians, "ratio_of_medians": ratios}
-
-
-def environment(n_workers: int) -> dict[str, Any]:
-    """Return what the figures depend on."""
     return {
-        "python": sys.version,
-        "dask": dask.__version__,
-        "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cpus": os.cpu_count(),
-        "workers": n_workers,
-        "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
+        "keys": len(dsk),
+        "seconds": times,
+        "us_per_key": {name: {k.removesuffix("_s"): v for k, v in p.items()} for name, p in per_key.items()},
+        "ratios": ratios,
     }
 
 
@@ -144,14 +125,13 @@ def main() -> None:
     report: dict[str, Any] = {"environment": environment(options.workers), "graphs": {}}
     for name, graph in graphs.items():
         result = report["graphs"][name] = measure(graph, options.workers, options.repeats)
-        print(f"{name}: {result['keys']} keys, {options.workers} workers, us per key (median of {options.repeats})")
-        for contender, median in result["median_us_per_key"].items():
-            print(f"  {contender:24}{median:9.2f}")
-        for ratio, value in result["ratio_of_medians"].items():
-            print(f"  {ratio:48}{value:8.1f}")
+        print(f"{name}: {result['keys']} keys, {options.workers} workers, us per key: median (least to most)")
+        for contender, t in result["us_per_key"].items():
+            print(f"  {contender:24}{t['median']:9.2f}   ({t['min']:.2f} to {t['max']:.2f})")
+        for pair, value in result["ratios"].items():
+            print(f"  {pair:48}{value:8.1f}")
     if options.json:
-        with open(options.json, "w") as file:
-            json.dump(report, file, indent=1)
+        write_json(options.json, report)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ ZNN_INLINE void window_maximum(const Filter& f, const float* corner, size_t lane
     for (int dy = 0; dy < f.window.y; dy++)
       for (int dx = 0; dx < f.window.x; dx++, index += 1) {
         const vf value = load_first(corner + dz * plane + dy * line + dx * lanes + q, n);
-        const vi larger = value > best;
+        const vi larger = (value > best) | (value != value);  // NaN wins, and stays
         best = larger ? value : best;
         where = larger ? index : where;
       }

@@ -10,7 +10,7 @@ namespace znn::ZNN_ISA {
 template <Function F>
 ZNN_INLINE float apply(float v, float a, float b) {
   if constexpr (F == LINEAR) return a * v + b;
-  if constexpr (F == RELU) return v > 0.0f ? v : 0.0f;
+  if constexpr (F == RELU) return v < 0.0f ? 0.0f : v;  // NaN stays NaN
   if constexpr (F == TANH) return a * tanhf(b * v);
   if constexpr (F == LOGISTIC || F == FORWARD_LOGISTIC) return 1.0f / (1.0f + expf(-v));
   if constexpr (F == SOFTSIGN) return v / (1.0f + fabsf(v));
@@ -32,7 +32,7 @@ ZNN_INLINE float slope(float y, float a, float b) {
 }
 
 template <Function F>
-static void forward(const Transfer& t, const float* __restrict image, const float* __restrict bias, float* out) {
+static void forward(const Transfer& t, const float* image, const float* bias, float* out) {
   for (size_t r = 0; r < t.rows; r++, image += t.channels, out += t.channels)
     for (int c = 0; c < t.channels; c++) out[c] = apply<F>(image[c] + bias[c], t.a, t.b);
 }

@@ -243,7 +243,7 @@ import znn_dask as znn
 from znn_dask.ops import reference, validation
 
 net = znn.Network.parse("CTMCT", width=3, kernel=2)
-x, target = np.ones((1, 1, 5, 5, 5), np.float32), np.zeros((1, 1, 2, 2, 2), np.float32)
+x, target = np.ones((1, 1, *net.input_size(2)), np.float32), np.zeros((1, 1, 2, 2, 2), np.float32)
 for convolution in ("fft", "direct"):
     with znn.Model(net, (2, 2, 2), num_workers=2, convolution=convolution) as model:
         model.step(x, target)

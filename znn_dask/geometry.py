@@ -72,7 +72,5 @@ def cover(size: Triple, patch: Triple) -> list[Triple]:
 
     The patch must not be larger than the box.
     """
-    starts = [
-        sorted({min(first, n - p) for first in range(0, n, p)}) for n, p in zip(size, patch, strict=True)
-    ]
+    starts = [sorted({min(first, n - p) for first in range(0, n, p)}) for n, p in zip(size, patch, strict=True)]
     return [(z, y, x) for z in starts[0] for y in starts[1] for x in starts[2]]

@@ -11,15 +11,13 @@ import msgspec
 import numpy as np
 import safetensors.numpy
 
-from znn_dask.errors import CheckpointError
+from znn_dask.errors import CheckpointError, ParameterError
 from znn_dask.io.atomic import replacing
 
 _MAX_HEADER = 100_000_000  # bytes, the limit of the format
 
 
-def write_checkpoint(
-    path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
-) -> None:
+def write_checkpoint(path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
     """Write arrays and text so that ``path`` holds either the old or the complete new file.
 
     Parameters
@@ -29,7 +27,15 @@ def write_checkpoint(
     tensors : mapping of str to array
         Any shapes; strides do not matter.
     metadata : mapping of str to str
+
+    Raises
+    ------
+    ParameterError
+        If there is no array.
     """
+    if not tensors:
+        # safetensors 0.8 writes a malformed header then.
+        raise ParameterError(f"a checkpoint needs at least one array, and {path} would have none")
     # `save` copies the buffer as it lies, so views and Fortran order must be made contiguous here.
     arrays = {name: np.array(value, order="C", copy=None) for name, value in tensors.items()}
     content = safetensors.numpy.save(arrays, metadata=dict(metadata))

@@ -66,9 +66,7 @@ def read_image(source: str | Path) -> np.ndarray:
     """
     array = read_volume(source)
     if array.ndim not in (2, 3, 4):
-        raise DataError(
-            f"{source} has shape {array.shape}; an image must be (y, x), (z, y, x) or (channel, z, y, x)"
-        )
+        raise DataError(f"{source} has shape {array.shape}; an image must be (y, x), (z, y, x) or (channel, z, y, x)")
     if array.size == 0:
         raise DataError(f"{source} has shape {array.shape}, which holds no voxel")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -128,7 +126,15 @@ def _read_npy(place: Source) -> np.ndarray:
 
 
 def _read_tiff(place: Source) -> np.ndarray:
-    return np.asarray(tifffile.imread(place.path))
+    with tifffile.TiffFile(place.path) as file:
+        series = file.series
+        if len(series) == 1:
+            return np.asarray(file.asarray())
+        # Pages that were written one by one are series of their own; `asarray` would give the first alone.
+        shapes = {tuple(item.shape) for item in series}
+        if len(shapes) > 1:
+            raise DataError(f"{place} holds images of different shapes: {sorted(shapes)}; save one of them alone")
+        return np.stack([item.asarray() for item in series])
 
 
 def _read_hdf5(place: Source) -> np.ndarray:
@@ -165,8 +171,7 @@ def _choose(place: Source, found: Mapping[str, Any]) -> Any:
         raise DataError(f"{place.path} holds no dataset")
     if place.dataset is not None:
         raise DataError(
-            f"{place.path} has no dataset {place.dataset!r}; it has {', '.join(names)}."
-            f"{nearest(place.dataset, names)}"
+            f"{place.path} has no dataset {place.dataset!r}; it has {', '.join(names)}.{nearest(place.dataset, names)}"
         )
     if len(names) > 1:
         raise DataError(

@@ -12,7 +12,7 @@ from znn_dask.errors import ParameterError, nearest
 from znn_dask.geometry import ONE, Triple, ceil_div, round_up, volume
 from znn_dask.lower.cost import best_tile, direct_cost, spectral_cost, whole_size
 from znn_dask.net import Convolution, MaxFilter, Network
-from znn_dask.ops.fft import resolve_backend
+from znn_dask.ops.fft import EFFORTS, resolve_backend
 
 ALGORITHMS = ("fft", "direct", "fft-stored")
 GRANULARITIES = ("node", "edge")
@@ -30,6 +30,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     granularity: str = "auto"
     block: int | str = "auto"
     fft_backend: str = "auto"
+    fft_effort: str = "estimate"
     sum: str = "tree"
 
 
@@ -53,7 +54,7 @@ class Plan(msgspec.Struct, frozen=True):
         Examples in a batch group of the inputs.
     groups_after : dict of max-filter edge to int
         Into how many groups it splits each of its source's.
-    granularity, sum, fft_backend : str
+    granularity, sum, fft_backend, fft_effort : str
     """
 
     output_size: dict[str, Triple]
@@ -65,6 +66,7 @@ class Plan(msgspec.Struct, frozen=True):
     granularity: str
     sum: str
     fft_backend: str
+    fft_effort: str
 
     def to_json(self) -> str:
         """Return the plan as text."""
@@ -121,6 +123,7 @@ def make_plan(net: Network, output_size: Mapping[str, Triple], batch: int, optio
         granularity="node" if options.granularity == "auto" else options.granularity,
         sum=options.sum,
         fft_backend=resolve_backend(options.fft_backend),
+        fft_effort=options.fft_effort,
     )
 
 
@@ -139,6 +142,7 @@ def _check(net: Network, batch: int, options: Options) -> None:
         _one_of("convolution", value, ("auto", *ALGORITHMS))
     _one_of("granularity", options.granularity, ("auto", *GRANULARITIES))
     _one_of("sum", options.sum, SUMS)
+    _one_of("fft_effort", options.fft_effort, EFFORTS)
     block = options.block
     if block != "auto" and (isinstance(block, bool) or not isinstance(block, int) or block < 1):
         raise ParameterError(f"block must be 'auto' or a number of channels of at least 1, got {block!r}")
@@ -267,7 +271,7 @@ def describe(net: Network, plan: Plan, peak_bytes: int | None) -> str:
     sizes = ", ".join(f"{name} {'x'.join(map(str, size))}" for name, size in plan.output_size.items())
     lines.append(
         f"output {sizes}; batch {plan.batch}; granularity {plan.granularity}; sum {plan.sum}; "
-        f"transforms {plan.fft_backend}"
+        f"transforms {plan.fft_backend}, {plan.fft_effort}d"
     )
     if peak_bytes is not None:
         lines.append(f"peak memory of a step about {peak_bytes / 2**20:,.0f} MiB")

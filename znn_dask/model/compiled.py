@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from znn_dask.geometry import Triple
 from znn_dask.lower import Plan, StepGraph, arrange, lower_forward, lower_step
 from znn_dask.lower.step import StepOptions
 from znn_dask.net import Network
@@ -79,9 +80,10 @@ def for_batch(plan: Plan, batch: int) -> Plan:
     return msgspec.structs.replace(plan, batch=batch, examples_per_group=min(batch, plan.examples_per_group))
 
 
-def make_transforms(net: Network, plan: Plan) -> fft.Wisdom:
-    """Plan every transform the plan needs, before any thread does, and return what FFTW learned."""
+def learn_transforms(net: Network, plan: Plan, known: fft.Wisdom | None = None) -> fft.Wisdom:
+    """Let FFTW measure every transform of a plan if it is to, before any thread needs it; return what it learned."""
     arrangements = arrange(net, plan)
+    tiles: dict[tuple[Triple, int], None] = {}
     for name, chosen in plan.convolutions.items():
         if chosen.algorithm == "direct":
             continue
@@ -91,8 +93,8 @@ def make_transforms(net: Network, plan: Plan) -> fft.Wisdom:
             pairs = product(plan.blocks[edge.source], plan.blocks[edge.target])
             counts.add(frozenset(n_in * n_out for n_in, n_out in pairs))
         for n_lanes in frozenset.union(*counts):
-            fft.plan(plan.fft_backend, chosen.tile, fft.lanes_for(chosen.tile, n_lanes))
-    return fft.wisdom(plan.fft_backend)
+            tiles[chosen.tile, fft.lanes_for(chosen.tile, n_lanes)] = None
+    return fft.learn(plan.fft_backend, plan.fft_effort, tiles, known)
 
 
 def _lanes(arrangement: Arrangement) -> frozenset[int]:

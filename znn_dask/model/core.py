@@ -13,12 +13,13 @@ from znn_dask.lower import Options, Plan, lower_step, make_plan
 from znn_dask.lower.memory import forward_bytes, peak_bytes
 from znn_dask.lower.parameters import to_blocks, to_public
 from znn_dask.lower.step import StepOptions, step_input_sizes
-from znn_dask.model.compiled import Programs, for_batch, make_transforms
+from znn_dask.model.compiled import Programs, for_batch, learn_transforms
 from znn_dask.model.predict import choose_patch
 from znn_dask.model.samples import Batch
 from znn_dask.model.state import SGD, State
 from znn_dask.net import Network
 from znn_dask.ops import update
+from znn_dask.ops.fft import Wisdom
 from znn_dask.sched import Scheduler
 
 Array = npt.NDArray[np.float32]
@@ -45,6 +46,7 @@ class Core:
         seed: int,
         num_workers: int | None,
         policy: str,
+        wisdom: Wisdom | None = None,
     ) -> None:
         self.net, self.plan, self.options = net, plan, options
         self.loss, self.optimizer, self.seed = loss, optimizer, seed
@@ -52,7 +54,7 @@ class Core:
         self.scheduler = Scheduler(num_workers, policy)
         self.programs = Programs(net, self.scheduler)
         self.input_sizes = step_input_sizes(net, plan)
-        self.wisdom = make_transforms(net, plan)
+        self.wisdom = learn_transforms(net, plan, wisdom)
         self.state = State({}, {})
 
     def start(self, parameters: Mapping[str, Any], velocities: Mapping[str, Any] | None = None, steps: int = 0) -> None:
@@ -147,7 +149,7 @@ class Core:
         """Return the largest output patch of a volume that stays within the memory, and the plan for it."""
         chosen = choose_patch(size, lambda patch: forward_bytes(self.net, self._patch_plan(patch)))
         plan = self._patch_plan(chosen)
-        make_transforms(self.net, plan)
+        self.wisdom = learn_transforms(self.net, plan, self.wisdom)
         return chosen, plan
 
     def _patch_plan(self, size: Triple) -> Plan:

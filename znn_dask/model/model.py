@@ -18,7 +18,7 @@ from znn_dask.model.core import Core
 from znn_dask.model.predict import Progress, as_given, check_out, predict_scene, see
 from znn_dask.model.samples import Batch, by_name, output_sizes, read_images, read_sample, single
 from znn_dask.model.state import SGD, PlanReport, check_rate
-from znn_dask.model.storage import Description, decode_wisdom, encode_wisdom, read_model, write_model
+from znn_dask.model.storage import Description, read_model, write_model
 from znn_dask.model.views import graph_of
 from znn_dask.net import Network
 from znn_dask.ops import fft
@@ -46,6 +46,9 @@ class Model:
     convolution : "auto" | "fft" | "direct" | "fft-stored" | dict of edge to these
         "fft-stored" is ZNN as published (arXiv 1510.06706).
     fft_backend : "auto" | "pyfftw" | "scipy"
+    fft_effort : "estimate" | "measure"
+        Whether FFTW may measure which of its algorithms is fastest here. What it measured is saved with the model;
+        two new models then may differ in the last bits.
     granularity : "auto" | "node" | "edge"
         Whether the edges that converge on a node are one task, or one each and a sum.
     block : "auto" or int
@@ -75,6 +78,7 @@ class Model:
         num_workers: int | None = None,
         convolution: str | dict[str, str] = "auto",
         fft_backend: str = "auto",
+        fft_effort: str = "estimate",
         granularity: str = "auto",
         block: int | str = "auto",
         sum: str = "tree",
@@ -84,7 +88,7 @@ class Model:
         if not isinstance(net, Network):
             raise ParameterError(f"net must be a Network, got {type(net).__name__}; Network.parse(...) makes one")
         check_loss(loss)
-        options = Options(convolution, granularity, block, fft_backend, sum)
+        options = Options(convolution, granularity, block, fft_backend, fft_effort, sum)
         plan = make_plan(net, output_sizes(net, output_size), batch, options)
         self._core = Core(net, plan, options, loss, optimizer or SGD(), seed, num_workers, policy)
         self._core.start(initial_parameters(net, seed))
@@ -271,7 +275,7 @@ class Model:
         def forward(images: dict[str, Array]) -> Mapping[str, Array]:
             return program.run(self._core.values(Batch(images, {}, {}, 1, True)))
 
-        results = predict_scene(scene, self.net.outputs, patch, forward, self.net.field_of_view, target, progress)
+        results = predict_scene(scene, self.net.outputs, patch, forward, target, progress)
         result = single(results)
         return result if isinstance(volume, Mapping) or out is not None else as_given(volume, result)
 
@@ -336,7 +340,7 @@ class Model:
             seed=self.seed,
             step_count=self.step_count,
             policy=core.scheduler.policy,
-            wisdom=encode_wisdom(core.wisdom.single),
+            wisdom=core.wisdom.single,
         )
         velocities = core.public(core.state.velocities)
         write_model(path, description, self.parameters, velocities, dict(metadata or {}))
@@ -360,7 +364,6 @@ class Model:
         """
         stored = read_model(path)
         about, net = stored.description, stored.net
-        fft.adopt(fft.Wisdom(decode_wisdom(about.wisdom)))
         plan = about.plan
         if output_size is not None and output_sizes(net, output_size) != plan.output_size:
             plan = make_plan(net, output_sizes(net, output_size), plan.batch, about.options)
@@ -368,9 +371,9 @@ class Model:
         try:
             check_parameters(net, stored.parameters)
             check_parameters(net, stored.velocities)
-            model._core = Core(
-                net, plan, about.options, about.loss, about.optimizer, about.seed, num_workers, about.policy
-            )
+            wisdom = fft.Wisdom(plan.fft_effort, about.wisdom)
+            common = about.options, about.loss, about.optimizer, about.seed, num_workers, about.policy, wisdom
+            model._core = Core(net, plan, *common)
         except ParameterError as error:
             raise CheckpointError(f"{path} cannot be used: {error}") from error
         model._core.start(stored.parameters, stored.velocities, about.step_count)

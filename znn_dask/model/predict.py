@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from znn_dask.errors import ParameterError, ShapeError
-from znn_dask.geometry import Triple, add, cover, subtract
+from znn_dask.geometry import ONE, Triple, add, cover, subtract
 from znn_dask.net import MaxPool, Network
 
 Array = npt.NDArray[np.float32]
@@ -30,13 +30,16 @@ class Scene(NamedTuple):
     volumes : dict of input to array-like of shape (channel, z, y, x)
     size : (z, y, x)
         Of the result.
-    origin : (z, y, x)
-        Of the first patch's input in the volume; negative with a border.
+    origins : dict of input to (z, y, x)
+        Where the result begins in each volume, less the field of view before it; negative with a border.
+    views : dict of input to (z, y, x)
+        The part of the field of view that each input needs.
     """
 
     volumes: dict[str, Any]
     size: Triple
-    origin: Triple
+    origins: dict[str, Triple]
+    views: dict[str, Triple]
     border: str | None
 
 
@@ -63,14 +66,22 @@ def see(net: Network, volumes: Mapping[str, Any], border: str | None) -> Scene:
         raise ShapeError(f"volumes must have one size, got {sorted(sizes)} (z, y, x)")
     z, y, x = sizes.pop()
     whole, view = (z, y, x), net.field_of_view
-    margin = subtract(view, (1, 1, 1))
-    before = (margin[0] // 2, margin[1] // 2, margin[2] // 2)
+    before = half_of(view)
+    sizes_of = net.node_sizes(ONE)
+    views = {name: sizes_of[name] for name in net.inputs}
     if border is None:
         _check_size(whole, view, "its field of view")
-        return Scene(four, subtract(whole, margin), (0, 0, 0), border)
+        # An input with a smaller field of view is read around the same voxel.
+        origins = {name: subtract(before, half_of(own)) for name, own in views.items()}
+        return Scene(four, subtract(add(whole, ONE), view), origins, views, border)
     if border == "mirror":
-        _check_size(whole, add(subtract(margin, before), (1, 1, 1)), "half its field of view, to be mirrored,")
-    return Scene(four, whole, subtract((0, 0, 0), before), border)
+        _check_size(whole, subtract(view, before), "more than half its field of view, to be mirrored,")
+    return Scene(four, whole, {name: subtract((0, 0, 0), half_of(own)) for name, own in views.items()}, views, border)
+
+
+def half_of(view: Triple) -> Triple:
+    """Return how many voxels of a field of view come before its centre (z, y, x)."""
+    return (view[0] - 1) // 2, (view[1] - 1) // 2, (view[2] - 1) // 2
 
 
 def _check_size(size: Triple, least: Triple, what: str) -> None:
@@ -109,9 +120,9 @@ def read(scene: Scene, name: str, origin: Triple, size: Triple) -> Array:
     array = scene.volumes[name]
     places = [
         _indices(first + start, count, n, scene.border)
-        for first, start, count, n in zip(scene.origin, origin, size, array.shape[1:], strict=True)
+        for first, start, count, n in zip(scene.origins[name], origin, size, array.shape[1:], strict=True)
     ]
-    box = tuple(slice(int(p[p >= 0].min(initial=0)), int(p.max(initial=0)) + 1) for p in places)
+    box = tuple(_span(place) for place in places)
     values = np.asarray(array[(slice(None), *box)], dtype=np.float32)
     for axis, (place, part) in enumerate(zip(places, box, strict=True), 1):
         values = np.take(values, np.maximum(place - part.start, 0), axis=axis)
@@ -119,6 +130,12 @@ def read(scene: Scene, name: str, origin: Triple, size: Triple) -> Array:
         if outside.size:
             values[(slice(None),) * axis + (outside,)] = 0.0
     return values
+
+
+def _span(places: npt.NDArray[np.int64]) -> slice:
+    """Return the part of an axis that is read at all."""
+    inside = places[places >= 0]
+    return slice(int(inside.min()), int(inside.max()) + 1) if inside.size else slice(0, 1)
 
 
 def _indices(first: int, count: int, n: int, border: str | None) -> npt.NDArray[np.int64]:
@@ -152,18 +169,17 @@ def predict_scene(
     outputs: Mapping[str, int],
     patch: Triple,
     forward: Callable[[dict[str, Array]], Mapping[str, Array]],
-    view: Triple,
     out: dict[str, Any] | None,
     progress: Progress | None,
 ) -> dict[str, Any]:
     """Compute every patch with ``forward`` and return the outputs by name, (channel, z, y, x)."""
     results = out or {name: np.empty((n, *scene.size), np.float32) for name, n in outputs.items()}
-    size = add(patch, subtract(view, (1, 1, 1)))
+    sizes = {name: add(patch, subtract(view, ONE)) for name, view in scene.views.items()}
     starts = cover(scene.size, patch)
     for count, start in enumerate(starts):
         if progress is not None:
             progress(count, len(starts))
-        values = forward({name: read(scene, name, start, size)[np.newaxis] for name in scene.volumes})
+        values = forward({name: read(scene, name, start, sizes[name])[np.newaxis] for name in scene.volumes})
         where = tuple(slice(s, s + p) for s, p in zip(start, patch, strict=True))
         for name, y in values.items():
             results[name][(slice(None), *where)] = y[0]

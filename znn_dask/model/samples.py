@@ -117,7 +117,8 @@ def _weights(weight: Any, channels: Mapping[str, int], sizes: Mapping[str, Tripl
         shape = np.shape(value)
         # One weight per voxel, for all channels, unless there is one for each.
         count = 1 if classes or len(shape) == 3 or (len(shape) in (4, 5) and shape[-4] == 1) else channels[name]
-        weights[name], _ = _five_axes(value, count, sizes[name], f"weight {name!r}")
+        per_voxel, _ = _five_axes(value, count, sizes[name], f"weight {name!r}", classes)
+        weights[name] = per_voxel.astype(np.float32, copy=False)
     return weights
 
 

@@ -1,6 +1,5 @@
 """A model as a file: parameters, velocities and everything that shapes how it goes on."""
 
-import base64
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ class Description(msgspec.Struct, frozen=True):
     seed: int
     step_count: int
     policy: str
-    wisdom: str
+    wisdom: bytes
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -39,16 +38,6 @@ class Stored(msgspec.Struct, frozen=True):
     net: Network
     parameters: dict[str, Any]
     velocities: dict[str, Any]
-
-
-def encode_wisdom(wisdom: bytes) -> str:
-    """Return FFTW's wisdom as text."""
-    return base64.b64encode(wisdom).decode()
-
-
-def decode_wisdom(text: str) -> bytes:
-    """Return FFTW's wisdom from text."""
-    return base64.b64decode(text)
 
 
 def write_model(

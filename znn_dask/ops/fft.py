@@ -4,12 +4,15 @@ A tile has shape ``(z, y, x, lane)``; its transform is complex ``(z, y, x // 2 +
 numbers of lanes, whatever the batch and channels, so there are few of them and a tile stays in the cache.
 
 pyfftw is the backend, scipy.fft the fallback where it is missing. A plan of FFTW owns its arrays and must never run
-in two threads at once: each thread makes its own, by wisdom, so that all of them compute bitwise the same.
+in two threads at once: each thread makes its own. FFTW chooses its algorithm by a fixed estimate, which is the same in
+every thread and process, or by measuring; what it measured (its wisdom) then travels with graphs and models, so that
+here too all compute bitwise the same.
 """
 
 import importlib.util
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
@@ -45,15 +48,14 @@ class Plan(Protocol):
 
 
 class _FftwPlan:
-    def __init__(self, size: Triple, lanes: int) -> None:
+    def __init__(self, size: Triple, lanes: int, effort: str) -> None:
+        flags = (f"FFTW_{effort.upper()}",)
         half = (*size[:2], size[2] // 2 + 1, lanes)
         self.real = pyfftw.empty_aligned((*size, lanes), np.float32, n=64)
         complex_spectrum = pyfftw.empty_aligned(half, np.complex64, n=64)
         self.spectrum = complex_spectrum.view(np.float32)
-        self._forward = pyfftw.FFTW(self.real, complex_spectrum, axes=AXES, flags=("FFTW_MEASURE",))
-        self._inverse = pyfftw.FFTW(
-            complex_spectrum, self.real, axes=AXES, direction="FFTW_BACKWARD", flags=("FFTW_MEASURE",)
-        )
+        self._forward = pyfftw.FFTW(self.real, complex_spectrum, axes=AXES, flags=flags)
+        self._inverse = pyfftw.FFTW(complex_spectrum, self.real, axes=AXES, direction="FFTW_BACKWARD", flags=flags)
         self.forward: Callable[[], None] = self._forward.execute
         self.inverse: Callable[[], None] = self._inverse.execute
 
@@ -72,22 +74,33 @@ class _ScipyPlan:
         self.real[...] = scipy.fft.irfftn(self._complex, s=self._size, axes=AXES, norm="forward", workers=1)
 
 
+class Wisdom(NamedTuple):
+    """How FFTW chooses its algorithms: by estimate, or as it has measured before.
+
+    Attributes
+    ----------
+    effort : "estimate" | "measure"
+    single : bytes
+        What FFTW measured, in its own form; empty for estimates.
+    """
+
+    effort: str = "estimate"
+    single: bytes = b""
+
+
+EFFORTS = ("estimate", "measure")
+ESTIMATE = Wisdom()
+
+
 class _Planned(threading.local):
     """The plans of this thread."""
 
     def __init__(self) -> None:
-        self.plans: dict[tuple[str, Triple, int], Plan] = {}
-
-
-class Wisdom(NamedTuple):
-    """What FFTW has learned about this machine; carried by graphs and models so that plans are the same elsewhere."""
-
-    single: bytes
+        self.plans: dict[tuple[str, Triple, int, Wisdom], Plan] = {}
 
 
 _planned = _Planned()
-_planning = threading.Lock()  # owns FFTW's planner and `_adopted`
-_adopted: set[bytes] = set()
+_planning = threading.Lock()  # owns FFTW's planner and the wisdom it holds
 
 
 def resolve_backend(name: str) -> str:
@@ -107,15 +120,52 @@ def resolve_backend(name: str) -> str:
     return name
 
 
-def plan(backend: str, size: Triple, lanes: int) -> Plan:
+def plan(backend: str, size: Triple, lanes: int, wisdom: Wisdom = ESTIMATE) -> Plan:
     """Return this thread's plan for tiles of a size (z, y, x) with a number of lanes."""
-    key = (backend, size, lanes)
+    key = (backend, size, lanes, wisdom)
     found = _planned.plans.get(key)
     if found is None:
-        with _planning:
-            found = _FftwPlan(size, lanes) if backend == "pyfftw" else _ScipyPlan(size, lanes)
+        if backend == "pyfftw":
+            with _planning, _only(wisdom):
+                found = _FftwPlan(size, lanes, wisdom.effort)
+        else:
+            found = _ScipyPlan(size, lanes)
         _planned.plans[key] = found
     return found
+
+
+def learn(backend: str, effort: str, tiles: Iterable[tuple[Triple, int]], known: Wisdom | None = None) -> Wisdom:
+    """Let FFTW measure what it does not know yet, and return all it knows then; nothing to do for estimates.
+
+    Parameters
+    ----------
+    backend : str
+    effort : "estimate" | "measure"
+    tiles : iterable of (size, lanes)
+        What will be transformed.
+    known : Wisdom, optional
+        What was learned before, which stays as it is.
+    """
+    if backend != "pyfftw" or effort == "estimate":
+        return Wisdom(effort)
+    with _planning, _only(known or Wisdom(effort)):
+        for size, lanes in tiles:
+            _FftwPlan(size, lanes, effort)
+        return Wisdom(effort, pyfftw.export_wisdom()[1])
+
+
+@contextmanager
+def _only(wisdom: Wisdom) -> Iterator[None]:
+    """Let FFTW know this and nothing else (in single precision) for a while, whatever the process learned before."""
+    double, single, long_double = pyfftw.export_wisdom()
+    pyfftw.forget_wisdom()
+    nothing = pyfftw.export_wisdom()[1]
+    pyfftw.import_wisdom((double, wisdom.single or nothing, long_double))
+    try:
+        yield
+    finally:
+        pyfftw.forget_wisdom()
+        pyfftw.import_wisdom((double, single, long_double))
 
 
 def lanes_for(size: Triple, n_lanes: int) -> int:
@@ -129,29 +179,8 @@ def lanes_for(size: Triple, n_lanes: int) -> int:
     smallest = min(largest, 16)
     while smallest > 1 and smallest // 2 >= n_lanes:
         smallest //= 2
-    choices = [2**i for i in range(7) if smallest <= 2**i <= largest]
+    choices = [1 << i for i in range(7) if smallest <= 1 << i <= largest]
     return min(choices, key=lambda lanes: (ceil_div(n_lanes, lanes) * lanes, -lanes))
-
-
-def wisdom(backend: str) -> Wisdom:
-    """Return what FFTW has learned so far (empty for other backends)."""
-    if backend != "pyfftw":
-        return Wisdom(b"")
-    with _planning:
-        single = pyfftw.export_wisdom()[1]
-        _adopted.add(single)
-    return Wisdom(single)
-
-
-def adopt(learned: Wisdom | None) -> None:
-    """Take over what FFTW learned elsewhere, before the first plan is made here."""
-    if learned is None or not learned.single or learned.single in _adopted:
-        return
-    with _planning:
-        if pyfftw is not None and learned.single not in _adopted:
-            double, _, long_double = pyfftw.export_wisdom()
-            pyfftw.import_wisdom((double, learned.single, long_double))
-            _adopted.add(learned.single)
 
 
 @lru_cache(maxsize=4096)

@@ -8,18 +8,38 @@ in several groups, so that each can be worked on by itself.
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from znn_dask import _kernels
 from znn_dask.geometry import Triple, volume
+from znn_dask.ops import reference
 from znn_dask.ops.memory import Array, empty, empty_index
+from znn_dask.ops.validation import twin
 from znn_dask.tasks import fresh
 
 Argmax = npt.NDArray[Any]
 MAX_WINDOW = 1 << 16
 
 
+def _reference_filter(image: Array, window: Triple, stride: Triple, n_groups: int = 1) -> tuple[Array, ...]:
+    output, argmax = reference.max_filter(image, window, stride)
+    return (*np.split(output, n_groups, axis=3), *np.split(argmax, n_groups, axis=3))
+
+
+def _reference_filter_backward(
+    d_outputs: Sequence[Array], argmax: Sequence[Argmax], window: Triple, stride: Triple, size: Triple
+) -> Array:
+    whole, indices = np.concatenate(d_outputs, axis=3), np.concatenate(argmax, axis=3)
+    return reference.max_filter_backward(whole, indices, window, stride, size)
+
+
+def _reference_pool_backward(d_output: Array, argmax: Argmax, window: Triple, size: Triple) -> Array:
+    return reference.max_pool_backward(d_output, argmax, window)
+
+
 @fresh
+@twin(_reference_filter)
 def max_filter(image: Array, window: Triple, stride: Triple, n_groups: int = 1) -> tuple[Array | Argmax, ...]:
     """Take the maximum over a window around every position.
 
@@ -43,6 +63,7 @@ def max_filter(image: Array, window: Triple, stride: Triple, n_groups: int = 1) 
 
 
 @fresh
+@twin(reference.max_pool)
 def max_pool(image: Array, window: Triple) -> tuple[Array | Argmax, ...]:
     """Take the maximum over windows side by side; the size becomes ``size // window``. Returns image and argmax."""
     size = tuple(n // w for n, w in zip(image.shape[:3], window, strict=True))
@@ -50,6 +71,7 @@ def max_pool(image: Array, window: Triple) -> tuple[Array | Argmax, ...]:
 
 
 @fresh
+@twin(_reference_filter_backward)
 def max_filter_backward(
     d_outputs: Sequence[Array], argmax: Sequence[Argmax], window: Triple, stride: Triple, size: Triple
 ) -> Array:
@@ -59,6 +81,7 @@ def max_filter_backward(
 
 
 @fresh
+@twin(_reference_pool_backward)
 def max_pool_backward(d_output: Array, argmax: Argmax, window: Triple, size: Triple) -> Array:
     """Return the gradient of the image of ``size``: each value goes to where its maximum was."""
     return _backward([d_output], [argmax], window, window, True, size, d_output.shape[3])

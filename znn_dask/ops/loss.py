@@ -12,13 +12,34 @@ import numpy.typing as npt
 
 from znn_dask.errors import ParameterError, nearest
 from znn_dask.geometry import Triple
+from znn_dask.ops import reference_loss
 from znn_dask.ops.layout import Arrangement, split, to_public
 from znn_dask.ops.memory import Array
+from znn_dask.ops.validation import twin
 from znn_dask.tasks import fresh
 
 Values = npt.NDArray[Any]
 
 
+def _reference(name: str) -> Callable[[Values, Values, Values | None], tuple[float, Values]]:
+    """Return the twin of a loss, for public arrays."""
+
+    def twin_of(prediction: Values, target: Values, weight: Values | None) -> tuple[float, Values]:
+        p = prediction.astype(np.float64).transpose(2, 3, 4, 0, 1)
+        if name == "softmax":
+            t, w = (
+                None if v is None else _classes(v, prediction)[:, 0].transpose(1, 2, 3, 0) for v in (target, weight)
+            )
+        else:
+            t, w = (None if v is None else v.transpose(2, 3, 4, 0, 1) for v in (target, weight))
+        assert t is not None
+        loss, d_prediction = reference_loss.LOSSES[name](p, t, w)
+        return loss, d_prediction.transpose(3, 4, 0, 1, 2)
+
+    return twin_of
+
+
+@twin(_reference("square"))
 def square(prediction: Values, target: Values, weight: Values | None) -> tuple[float, Values]:
     """Return the mean of ``weight * (prediction - target)**2`` and its gradient."""
     difference = prediction.astype(np.float64) - target
@@ -26,6 +47,7 @@ def square(prediction: Values, target: Values, weight: Values | None) -> tuple[f
     return float(np.vdot(d_prediction, difference) / (2 * prediction.size)), d_prediction / prediction.size
 
 
+@twin(_reference("logistic"))
 def logistic(prediction: Values, target: Values, weight: Values | None) -> tuple[float, Values]:
     """Return the mean binary cross-entropy of logits against a target in [0, 1], and its gradient."""
     p = prediction.astype(np.float64)
@@ -38,13 +60,14 @@ def logistic(prediction: Values, target: Values, weight: Values | None) -> tuple
     return float(loss.mean()), d_prediction / p.size
 
 
+@twin(_reference("softmax"))
 def softmax(prediction: Values, target: Values, weight: Values | None) -> tuple[float, Values]:
     """Return the mean cross-entropy of the softmax over channels, and its gradient.
 
     The target holds the class of each voxel, of shape (batch, z, y, x) or (batch, 1, z, y, x).
     """
     p = prediction.astype(np.float64)
-    classes = target.reshape(p.shape[0], 1, *p.shape[2:]).astype(np.int64)
+    classes = _classes(target, prediction).astype(np.int64)
     shifted = p - p.max(axis=1, keepdims=True)
     exponential = np.exp(shifted)
     total = exponential.sum(axis=1, keepdims=True)
@@ -53,9 +76,14 @@ def softmax(prediction: Values, target: Values, weight: Values | None) -> tuple[
     chosen = np.take_along_axis(d_prediction, classes, axis=1) - 1.0
     np.put_along_axis(d_prediction, classes, chosen, axis=1)
     if weight is not None:
-        weight = weight.reshape(p.shape[0], 1, *p.shape[2:])
+        weight = _classes(weight, prediction)
         loss, d_prediction = loss * weight, d_prediction * weight
     return float(loss.mean()), d_prediction / loss.size
+
+
+def _classes(values: Values, prediction: Values) -> Values:
+    """Return one value per voxel with an axis of one channel."""
+    return values.reshape(prediction.shape[0], 1, *prediction.shape[2:])
 
 
 LOSSES: dict[str, Callable[[Values, Values, Values | None], tuple[float, Values]]] = {
@@ -87,7 +115,7 @@ def loss_and_gradients(
     blocks : float32 arrays of shape (z, y, x, entry, channel)
         The output, kept in an arrangement.
     target, weight : arrays of shape (batch, channel, z, y, x)
-        For softmax the target has no channels.
+        For softmax both have one channel.
     name : str
         Of the loss.
     arrangement : Arrangement

@@ -14,10 +14,11 @@ from functools import cached_property
 
 from znn_dask import _kernels
 from znn_dask.geometry import Triple, ceil_div, volume
-from znn_dask.ops import fft
+from znn_dask.ops import fft, reference_spectral
 from znn_dask.ops.memory import Array, empty, zeros
 from znn_dask.ops.transfer import Activation
 from znn_dask.ops.transfer import forward as transfer_forward
+from znn_dask.ops.validation import twin
 from znn_dask.tasks import fresh
 
 ORIGIN = (0, 0, 0)
@@ -84,7 +85,7 @@ def _chunks(n_lanes: int, lanes: int) -> Iterator[tuple[int, int]]:
         yield first, min(lanes, n_lanes - first)
 
 
-def _transform(image: Array, tiling: Tiling, filled: Triple) -> Array:
+def _transform(image: Array, tiling: Tiling, filled: Triple, wisdom: fft.Wisdom) -> Array:
     """Return the spectra of all tiles, of which only ``filled`` voxels are taken from the image."""
     batch, channels = image.shape[3:]
     n_lanes = batch * channels
@@ -92,7 +93,7 @@ def _transform(image: Array, tiling: Tiling, filled: Triple) -> Array:
     spectrum = empty((*tiling.half, 2, tiling.n_tiles * batch, channels))
     lanes_of_all = spectrum.reshape((*tiling.half, 2, tiling.n_tiles * n_lanes))
     lanes = fft.lanes_for(tiling.tile, n_lanes)
-    plan = fft.plan(tiling.backend, tiling.tile, lanes)
+    plan = fft.plan(tiling.backend, tiling.tile, lanes, wisdom)
     for index, origin in enumerate(tiling.origins):
         for first, count in _chunks(n_lanes, lanes):
             _kernels.gather_tile(flat, origin, filled, first, count, plan.real)
@@ -101,14 +102,14 @@ def _transform(image: Array, tiling: Tiling, filled: Triple) -> Array:
     return spectrum
 
 
-def _inverse(spectrum: Array, tiling: Tiling, count: Triple, add: bool, image: Array) -> Array:
+def _inverse(spectrum: Array, tiling: Tiling, count: Triple, add: bool, image: Array, wisdom: fft.Wisdom) -> Array:
     """Store or add the first ``count`` voxels of every tile at its origin in the image."""
     batch, channels = image.shape[3:]
     n_lanes = batch * channels
     flat = image.reshape((*image.shape[:3], n_lanes))
     lanes_of_all = spectrum.reshape((*tiling.half, 2, tiling.n_tiles * n_lanes))
     lanes = fft.lanes_for(tiling.tile, n_lanes)
-    plan = fft.plan(tiling.backend, tiling.tile, lanes)
+    plan = fft.plan(tiling.backend, tiling.tile, lanes, wisdom)
     scale = 1.0 / volume(tiling.tile)
     for index, origin in enumerate(tiling.origins):
         for first, n in _chunks(n_lanes, lanes):
@@ -119,45 +120,46 @@ def _inverse(spectrum: Array, tiling: Tiling, count: Triple, add: bool, image: A
 
 
 @fresh
-def image_spectrum(image: Array, tiling: Tiling, wisdom: fft.Wisdom | None = None) -> Array:
+@twin(reference_spectral.image_spectrum)
+def image_spectrum(image: Array, tiling: Tiling, wisdom: fft.Wisdom = fft.ESTIMATE) -> Array:
     """Transform the overlapping tiles of an image."""
-    fft.adopt(wisdom)
-    return _transform(image, tiling, tiling.tile)
+    return _transform(image, tiling, tiling.tile, wisdom)
 
 
 @fresh
-def gradient_spectrum(d_output: Array, tiling: Tiling, wisdom: fft.Wisdom | None = None) -> Array:
+@twin(reference_spectral.gradient_spectrum)
+def gradient_spectrum(d_output: Array, tiling: Tiling, wisdom: fft.Wisdom = fft.ESTIMATE) -> Array:
     """Transform the blocks of an output gradient, padded with zeros to tiles."""
-    fft.adopt(wisdom)
-    return _transform(d_output, tiling, tiling.block)
+    return _transform(d_output, tiling, tiling.block, wisdom)
 
 
 @fresh
+@twin(reference_spectral.output_image)
 def output_image(
     spectrum: Array,
     tiling: Tiling,
     bias: Array | None = None,
     activation: Activation | None = None,
-    wisdom: fft.Wisdom | None = None,
+    wisdom: fft.Wisdom = fft.ESTIMATE,
 ) -> Array:
     """Transform a product back to the output image, with bias and transfer function applied if given."""
-    fft.adopt(wisdom)
     batch, channels = spectrum.shape[4] // tiling.n_tiles, spectrum.shape[5]
-    image = _inverse(spectrum, tiling, tiling.block, False, empty((*tiling.output_size, batch, channels)))
+    image = _inverse(spectrum, tiling, tiling.block, False, empty((*tiling.output_size, batch, channels)), wisdom)
     return image if activation is None else transfer_forward(image, bias, activation, out=image)
 
 
 @fresh
-def gradient_image(spectrum: Array, tiling: Tiling, wisdom: fft.Wisdom | None = None) -> Array:
+@twin(reference_spectral.gradient_image)
+def gradient_image(spectrum: Array, tiling: Tiling, wisdom: fft.Wisdom = fft.ESTIMATE) -> Array:
     """Transform a product back to the gradient of the image; tiles overlap and are added."""
-    fft.adopt(wisdom)
     batch, channels = spectrum.shape[4] // tiling.n_tiles, spectrum.shape[5]
     whole = tiling.n_tiles == 1
     image = (empty if whole else zeros)((*tiling.size, batch, channels))
-    return _inverse(spectrum, tiling, tiling.tile, not whole, image)
+    return _inverse(spectrum, tiling, tiling.tile, not whole, image, wisdom)
 
 
 @fresh
+@twin(reference_spectral.product)
 def product(spectra: Sequence[Array], kernels: Sequence[Array], tiling: Tiling, backward: bool = False) -> Array:
     """Multiply spectra with kernels, which are transformed on the fly, and sum over all channel blocks.
 
@@ -184,6 +186,7 @@ def product(spectra: Sequence[Array], kernels: Sequence[Array], tiling: Tiling, 
 
 
 @fresh
+@twin(reference_spectral.kernel_gradient)
 def kernel_gradient(spectrum: Array, d_spectrum: Array, tiling: Tiling) -> Array:
     """Return the gradient of the kernel, (kz, ky, kx, in, out), from the spectra of image and output gradient."""
     d_kernel = empty((*tiling.kernel, spectrum.shape[5], d_spectrum.shape[5]))
@@ -201,13 +204,14 @@ def _kernel_tiling(tiling: Tiling) -> Tiling:
 
 
 @fresh
-def kernel_spectrum(kernel: Array, tiling: Tiling, wisdom: fft.Wisdom | None = None) -> Array:
+@twin(reference_spectral.kernel_spectrum)
+def kernel_spectrum(kernel: Array, tiling: Tiling, wisdom: fft.Wisdom = fft.ESTIMATE) -> Array:
     """Transform a kernel (kz, ky, kx, in, out) to the tile's size: float32 (fz, fy, fx, 2, in, out)."""
-    fft.adopt(wisdom)
-    return _transform(kernel, _kernel_tiling(tiling), tiling.kernel)
+    return _transform(kernel, _kernel_tiling(tiling), tiling.kernel, wisdom)
 
 
 @fresh
+@twin(reference_spectral.stored_product)
 def stored_product(spectra: Sequence[Array], kernels: Sequence[Array], tiling: Tiling, backward: bool = False) -> Array:
     """As `product`, with the stored spectra of the kernels, (fz, fy, fx, 2, in, out)."""
     out = empty((*spectra[0].shape[:5], kernels[0].shape[4 if backward else 5]))
@@ -216,13 +220,13 @@ def stored_product(spectra: Sequence[Array], kernels: Sequence[Array], tiling: T
 
 
 @fresh
+@twin(reference_spectral.kernel_gradient)
 def stored_kernel_gradient(
-    spectrum: Array, d_spectrum: Array, tiling: Tiling, wisdom: fft.Wisdom | None = None
+    spectrum: Array, d_spectrum: Array, tiling: Tiling, wisdom: fft.Wisdom = fft.ESTIMATE
 ) -> Array:
     """As `kernel_gradient`, by a whole inverse transform of the kernel gradient's spectrum."""
-    fft.adopt(wisdom)
     n_in, n_out = spectrum.shape[5], d_spectrum.shape[5]
     product_spectrum = empty((*tiling.half, 2, n_in, n_out))
     _kernels.stored_gradient(spectrum, d_spectrum, tiling.tile, product_spectrum)
     d_kernel = empty((*tiling.kernel, n_in, n_out))
-    return _inverse(product_spectrum, _kernel_tiling(tiling), tiling.kernel, False, d_kernel)
+    return _inverse(product_spectrum, _kernel_tiling(tiling), tiling.kernel, False, d_kernel, wisdom)

@@ -59,20 +59,25 @@ def bind(node: GraphNode, slot_of: Callable[[Key], int], constant: Callable[[Any
     """
     if not isinstance(node, Task):
         return _wrapped(node, slot_of)
-    if any(isinstance(value, (GraphNode, TaskRef)) for value in node.kwargs.values()):
+    kwargs = node.kwargs
+    if kwargs and any(isinstance(value, (GraphNode, TaskRef)) for value in kwargs.values()):
         return _assembled(node, slot_of)
     reads, uses = [], []
     for arg in node.args:
-        if isinstance(arg, (TaskRef, Alias)):
-            reads.append(slot_of(referred(arg)))
-            uses.append(reads[-1])
-        elif isinstance(arg, DataNode):
+        kind = type(arg)
+        if kind is TaskRef or kind is Alias:
+            slot = slot_of(arg.key if kind is TaskRef else arg.target)
+            reads.append(slot)
+            uses.append(slot)
+        elif isinstance(arg, TaskRef):  # a future of distributed
+            return _assembled(node, slot_of)
+        elif kind is DataNode:
             reads.append(constant(arg.value))
         elif isinstance(arg, GraphNode):
             return _assembled(node, slot_of)
         else:
             reads.append(constant(arg))
-    call = partial(node.func, **node.kwargs) if node.kwargs else node.func
+    call = partial(node.func, **kwargs) if kwargs else node.func
     binding = Binding(call, tuple(reads), tuple(uses))
     key = _overwritten(node)
     if key is not None:

@@ -16,9 +16,7 @@ from znn_dask.sched.sums import addition
 from znn_dask.sched.tables import Tables
 
 
-def compile_tables(
-    nodes: Nodes, keys: Any, policy: Policy, priority: Priority = None, fuse: bool = True
-) -> Tables:
+def compile_tables(nodes: Nodes, keys: Any, policy: Policy, priority: Priority = None, fuse: bool = True) -> Tables:
     """Compile what the requested keys need.
 
     Parameters
@@ -95,9 +93,7 @@ def owned_slots(made: Draft, layout: Layout, links: Links, requested: set[int]) 
     return {slot for slot in owned if links.uses[slot] == 1 and slot not in requested}
 
 
-def _give_away(
-    made: Draft, layout: Layout, links: Links, requested: set[int], fuse: bool
-) -> list[tuple[int, ...]]:
+def _give_away(made: Draft, layout: Layout, links: Links, requested: set[int], fuse: bool) -> list[tuple[int, ...]]:
     """Return for each task the slots that it may overwrite."""
     owned = owned_slots(made, layout, links, requested) if fuse else set()
     donated: list[tuple[int, ...]] = []
@@ -125,9 +121,7 @@ def _splits(layout: Layout) -> list[tuple[tuple[int, int], ...] | None]:
     return splits
 
 
-def _ends(
-    layout: Layout, links: Links, requested: set[int]
-) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+def _ends(layout: Layout, links: Links, requested: set[int]) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
     """Return for each task the slots it is the only reader of, and those it shares with other readers."""
     drops: list[list[int]] = [[] for _ in range(layout.n_tasks)]
     shared: list[list[int]] = [[] for _ in range(layout.n_tasks)]

@@ -88,11 +88,17 @@ class Crew:
             seat.send(None)
 
     def close(self) -> None:
-        """Dismiss the idle threads and wait for them to end; lent ones end when they come back."""
+        """End the idle threads and lend no more; threads that are lent end when they come back."""
         with self._lock:
             self.closed = True
-            seats = list(self._idle)
-        _dismiss(self._idle)
+        self.dismiss_idle()
+
+    def dismiss_idle(self) -> None:
+        """End the idle threads and wait for them; new ones are made when they are needed."""
+        with self._lock:
+            seats = self._idle[:]
+            self._idle.clear()
+        _dismiss(seats[:])
         for seat in seats:
             if seat.thread is not threading.current_thread():
                 seat.thread.join()
@@ -119,7 +125,7 @@ def _after_fork() -> None:
 @atexit.register
 def _at_exit() -> None:
     for crew in list(_crews):
-        crew.close()
+        crew.dismiss_idle()
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,6 +1,6 @@
 """Inputs in, results out: one run of compiled tables, seen from outside."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from znn_dask.errors import ParameterError, nearest
@@ -16,9 +16,11 @@ def evaluate(
     inputs: Mapping[Key, Any],
     crew: Crew,
     n_workers: int,
-    rerun: bool = False,
+    rerun: Sequence[Callable[..., Any]] = (),
 ) -> Any:
     """Run the tables and return the results in the nested form of the requested keys.
+
+    The parameters are those of `execute`, and a value for each key that the graph refers to only.
 
     Raises
     ------

@@ -135,11 +135,7 @@ def is_item(node: GraphNode) -> bool:
 
 def is_tree(node: GraphNode) -> bool:
     """Whether a task is a sum of other tasks' results and of nothing else."""
-    return (
-        type(node) is Reduce
-        and len(node.args) > 1
-        and all(isinstance(arg, (TaskRef, Alias)) for arg in node.args)
-    )
+    return type(node) is Reduce and len(node.args) > 1 and all(isinstance(arg, (TaskRef, Alias)) for arg in node.args)
 
 
 def cycle_error(keys: Iterable[Key]) -> ParameterError:

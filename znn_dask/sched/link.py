@@ -75,10 +75,9 @@ def link(made: Draft, layout: Layout) -> Links:
     for task, binding in enumerate(made.bindings):
         for slot in binding.uses:
             uses[slot] += 1
-        slots = dict.fromkeys(binding.uses)
-        for slot in slots:
-            readers[slot].append(task)
-        for before in dict.fromkeys([source[slot] for slot in slots]):
+            if not readers[slot] or readers[slot][-1] != task:
+                readers[slot].append(task)
+        for before in dict.fromkeys([source[slot] for slot in binding.uses]):
             if before >= 0:
                 dependants[before].append(task)
                 counts[task] += 1

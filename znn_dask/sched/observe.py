@@ -6,7 +6,7 @@ loop is the same, and a run that nobody watches pays nothing. Events come from t
 time.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 from threading import Lock, get_ident
 from typing import Any
@@ -54,7 +54,7 @@ def evaluate_observed(
                     callback[0](dsk)
                 started.append(callback)
             dsk = read(dsk)  # a callback may have put in results that it remembers
-            tables = compile_tables(dsk, keys, policy, priority, fuse=False)
+            tables = compile_tables(dsk, keys, policy, complete(priority, dsk), fuse=False)
             results = set(flatten(keys))
             position = {key: i for i, key in enumerate(dsk)}
             state = start_state_from_dask(dsk, cache={}, keys=list(results), sortkey=position.get)
@@ -62,14 +62,22 @@ def evaluate_observed(
             for _, start_state, _, _, _ in active:
                 if start_state:
                     start_state(dsk, state)
-            tables = watched(tables, dsk, state, results, position.__getitem__, active)
-            answer = evaluate(tables, keys, {}, crew, n_workers, rerun)
+            watched_tables = watched(tables, dsk, state, results, position.__getitem__, active)
+            again = tables.calls[:-1] if rerun else ()
+            answer = evaluate(watched_tables, keys, {}, crew, n_workers, again)
             succeeded = True
         finally:
             for *_, finish in started:
                 if finish:
                     finish(dsk, state, not succeeded)
     return answer
+
+
+def complete(priority: Priority, dsk: Nodes) -> Priority:
+    """Return priorities that rank aliases and parts, which are tasks only here, before all others."""
+    if not isinstance(priority, Mapping):
+        return priority
+    return {**dict.fromkeys(dsk, max(priority.values(), default=0)), **priority}
 
 
 def watched(

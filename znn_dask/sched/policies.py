@@ -110,7 +110,5 @@ def prioritize(table: Dependants, keys: Sequence[Hashable], policy: Policy, prio
         return [priority(key) for key in keys]
     missing = next((key for key in keys if key not in priority), None)
     if missing is not None:
-        raise ParameterError(
-            f"priority has no entry for the task {missing!r}; give one for every task, or None"
-        )
+        raise ParameterError(f"priority has no entry for the task {missing!r}; give one for every task, or None")
     return [priority[key] for key in keys]

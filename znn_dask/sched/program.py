@@ -26,9 +26,7 @@ class Program:
         Keys that the graph refers to without giving them; `run` needs a value for each.
     """
 
-    def __init__(
-        self, nodes: Nodes, keys: Any, policy: Policy, priority: Priority, crew: Crew, n_workers: int
-    ) -> None:
+    def __init__(self, nodes: Nodes, keys: Any, policy: Policy, priority: Priority, crew: Crew, n_workers: int) -> None:
         self.tables: Tables = compile_tables(nodes, keys, policy, priority)
         self.inputs: tuple[Key, ...] = tuple(self.tables.inputs)
         self._nodes = nodes
@@ -44,8 +42,8 @@ class Program:
         Parameters
         ----------
         inputs : mapping, optional
-            A value for each key of `self.inputs`. The run drops each after its last reader; it never writes
-            into one.
+            A value for each key of `self.inputs`. The run never writes into one, and forgets each after its last
+            reader (the mapping itself keeps them, of course).
 
         Returns
         -------
@@ -62,9 +60,7 @@ class Program:
         if Callback.active:
             check_inputs(self.tables, given)
             nodes = {**self._nodes, **{key: DataNode(key, value) for key, value in given.items()}}
-            return evaluate_observed(
-                nodes, self._keys, self._policy, self._priority, self._crew, self._n_workers
-            )
+            return evaluate_observed(nodes, self._keys, self._policy, self._priority, self._crew, self._n_workers)
         return evaluate(self.tables, self._keys, given, self._crew, self._n_workers)
 
     @property

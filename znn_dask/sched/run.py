@@ -10,6 +10,7 @@ run is running (except after an interrupt, where tasks that do not end soon are 
 import contextvars
 import os
 import threading
+from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from typing import Any
 
@@ -132,7 +133,10 @@ def work(run: Run, seat: Seat) -> bool:
                     if rank[dependant] <= rank[following]:
                         dependant, following = following, dependant
                     if dependant != nothing:
-                        push(heap, stacks, rank[dependant], dependant)
+                        stack = stacks[rank[dependant]]
+                        if not stack:
+                            heappush(heap, rank[dependant])
+                        stack.append(dependant)
             for slot in shared[task]:
                 left = readers[slot] - 1
                 readers[slot] = left
@@ -187,7 +191,9 @@ def push(heap: list[int], stacks: list[list[int]], rank: int, task: int) -> None
     stack.append(task)
 
 
-def execute(tables: Tables, values: list[Any], crew: Crew, n_workers: int, rerun: bool = False) -> None:
+def execute(
+    tables: Tables, values: list[Any], crew: Crew, n_workers: int, rerun: Sequence[Callable[..., Any]] = ()
+) -> None:
     """Run all tasks; afterwards the requested slots of `values` are filled.
 
     Parameters
@@ -198,8 +204,7 @@ def execute(tables: Tables, values: list[Any], crew: Crew, n_workers: int, rerun
     crew : where the threads come from
     n_workers : int
         Threads to use, at most.
-    rerun : bool
-        Call a failing task once more on the calling thread, for a debugger to stop there.
+    rerun : per task, what to call once more on the calling thread if it fails, for a debugger to stop there
 
     Raises
     ------
@@ -221,12 +226,13 @@ def execute(tables: Tables, values: list[Any], crew: Crew, n_workers: int, rerun
     error, run.error = run.error, None
     if error is not None:
         try:
-            if rerun and run.failed < tables.n_tasks:
-                tables.calls[run.failed](*[values[slot] for slot in tables.reads[run.failed]])
+            if run.failed < len(rerun):
+                rerun[run.failed](*[values[slot] for slot in tables.reads[run.failed]])
             raise named(error, tables, run.failed)
         finally:
-            # The traceback holds this frame; this frame must not hold the error.
+            # The traceback holds this frame; this frame must hold neither the error nor the values.
             del error
+            values.clear()
 
 
 def wait(done: threading.Lock) -> None:

@@ -117,9 +117,7 @@ class Scheduler:
         self.close()
 
 
-def _compute(
-    crew: Crew, dsk: Any, keys: Any, n_workers: int, policy: Policy, kwargs: Mapping[str, Any]
-) -> Any:
+def _compute(crew: Crew, dsk: Any, keys: Any, n_workers: int, policy: Policy, kwargs: Mapping[str, Any]) -> Any:
     nodes = read(dsk)
     cache = kwargs.get("cache")
     if cache:

@@ -1,0 +1,97 @@
+"""What a graph says of its memory, against what its tasks really return."""
+
+import numpy as np
+import pytest
+from dask.utils import key_split
+from lower_cases import MODES, NETS, TOKEN, ancestors, given, plan_of, run_all, step_of
+
+from znn_dask.lower import Options, lower_forward, make_plan
+from znn_dask.lower.memory import forward_bytes, peak_bytes
+from znn_dask.lower.step import StepGraph, StepOptions
+from znn_dask.net import Network
+
+pytestmark = pytest.mark.timeout(60)
+
+PAIRS = [(name, mode) for i, name in enumerate(NETS) for mode in (MODES[i], MODES[(i + 3) % len(MODES)])]
+
+
+def nbytes(value):
+    return value.nbytes if isinstance(value, np.ndarray) else 0
+
+
+def wanted_only(graph):
+    """Leave out what no output is computed from, as every scheduler does."""
+    needed = set(graph.outputs.values()).union(*(ancestors(graph, key) for key in graph.outputs.values()))
+    tasks = {key: task for key, task in graph.dask.items() if key in needed}
+    return StepGraph(tasks, graph.inputs, graph.outputs, graph.priority, graph.n_bytes)
+
+
+def measured_peak(graph, values):
+    """Return the most bytes of results alive, running task by task in the order of the priorities."""
+    results, order = run_all(graph, values)
+    last = {}
+    for place, key in enumerate(order):
+        for dependency in graph.dask[key].dependencies:
+            last[dependency] = place
+    asked = set(graph.outputs.values())
+    alive = peak = 0
+    for place, key in enumerate(order):
+        alive += nbytes(results[key])
+        peak = max(peak, alive)
+        for dependency in graph.dask[key].dependencies & graph.dask.keys():
+            if last[dependency] == place and dependency not in asked:
+                alive -= nbytes(results[dependency])
+    return peak
+
+
+@pytest.mark.parametrize(("name", "mode"), PAIRS)
+def test_every_result_is_as_large_as_the_graph_says(name, mode):
+    net, plan, graph = step_of(name, 2, StepOptions("square", seed=1, weights=frozenset(NETS[name][1])), **mode)
+    results, order = run_all(graph, given(net, plan, graph))
+    assert len(order) == len(graph.dask)
+    for key in order:
+        said = graph.n_bytes[key]
+        if said:
+            assert said == results[key].nbytes, key
+        else:
+            # Results of several parts count as their parts, biases and losses not at all.
+            small = nbytes(results[key]) <= 4 * max(node.channels for node in net.nodes.values())
+            assert isinstance(results[key], tuple) or small, key
+
+
+@pytest.mark.parametrize(("name", "mode"), PAIRS)
+def test_the_estimate_is_the_peak_of_one_worker(name, mode):
+    net, plan, graph = step_of(name, 2, **mode)
+    estimate, real = peak_bytes(graph), measured_peak(graph, given(net, plan, graph))
+    largest, whole = max(graph.n_bytes.values()), sum(graph.n_bytes.values())
+    assert largest <= estimate <= whole
+    # Biases and losses do not count.
+    assert 0.95 * real <= estimate <= 1.05 * real
+
+
+@pytest.mark.parametrize("name", ["chain", "2d strides", "max-pool"])
+def test_what_nobody_asks_for_costs_no_memory(name):
+    """The argmax of the filters is for the backward pass; a forward pass never takes it."""
+    net, plan = plan_of(name)
+    graph = lower_forward(net, plan, TOKEN)
+    assert peak_bytes(graph) == peak_bytes(wanted_only(graph))
+    assert forward_bytes(net, plan) == peak_bytes(graph)
+
+
+def test_larger_patches_and_batches_need_more():
+    net = Network.parse("CTMCTC", width=4, kernel=2, out_channels=2)
+    for options in (Options("fft"), Options("direct"), Options("fft-stored", "edge", 1)):
+        sizes = [
+            peak_bytes(lower_forward(net, make_plan(net, {"output": (n, n, n)}, batch, options), TOKEN))
+            for n, batch in ((4, 1), (8, 1), (12, 1), (12, 3))
+        ]
+        assert sizes == sorted(set(sizes))
+
+
+def test_the_argmax_of_a_large_window_takes_two_bytes():
+    net = Network.parse("CMC", width=2, kernel=1, window=(5, 8, 8), stride=1, out_channels=1)
+    plan = make_plan(net, {"output": (2, 2, 2)}, 1, Options())
+    graph = lower_forward(net, plan, TOKEN)
+    results, _ = run_all(graph, given(net, plan, graph))
+    found = [key for key in graph.dask if key_split(key) == "argmax"]
+    assert [graph.n_bytes[key] for key in found] == [results[key].nbytes for key in found]

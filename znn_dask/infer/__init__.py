@@ -1,0 +1,1 @@
+"""Whole volumes: prediction tile by tile, and how good it is."""

@@ -1,0 +1,1 @@
+"""Training: configuration, samples, the loop and its log."""

@@ -1,0 +1,128 @@
+"""The configuration of a run: every key, its default and its meaning, in one place.
+
+A run is described by a YAML file and by ``key=value`` overrides (`config_file`). It is stored with the
+model, so that a model says how it was made and a run can tell whether it continues the same one.
+"""
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+
+# A size is k, [z, y, x] or the text "z,y,x"; a list for letters has such entries.
+Size: TypeAlias = int | str | list[int]
+Sizes: TypeAlias = int | str | list[int | str | list[int]]
+Range: TypeAlias = tuple[int, int]
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
+Positive: TypeAlias = Annotated[float, msgspec.Meta(gt=0)]
+
+
+def _key(description: str, **limits: Any) -> msgspec.Meta:
+    return msgspec.Meta(description=description, **limits)
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A group of keys; unknown ones are errors."""
+
+
+class NetworkSection(_Section, frozen=True, kw_only=True):
+    """Which network: one of `letters`, `file` and `zoo`; the other keys belong to `letters`."""
+
+    letters: Annotated[str | None, _key("a chain of letters C T M P D, for instance CTMCTMCTC")] = None
+    file: Annotated[str | None, _key("a network in the .znn text form")] = None
+    zoo: Annotated[str | None, _key("the name of a published network, for instance n4")] = None
+    width: Annotated[int | list[int], _key("maps of every convolution but the last")] = 16
+    kernel: Annotated[Sizes, _key("size k or 'z,y,x', or a list with one for each C")] = 3
+    window: Annotated[Sizes, _key("size, or a list with one for each M and P")] = 2
+    stride: Annotated[Sizes | None, _key("factor of M on later sparsity, or a list; default: the window")] = None
+    ndim: Annotated[Literal[2, 3], _key("2: a size k means 1,k,k")] = 3
+    in_channels: Annotated[int, _key("channels of the image", ge=1)] = 1
+    out_channels: Annotated[int, _key("channels of the prediction", ge=1)] = 1
+    transfer: Annotated[str | list[str], _key("function, or a list with one for each T")] = "relu"
+    dropout: Annotated[float | list[float], _key("probability of dropping, or a list with one for each D")] = 0.5
+    init: Annotated[str | list[str], _key("how kernels start, or a list with one for each C")] = "he"
+
+
+class TrainingSection(_Section, frozen=True, kw_only=True):
+    """How long, how fast, by which loss."""
+
+    output_size: Annotated[Size, _key("output patch of one update, k or [z, y, x]")] = 12
+    batch: Annotated[int, _key("patches in one update", ge=1)] = 1
+    loss: Annotated[Literal["logistic", "softmax", "square"], _key("loss, a mean over voxels")] = "logistic"
+    updates: Annotated[int, _key("stop after this many updates", ge=1)] = 10_000
+    max_minutes: Annotated[Positive | None, _key("or after so many minutes, resumed parts included")] = None
+    learning_rate: Annotated[float, _key("at the start", gt=0)] = 0.01
+    momentum: Annotated[float, _key("of SGD, as in torch", ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, _key("of SGD, as in torch", ge=0)] = 0.0
+    schedule: Annotated[
+        Literal["constant", "exponential", "linear", "cosine"],
+        _key("course of the learning rate; linear and cosine reach 0 at `updates`"),
+    ] = "constant"
+    decay: Annotated[float, _key("exponential: factor every `rate_every` updates", gt=0, le=1)] = 0.997
+    warmup: Annotated[int, _key("updates during which the learning rate rises to its course", ge=0)] = 0
+    rate_every: Annotated[int, _key("updates between changes of the learning rate", ge=1)] = 100
+    seed: Annotated[int, _key("of parameters, samples and dropout", ge=0)] = 0
+
+
+class VolumeSection(_Section, frozen=True, kw_only=True):
+    """One volume or a part of it."""
+
+    image: Annotated[str | None, _key("image file; default: data.image")] = None
+    label: Annotated[str | None, _key("label file; default: data.label")] = None
+    z: Annotated[Range | None, _key("sections [from, to) whose labels are used; default: all")] = None
+    y: Annotated[Range | None, _key("rows [from, to)")] = None
+    x: Annotated[Range | None, _key("columns [from, to)")] = None
+    reach: Annotated[
+        Literal["region", "volume"], _key("inputs stay inside the region, or may see the rest of the volume")
+    ] = "region"
+
+
+class DataSection(_Section, frozen=True, kw_only=True):
+    """What is learnt from, and what the error is measured on."""
+
+    image: Annotated[str | None, _key("image file of every volume that names none")] = None
+    label: Annotated[str | None, _key("label file of every volume that names none")] = None
+    target: Annotated[
+        Literal["binary", "boundary"],
+        _key("binary: 1 where label >= threshold; boundary: 1 where cell ids meet or are 0"),
+    ] = "binary"
+    threshold: Annotated[float, _key("binary: smallest label that counts as 1")] = 1.0
+    invert: Annotated[bool, _key("exchange 0 and 1")] = False
+    in_plane: Annotated[bool, _key("boundary: compare ids along y and x only")] = False
+    preprocess: Annotated[
+        Literal["section", "volume", "none"],
+        _key("mean 0 and deviation 1 of every section or of the volume, or values as stored"),
+    ] = "volume"
+    border: Annotated[Literal["mirror", "none"], _key("mirror: inputs reach over the border by mirroring")] = "mirror"
+    flip: Annotated[str, _key("axes along which patches are flipped at random", pattern="^[zyx]*$")] = "zyx"
+    transpose: Annotated[bool, _key("exchange y and x at random")] = True
+    train: Annotated[tuple[VolumeSection, ...], _key("volumes to learn from", min_length=1)] = (VolumeSection(),)
+    test: Annotated[tuple[VolumeSection, ...], _key("held-out volumes; none: no test error")] = ()
+
+
+class LogSection(_Section, frozen=True, kw_only=True):
+    """What is written, and when."""
+
+    every: Annotated[int, _key("updates between rows of the learning curve", ge=1)] = 100
+    test_every: Annotated[int, _key("updates between test errors", ge=1)] = 500
+    test_patches: Annotated[int, _key("held-out and as many training patches of each test", ge=1)] = 16
+    checkpoint_every: Annotated[int, _key("updates between checkpoints", ge=1)] = 1000
+    checkpoint_minutes: Annotated[float, _key("or minutes, whichever comes first", gt=0)] = 2.0
+
+
+class ComputeSection(_Section, frozen=True, kw_only=True):
+    """How it is computed; results do not depend on `workers`."""
+
+    workers: Annotated[Count | None, _key("threads; default: all CPUs this process may use")] = None
+    convolution: Annotated[
+        str | dict[str, str], _key("auto, fft, direct or fft-stored, or a mapping from edge to one of them")
+    ] = "auto"
+
+
+class Config(_Section, frozen=True, kw_only=True):
+    """A whole run."""
+
+    network: Annotated[NetworkSection, _key("which network")] = NetworkSection()
+    training: Annotated[TrainingSection, _key("how long, how fast, by which loss")] = TrainingSection()
+    data: Annotated[DataSection, _key("what is learnt from")] = DataSection()
+    log: Annotated[LogSection, _key("what is written, and when")] = LogSection()
+    compute: Annotated[ComputeSection, _key("how it is computed")] = ComputeSection()

@@ -1,0 +1,109 @@
+"""A run on disk: what it was told, where it is, and whether a checkpoint is its own.
+
+The checkpoint is the model file. Parameters, velocities, learning rate, step, plan and FFT wisdom are in it
+by `Model.save`; what only the loop knows travels in its metadata. Samples need nothing: they are counted,
+not drawn.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from znn_dask.errors import CheckpointError, ConfigError
+from znn_dask.io.checkpoint import read_metadata
+from znn_dask.train.config import Config
+from znn_dask.train.config_file import flat, from_json, to_json
+
+MODEL, CURVE, CURVE_PICTURE, CONFIG = (
+    "model.safetensors",
+    "learning_curve.csv",
+    "learning_curve.png",
+    "config.yaml",
+)
+
+
+class Position(msgspec.Struct, kw_only=True):
+    """Where a run is; changed by the loop alone.
+
+    Attributes
+    ----------
+    step : int
+        Updates made.
+    seconds : float
+        Time spent, all resumed parts together.
+    loss_sum, loss_count
+        Losses since the last row of the learning curve.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a model file says of the run that made it."""
+
+    config: Config
+    position: Position
+
+
+def to_metadata(config: Config, position: Position) -> dict[str, str]:
+    """Return what the loop adds to a model file."""
+    return {"train.config": to_json(config), "train.position": msgspec.json.encode(position).decode()}
+
+
+def read_stored(path: Path) -> Stored:
+    """Read what `to_metadata` added to a model file.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is no model, or was not made by training.
+    """
+    metadata = read_metadata(path)
+    try:
+        config = from_json(metadata["train.config"])
+        return Stored(config, msgspec.json.decode(metadata["train.position"], type=Position))
+    except KeyError as error:
+        raise CheckpointError(f"{path} was not made by `znn-dask train`; it has no {error.args[0]}") from error
+    except (ConfigError, msgspec.MsgspecError) as error:
+        raise CheckpointError(f"{path} was made by another version of znn-dask: {error}") from error
+
+
+def check_same_run(path: Path, stored: Config, config: Config) -> None:
+    """Raise if a configuration describes another run than a checkpoint's.
+
+    What does not shape the run may differ: how long it lasts (unless the learning rate depends on that),
+    what is logged, the number of workers, and the folders of the volumes.
+
+    Raises
+    ------
+    CheckpointError
+        Naming what differs.
+    """
+    there, here = (_shaping(flat(c), c) for c in (stored, config))
+    differences = [
+        f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
+        for key in dict.fromkeys([*there, *here])
+        if there.get(key) != here.get(key)
+    ]
+    if differences:
+        raise CheckpointError(
+            f"{path} belongs to another run: {'; '.join(differences)}. "
+            "Give --restart to start over, or --out for another folder"
+        )
+
+
+def _shaping(values: dict[str, Any], config: Config) -> dict[str, Any]:
+    free = {"training.max_minutes", "compute.workers"}
+    if config.training.schedule in ("constant", "exponential"):
+        free.add("training.updates")
+    kept = {k: v for k, v in values.items() if k not in free and not k.startswith("log.")}
+    for key, value in kept.items():
+        if key.rpartition(".")[2] in ("image", "label", "file") and isinstance(value, str):
+            kept[key] = Path(value).name
+    return kept

@@ -1,0 +1,142 @@
+"""Starting or continuing a run: from a configuration and a folder to a `Loop` that is ready to go."""
+
+from pathlib import Path
+
+from znn_dask.errors import CheckpointError
+from znn_dask.geometry import Triple
+from znn_dask.io.atomic import replacing
+from znn_dask.model import SGD, Model
+from znn_dask.net import Network
+from znn_dask.train.config import Config
+from znn_dask.train.config_file import to_yaml
+from znn_dask.train.curve import keep_until
+from znn_dask.train.loop import Loop
+from znn_dask.train.resolve import check_net, make_network, output_size
+from znn_dask.train.run import CONFIG, CURVE, MODEL, Position, check_same_run, read_stored
+from znn_dask.train.samples import Sample, Samples, Volume, check_channels, check_size, load_volumes
+
+
+def open_run(config: Config, folder: Path, restart: bool = False) -> tuple[Loop, list[Volume]]:
+    """Make everything ready, from the checkpoint in the folder if there is one.
+
+    Everything is checked before the first file is written.
+
+    Parameters
+    ----------
+    config : Config
+    folder : Path
+        Holds the model file and the learning curve; made if it is missing.
+    restart : bool
+        Start over; what the folder holds of an earlier run is replaced.
+
+    Returns
+    -------
+    loop : Loop
+        Its model is to be closed by the caller.
+    test : list of Volume
+        The held-out volumes.
+
+    Raises
+    ------
+    CheckpointError
+        If the folder holds another run.
+    ConfigError, DataError, ShapeError, NetworkError, ParameterError
+        If something does not fit.
+    """
+    net = make_network(config.network)
+    check_net(config, net)
+    size = output_size(config, net)
+    path = folder / MODEL
+    position = Position()
+    resumed = path.exists() and not restart
+    if resumed:
+        stored = read_stored(path)
+        check_same_run(path, stored.config, config)
+        position = stored.position
+    train = load_volumes(config.data, config.data.train, "train")
+    test = load_volumes(config.data, config.data.test, "test")
+    (channels,) = net.inputs.values()
+    for item in (*train, *test):
+        check_size(item, net.field_of_view)
+        check_channels(item, channels)
+    samples = Samples(
+        train,
+        net.field_of_view,
+        size,
+        seed=config.training.seed,
+        batch=config.training.batch,
+        flip=config.data.flip,
+        transpose=config.data.transpose,
+        mirror=config.data.border == "mirror",
+    )
+    train_test = _fixed(config, train, net.field_of_view, size, "test on training data")
+    held_out = _fixed(config, test, net.field_of_view, size, "test") if test else []
+    model = _load(path, net, position, config) if resumed else _make(config, net, size)
+    folder.mkdir(parents=True, exist_ok=True)
+    if resumed:
+        keep_until(folder / CURVE, position.step)
+    else:
+        # The old model goes first: without it nothing else of the old run can be taken for the new one's.
+        path.unlink(missing_ok=True)
+        (folder / CURVE).unlink(missing_ok=True)
+    with replacing(folder / CONFIG) as temporary:
+        temporary.write_text(to_yaml(config), encoding="utf-8")
+    return Loop(config, folder, model, samples, position, held_out, train_test), test
+
+
+def _make(config: Config, net: Network, size: Triple) -> Model:
+    training = config.training
+    return Model(
+        net,
+        output_size=size,
+        loss=training.loss,
+        optimizer=SGD(
+            learning_rate=training.learning_rate,
+            momentum=training.momentum,
+            weight_decay=training.weight_decay,
+        ),
+        seed=training.seed,
+        num_workers=config.compute.workers,
+        convolution=config.compute.convolution,
+        batch=training.batch,
+    )
+
+
+def _load(path: Path, net: Network, position: Position, config: Config) -> Model:
+    model = Model.load(path, num_workers=config.compute.workers)
+    if model.net != net:
+        model.close()
+        raise CheckpointError(
+            f"{path} holds another network: it has {model.net.n_parameters:,} parameters and field of view "
+            f"{model.net.field_of_view}, the configuration's has {net.n_parameters:,} and "
+            f"{net.field_of_view}. "
+            "Give --restart to start over, or --out for another folder"
+        )
+    if model.step_count != position.step:
+        model.close()
+        raise CheckpointError(
+            f"{path} is of update {model.step_count}, but its run says {position.step}; it was changed "
+            "after training. "
+            "Give --restart to start over, or --out for another folder"
+        )
+    return model
+
+
+def _fixed(config: Config, volumes: list[Volume], view: Triple, size: Triple, purpose: str) -> list[Sample]:
+    """Return the patches, always the same and never flipped, on which errors are measured.
+
+    They are smaller than those of training where a region is.
+    """
+    lengths = [[high - low for low, high in item.region] for item in volumes]
+    z, y, x = (min(s, *(length[axis] for length in lengths)) for axis, s in enumerate(size))
+    samples = Samples(
+        volumes,
+        view,
+        (z, y, x),
+        seed=config.training.seed,
+        batch=config.training.batch,
+        mirror=config.data.border == "mirror",
+        purpose=purpose,
+    )
+    count = -(-config.log.test_patches // config.training.batch)
+    return [samples.sample(number) for number in range(count)]

@@ -1,0 +1,96 @@
+"""The pictures a run leaves behind: its learning curve, and a prediction beside image and truth.
+
+Drawn without pyplot, which keeps global state and looks for a screen.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+_DOTS_PER_INCH = 120
+
+
+Points = Sequence[tuple[int, float | None]]
+
+
+def curve_picture(
+    losses: Mapping[str, Points], errors: Mapping[str, Points], levels: Mapping[str, float] | None = None
+) -> bytes:
+    """Draw loss and error over updates.
+
+    Parameters
+    ----------
+    losses, errors : mapping of name to points (update, value)
+        Values of None are left out.
+    levels : mapping of name to float, optional
+        Errors to compare with, such as the majority's, drawn as level lines.
+
+    Returns
+    -------
+    bytes
+        A PNG file.
+    """
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    loss_axes, error_axes = figure.subplots(1, 2)
+    for axes, curves in ((loss_axes, losses), (error_axes, errors)):
+        for name, points in curves.items():
+            _line(axes, points, name)
+    for number, (name, value) in enumerate((levels or {}).items()):
+        error_axes.axhline(value, color="0.4", linestyle=("--", ":", "-.")[number % 3], label=name)
+    for axes, name in ((loss_axes, "loss"), (error_axes, "fraction of wrong voxels")):
+        axes.set_xlabel("updates")
+        axes.set_ylabel(name)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend()
+    return _png(figure)
+
+
+def prediction_picture(
+    image: np.ndarray, target: np.ndarray, prediction: np.ndarray, error: float | None = None
+) -> bytes:
+    """Draw the middle section of image, truth and prediction side by side.
+
+    Parameters
+    ----------
+    image, target, prediction : arrays of shape (z, y, x)
+        The prediction between 0 and 1.
+    error : float, optional
+        Fraction of wrong voxels, for the title.
+
+    Returns
+    -------
+    bytes
+        A PNG file.
+    """
+    middle = image.shape[0] // 2
+    figure = Figure(figsize=(10.5, 3.8 * max(0.5, min(2.0, image.shape[1] / image.shape[2]))), layout="constrained")
+    wrong = "" if error is None else f", {100 * error:.1f} % wrong"
+    panels: tuple[tuple[np.ndarray, str, dict[str, float]], ...] = (
+        (image, "image", {}),
+        (target, "truth", {"vmin": 0, "vmax": 1}),
+        (prediction, f"prediction{wrong}", {"vmin": 0, "vmax": 1}),
+    )
+    for axes, (volume, title, limits) in zip(figure.subplots(1, 3), panels, strict=True):
+        axes.imshow(volume[middle], cmap="gray", interpolation="nearest", **limits)
+        axes.set_title(title)
+        axes.set_axis_off()
+    return _png(figure)
+
+
+def _line(axes: Axes, points: Points, label: str) -> None:
+    known = [(step, value) for step, value in points if value is not None]
+    if known:
+        axes.plot(*zip(*known, strict=True), label=label, marker="o" if len(known) < 40 else "", markersize=3)
+
+
+def _png(figure: Figure) -> bytes:
+    FigureCanvasAgg(figure)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=_DOTS_PER_INCH)
+    return stream.getvalue()
