@@ -123,7 +123,7 @@ def others() -> list[Case]:
     d_output = random(16, 16, 16, 8, 40)
     relu = transfer.Activation("relu")
     padded = random(33, 33, 33, 1, 40)
-    output, argmax = filters.max_filter(padded, (2, 2, 2), (2, 2, 2))
+    _, argmax = filters.max_filter(padded, (2, 2, 2), (2, 2, 2))
     parameter = random(1_000_000)
     return [
         Case(

@@ -42,6 +42,8 @@ IMPORTING_CALLS = {"__import__", "import_module", "importlib.import_module"}
 GUARDS = ("TYPE_CHECKING", "find_spec")
 MOST_LINES = 400
 MOST_FUNCTION_LINES = 50
+# The workers' loop: in Python a call costs as much as all that the loop does for a task.
+MAY_BE_LONG = {("znn_dask/sched/run.py", "work")}
 # Folders of one machine that no file may name, and data that only the integration script may.
 MACHINE_PATH = re.compile(r"(?<![\w.~-])/(?:home|work|root|Users)/\w[\w./-]*")
 SHARED_DATA = re.compile(r"\.\./shared\b")
@@ -164,7 +166,7 @@ def long_functions(path: str, source: str) -> list[str]:
             count = node.end_lineno - node.lineno + 1
             if ast.get_docstring(node) is not None:
                 count -= node.body[0].end_lineno - node.body[0].lineno + 1
-            if count >= MOST_FUNCTION_LINES:
+            if count >= MOST_FUNCTION_LINES and (path, node.name) not in MAY_BE_LONG:
                 complaints.append(f"{path}:{node.lineno} {node.name} has {count} lines without its docstring")
     return complaints
 

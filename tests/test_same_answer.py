@@ -211,20 +211,34 @@ def test_dropout_is_active_in_steps_alone():
 # --- what keeps it so ---
 
 
-@pytest.mark.parametrize(("width", "batch"), [(1, 20), (3, 5), (5, 7)])
-def test_every_transform_is_planned_before_the_first_step(width, batch, monkeypatch):
-    """A transform planned later is planned anew elsewhere, perhaps in another way: other last bits."""
-    asked = []
-    plan = fft.plan
-    monkeypatch.setattr(fft, "plan", lambda *args: asked.append(args) or plan(*args))
+@pytest.mark.parametrize(("width", "planned", "given"), [(1, 20, 20), (3, 5, 5), (5, 7, 2), (3, 1, 3)])
+def test_what_fftw_measures_is_known_before_a_step_and_saved(width, planned, given, monkeypatch, tmp_path):
+    """What is measured later would be measured anew elsewhere, perhaps in another way: other last bits."""
+    asked, learned = set(), set()
+    plan, learn = fft.plan, fft.learn
+
+    def noted_plan(backend, size, lanes, wisdom):
+        asked.add((size, lanes))
+        return plan(backend, size, lanes, wisdom)
+
+    def noted_learn(backend, effort, tiles, known=None):
+        learned.update(tiles)
+        return learn(backend, effort, tiles, known)
+
+    monkeypatch.setattr(fft, "plan", noted_plan)
+    monkeypatch.setattr(fft, "learn", noted_learn)
     net = Network.parse("CTC", width=width, kernel=3, out_channels=1)
-    with znn.Model(net, (3, 4, 4), num_workers=1, batch=batch, convolution="fft") as model:
-        before = set(asked)
-        asked.clear()
-        inputs, targets, _ = plain.random_sample(net, (3, 4, 4), "square", RNG, batch)
+    options = {"num_workers": 1, "batch": planned, "convolution": "fft", "fft_effort": "measure"}
+    with znn.Model(net, (3, 4, 4), **options) as model:
+        inputs, targets, _ = plain.random_sample(net, (3, 4, 4), "square", RNG, given)
         model.step(inputs["input"], targets["output"])
-    assert asked
-    assert set(asked) <= before
+        assert asked
+        assert asked <= learned
+        model.save(tmp_path / "model")
+        with znn.Model.load(tmp_path / "model", num_workers=1) as again:
+            assert again.step(inputs["input"], targets["output"]) == model.step(inputs["input"], targets["output"])
+            for name, value in model.parameters.items():
+                np.testing.assert_array_equal(value, again.parameters[name])
 
 
 def test_a_running_step_asks_the_system_for_no_memory():

@@ -55,6 +55,7 @@ class Core:
         self.programs = Programs(net, self.scheduler)
         self.input_sizes = step_input_sizes(net, plan)
         self.wisdom = learn_transforms(net, plan, wisdom)
+        self._plans = {plan.batch: plan}
         self.state = State({}, {})
 
     def start(self, parameters: Mapping[str, Any], velocities: Mapping[str, Any] | None = None, steps: int = 0) -> None:
@@ -73,7 +74,16 @@ class Core:
     def forward(self, batch: Batch) -> dict[str, Array]:
         """Return the outputs by name, with a batch axis."""
         self.flush()
-        return self.programs.forward(for_batch(self.plan, batch.size)).run(self.values(batch))
+        program = self.programs.forward(self.plan_for(batch.size))
+        return program.run(self.values(batch))
+
+    def plan_for(self, n_examples: int) -> Plan:
+        """Return the plan for a number of examples, with its transforms learned."""
+        if n_examples not in self._plans:
+            plan = for_batch(self.plan, n_examples)
+            self.wisdom = learn_transforms(self.net, plan, self.wisdom)
+            self._plans[n_examples] = plan
+        return self._plans[n_examples]
 
     def gradients(self, batch: Batch) -> tuple[float, dict[str, Array]]:
         """Return loss and gradients of a sample."""
@@ -103,7 +113,8 @@ class Core:
 
     def _run_step(self, batch: Batch, pending: bool) -> dict[Any, Any]:
         options = self.step_options(frozenset(batch.weights), pending)
-        return self.programs.step(for_batch(self.plan, batch.size), options).run(self.values(batch))
+        program = self.programs.step(self.plan_for(batch.size), options)
+        return program.run(self.values(batch))
 
     def flush(self) -> None:
         """Make the pending updates."""

@@ -11,7 +11,7 @@ from dask.task_spec import DataNode, Task
 from znn_dask.lower import Plan, StepGraph, lower_forward, lower_step
 from znn_dask.lower.builder import refs
 from znn_dask.lower.step import parameter_blocks
-from znn_dask.model.compiled import for_batch, fresh_token
+from znn_dask.model.compiled import fresh_token
 from znn_dask.model.core import Core
 from znn_dask.model.samples import Batch
 from znn_dask.net import Network
@@ -24,7 +24,7 @@ def graph_of(core: Core, kind: str, batch: Batch | None) -> StepGraph:
     """Return the "forward" or "step" graph of a model as it is now; without a batch its sample stays an input."""
     if kind == "forward":
         core.flush()
-    plan = core.plan if batch is None else for_batch(core.plan, batch.size)
+    plan = core.plan if batch is None else core.plan_for(batch.size)
     token = fresh_token()
     if kind == "forward":
         graph = lower_forward(core.net, plan, token)
