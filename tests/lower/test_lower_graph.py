@@ -31,6 +31,7 @@ FORWARD = (
     "argmax",
     "dropout",
     "sum",
+    "node-sum",
 )
 UPDATE = (
     "update",
@@ -58,6 +59,7 @@ BACKWARD = (
     "conv-gradient",
     "kernel-gradient",
     "sum-gradient",
+    "node-sum-gradient",
 )
 EVERY = [(name, mode) for name in NETS for mode in MODES]
 

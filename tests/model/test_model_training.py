@@ -21,6 +21,7 @@ from model_cases import (
     samples,
 )
 
+import znn_dask as znn
 from znn_dask.ops import direct, fft, filter, loss, memory, spectral, transfer, update
 
 pytestmark = pytest.mark.timeout(60)
@@ -228,7 +229,7 @@ def test_samples_that_fail_end_the_steps_and_leave_those_made():
 # --- workers, memory, threads ---
 
 
-@pytest.mark.parametrize("way", [*WAYS, WAYS[1] | {"fft_effort": "measure"}])
+@pytest.mark.parametrize("way", WAYS)
 def test_any_number_of_workers_gives_the_same_bits(way):
     pairs = samples(DROPPING, 5, 3, batch=2)
     volume = np.random.default_rng(0).random((9, 8, 10), np.float32)
@@ -239,6 +240,19 @@ def test_any_number_of_workers_gives_the_same_bits(way):
             assert model.num_workers == num_workers
             arrays = [*model.parameters.values(), model.predict(volume), *model.gradients(*pairs[0])[1].values()]
             answers.append((losses, [array.tobytes() for array in arrays]))
+    assert all(answer == answers[0] for answer in answers)
+
+
+@pytest.mark.parametrize("way", WAYS[:2])
+def test_what_was_measured_serves_any_number_of_workers(tmp_path, way):
+    """Two models may measure differently; one that is saved with what it measured gives one answer."""
+    pairs, answers = samples(count=2, batch=2), []
+    with new_model(batch=2, fft_effort="measure", **way) as model:
+        model.save(tmp_path / "m")
+    for num_workers in (1, 2, 4, 8):
+        with znn.Model.load(tmp_path / "m", num_workers=num_workers) as model:
+            losses = list(model.steps(pairs))
+            answers.append((losses, [array.tobytes() for array in model.parameters.values()]))
     assert all(answer == answers[0] for answer in answers)
 
 

@@ -77,7 +77,7 @@ def test_mistakes_are_named(raw: object, overrides: list[str], message: str) -> 
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot read the configuration .*absent"):
+    with pytest.raises(ConfigError, match=r"cannot read the configuration .*absent"):
         load_config(tmp_path / "absent.yaml")
     (tmp_path / "a.yaml").write_text("a: [")
     with pytest.raises(ConfigError, match=r"a\.yaml is not YAML"):

@@ -1,6 +1,5 @@
 """``znn-dask demo``: the whole job on made-up tissue, in about a minute."""
 
-import signal
 from pathlib import Path
 
 import click
@@ -8,12 +7,13 @@ import click
 from znn_dask.commands.common import debug_option, workers_option, write_json
 from znn_dask.commands.pictures import PREDICTION_PICTURE, CurveDrawer
 from znn_dask.commands.train import METRICS, describe_error, draw_held_out
+from znn_dask.errors import OutputExistsError
 from znn_dask.io.writing import write_volume
 from znn_dask.train.config import Config
 from znn_dask.train.config_file import make_config
 from znn_dask.train.heldout import evaluate_regions
 from znn_dask.train.phantom import make_phantom
-from znn_dask.train.run import CURVE_PICTURE, MODEL
+from znn_dask.train.run import CURVE_PICTURE, MODEL, read_stored
 from znn_dask.train.session import open_run
 
 SIZE, TEST_SIZE = (64, 96, 96), (32, 96, 96)
@@ -43,6 +43,7 @@ def demo(out: Path, seed: int, updates: int, workers: int | None, quiet: bool) -
       znn-dask demo --out results
     """
     click.echo(f"making two phantoms: cells with membranes, vesicles and noise, {SIZE} and {TEST_SIZE} voxels")
+    _check_out(out)
     sources = _make_volumes(out, seed)
     config = _config(sources, seed, updates, workers)
     loop, test = open_run(config, out, restart=True)
@@ -56,7 +57,8 @@ def demo(out: Path, seed: int, updates: int, workers: int | None, quiet: bool) -
         loop.on_checkpoint = CurveDrawer(out)
         loop.run(progress=not quiet)
         if loop.stopped_by:
-            return 128 + loop.stopped_by if loop.stopped_by != signal.SIGINT else 130
+            click.echo(f"stopped after update {loop.position.step:,}", err=True)
+            return 128 + loop.stopped_by
         click.echo("predicting the second phantom, which training has not seen")
         found = evaluate_regions(loop.model, test)
     figures = {"updates": updates, "seed": seed, "seconds": loop.position.seconds, **found.figures()}
@@ -66,6 +68,15 @@ def demo(out: Path, seed: int, updates: int, workers: int | None, quiet: bool) -
     click.echo(f"look at {out / PREDICTION_PICTURE} and {out / CURVE_PICTURE}; figures are in {out / METRICS}")
     click.echo(f"predict more with: znn-dask predict {out / MODEL} {sources['test_image']} prediction.npy")
     return 0
+
+
+def _check_out(out: Path) -> None:
+    """Raise if the folder holds a model that no demo made."""
+    path = out / MODEL
+    if path.exists() and Path(read_stored(path).config.data.train[0].image or "").name != "train_image.npy":
+        raise OutputExistsError(
+            f"{out} holds another run, which the demo would replace; choose another folder by --out"
+        )
 
 
 def _make_volumes(out: Path, seed: int) -> dict[str, str]:

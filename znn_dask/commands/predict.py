@@ -1,6 +1,7 @@
 """``znn-dask predict``: a model over a whole volume."""
 
 from pathlib import Path
+from typing import Literal
 
 import click
 import numpy as np
@@ -30,12 +31,25 @@ BORDERS = {"mirror": "mirror", "constant": "constant", "none": None}
     show_default=True,
     help="What lies outside: the mirror image, zeros, or nothing (the output is then smaller).",
 )
+@click.option(
+    "--preprocess",
+    "method",
+    type=click.Choice(["section", "volume", "none"]),
+    help="Mean 0 and deviation 1 of every section or the volume, or nothing.  [default: as in training]",
+)
 @click.option("--overwrite", is_flag=True, help="Replace DESTINATION if it exists.")
 @workers_option
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @debug_option
 def predict(
-    model: Path, source: str, destination: str, border: str, overwrite: bool, workers: int | None, quiet: bool
+    model: Path,
+    source: str,
+    destination: str,
+    border: str,
+    method: Literal["section", "volume", "none"] | None,
+    overwrite: bool,
+    workers: int | None,
+    quiet: bool,
 ) -> int:
     """Predict the volume SOURCE with MODEL and write the result to DESTINATION.
 
@@ -48,9 +62,10 @@ def predict(
       znn-dask predict runs/fibsem/model.safetensors stack.h5:/raw boundaries.tif
     """
     check_destination(destination, overwrite)
-    stored = read_stored(model)
+    if method is None:
+        method = read_stored(model).config.data.preprocess
     with Model.load(model, num_workers=workers) as loaded:
-        image = preprocess(read_image(source), stored.config.data.preprocess)
+        image = preprocess(read_image(source), method)
         _check_image(source, image, loaded.net)
         with tqdm(unit=" patches", desc="predicting", disable=quiet) as bar:
 

@@ -1,6 +1,5 @@
 """``znn-dask train``: from a configuration and volumes to a model."""
 
-import signal
 from pathlib import Path
 
 import click
@@ -53,7 +52,7 @@ def train(
         draw_curve(folder)
         if loop.stopped_by:
             click.echo(f"stopped after update {loop.position.step:,}; the same command continues", err=True)
-            return 130 if loop.stopped_by == signal.SIGINT else 128 + loop.stopped_by
+            return 128 + loop.stopped_by  # as a shell counts signals: 130 for Ctrl-C
         _conclude(loop, test)
     return 0
 

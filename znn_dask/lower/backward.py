@@ -58,7 +58,7 @@ def lower_backward_pass(low: Lowering, d_outputs: dict[str, Values]) -> dict[Has
         priority = low.priorities.backward[name]
         d_values = {
             place: low.graph.total(
-                "sum-gradient", (name, *place), priority, [term[place] for term in back.arriving[name]]
+                "node-sum-gradient", (name, *place), priority, [term[place] for term in back.arriving[name]]
             )
             for place in low.places(name)
         }

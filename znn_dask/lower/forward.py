@@ -152,7 +152,9 @@ def _image(low: Lowering, name: str) -> Values:
 def _converge(low: Lowering, name: str) -> Values:
     terms = [low.contributions[name][edge.name] for edge in low.net.incoming(name)]
     return {
-        place: low.graph.total("sum", (name, *place), low.priorities.forward[name], [term[place] for term in terms])
+        place: low.graph.total(
+            "node-sum", (name, *place), low.priorities.forward[name], [term[place] for term in terms]
+        )
         for place in low.places(name)
     }
 
@@ -208,13 +210,15 @@ def dropout_arguments(low: Lowering, edge: Edge, block: int, group: int) -> tupl
 
 def _filtered(low: Lowering, edge: Edge, whole: Key, block: int, group: int, n_groups: int) -> Values:
     """Take apart the images and argmax of a filter."""
+    assert isinstance(edge.op, MaxFilter | MaxPool)
     graph, values, argmax = low.graph, {}, []
     for part in range(n_groups):
         place = block, group * n_groups + part
         n_bytes = low.n_bytes(edge.target, place)
         values[place] = graph.part("filtered", (edge.name, *place), whole, part)
         argmax.append(graph.part("argmax", (edge.name, *place), whole, n_groups + part))
-        graph.n_bytes[values[place]], graph.n_bytes[argmax[-1]] = n_bytes, n_bytes // 4
+        graph.n_bytes[values[place]] = n_bytes
+        graph.n_bytes[argmax[-1]] = n_bytes // 4 * filters.index_bytes(edge.op.window)
     low.argmax[edge.name, block, group] = argmax
     return values
 

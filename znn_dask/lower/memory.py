@@ -3,6 +3,8 @@
 import heapq
 from collections.abc import Hashable, Iterable
 
+from dask.task_spec import GraphNode
+
 from znn_dask.lower.plan import Plan
 from znn_dask.lower.step import StepGraph, lower_forward
 from znn_dask.net import Network
@@ -14,7 +16,7 @@ def peak_bytes(graph: StepGraph) -> int:
     A result lives until its last reader has finished; those asked for live on. More workers need somewhat more.
     Inputs, parameters and scratch memory are not counted.
     """
-    tasks = graph.dask
+    tasks = _needed(graph)
     waiting = {key: sum(d in tasks for d in task.dependencies) for key, task in tasks.items()}
     readers: dict[Hashable, list[Hashable]] = {key: [] for key in tasks}
     for key, task in tasks.items():
@@ -40,6 +42,18 @@ def peak_bytes(graph: StepGraph) -> int:
                 # The newest first among equals, as the scheduler does.
                 heapq.heappush(ready, (-graph.priority[reader], -count, reader))
     return peak
+
+
+def _needed(graph: StepGraph) -> dict[Hashable, GraphNode]:
+    """Return the tasks that the outputs depend on, in the graph's order."""
+    seen: set[Hashable] = set()
+    left = list(graph.outputs.values())
+    while left:
+        key = left.pop()
+        if key in graph.dask and key not in seen:
+            seen.add(key)
+            left += graph.dask[key].dependencies
+    return {key: task for key, task in graph.dask.items() if key in seen}
 
 
 def _released(dependencies: Iterable[Hashable], left: dict[Hashable, int], graph: StepGraph) -> Iterable[int]:

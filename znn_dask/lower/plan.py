@@ -4,12 +4,13 @@ A plan can be printed, saved with a model and compared. Results are bitwise the 
 scheduler, policy or number of workers; so a plan does not depend on any of these.
 """
 
+import math
 from collections.abc import Mapping
 
 import msgspec
 
 from znn_dask.errors import ParameterError, nearest
-from znn_dask.geometry import ONE, Triple, ceil_div, round_up, volume
+from znn_dask.geometry import ONE, Triple, ceil_div, volume
 from znn_dask.lower.cost import best_tile, direct_cost, spectral_cost, whole_size
 from znn_dask.net import Convolution, MaxFilter, Network
 from znn_dask.ops.fft import EFFORTS, resolve_backend
@@ -79,8 +80,19 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def rounded_output(net: Network, output_size: Mapping[str, Triple]) -> dict[str, Triple]:
-    """Return the output sizes raised to multiples of the sparsity, so that all fragments are of one size."""
-    return {name: round_up(size, net.sparsity_of(name)) for name, size in output_size.items()}
+    """Return the output sizes raised to multiples of their sparsities, so that all fragments are of one size.
+
+    All outputs grow by the same number of voxels, or else they would need nodes of different sizes.
+    """
+    grown = {name: list(size) for name, size in output_size.items()}
+    for axis in range(3):
+        steps = {name: net.sparsity_of(name)[axis] for name in output_size}
+        for more in range(math.lcm(*steps.values())):
+            if all((size[axis] + more) % steps[name] == 0 for name, size in output_size.items()):
+                for size in grown.values():
+                    size[axis] += more
+                break
+    return {name: (size[0], size[1], size[2]) for name, size in grown.items()}
 
 
 def make_plan(net: Network, output_size: Mapping[str, Triple], batch: int, options: Options) -> Plan:
@@ -193,6 +205,7 @@ def _groups(
     entries = dict.fromkeys(net.inputs, examples)
     groups_after: dict[str, int] = {}
     splits: dict[tuple[Triple, Triple], int] = {}
+    whole = _filters_differ(net)
     for edge in net.edges.values():
         split = 1
         if isinstance(edge.op, MaxFilter):
@@ -200,14 +213,25 @@ def _groups(
             tiles = _tiles_after(net, edge.target, sizes, convolutions)
             wanted = max(1, n_parities * entries[edge.source] * tiles // ENTRIES)
             split = max(d for d in range(1, n_parities + 1) if n_parities % d == 0 and d <= wanted)
-            # Streams that meet later must be split alike.
-            split = splits.setdefault((net.sparsity_of(edge.source), net.sparsity_of(edge.target)), split)
+            # Streams that meet later must be split alike; not at all if they were filtered in other ways.
+            split = (
+                1 if whole else splits.setdefault((net.sparsity_of(edge.source), net.sparsity_of(edge.target)), split)
+            )
             groups_after[edge.name] = split
             entries[edge.target] = entries[edge.source] * n_parities // split
         else:
             entries[edge.target] = entries[edge.source]
         n_groups[edge.target] = n_groups[edge.source] * split
     return n_groups, groups_after
+
+
+def _filters_differ(net: Network) -> bool:
+    """Whether streams meet whose max-filters had different strides on the way."""
+    passed: dict[str, set[tuple[Triple, ...]]] = {name: {()} for name in net.inputs}
+    for edge in net.edges.values():
+        stride = (edge.op.stride,) if isinstance(edge.op, MaxFilter) and edge.op.stride != ONE else ()
+        passed.setdefault(edge.target, set()).update(before + stride for before in passed[edge.source])
+    return any(len(ways) > 1 for ways in passed.values())
 
 
 def _tiles_after(
@@ -246,6 +270,28 @@ def _shared(net: Network, blocks: dict[str, tuple[int, ...]]) -> dict[str, tuple
             for name in together:
                 joined[name] = together
     return {name: max((blocks[other] for other in sorted(joined[name])), key=len) for name in net.nodes}
+
+
+def check_plan(net: Network, plan: Plan) -> None:
+    """Raise a ParameterError unless a plan, read from a file perhaps, is one of this network."""
+    convolutions = {e.name for e in net.edges.values() if isinstance(e.op, Convolution)}
+    filters = {e.name for e in net.edges.values() if isinstance(e.op, MaxFilter)}
+    channels = {name: node.channels for name, node in net.nodes.items()}
+    fits = (
+        set(plan.output_size) == set(net.outputs)
+        and set(plan.convolutions) == convolutions
+        and set(plan.groups_after) == filters
+        and {name: sum(widths) for name, widths in plan.blocks.items()} == channels
+        and _shared(net, plan.blocks) == plan.blocks
+        and all(chosen.algorithm in ALGORITHMS for chosen in plan.convolutions.values())
+        and min(plan.batch, plan.examples_per_group, *plan.groups_after.values(), 1) > 0
+    )
+    if not fits:
+        raise ParameterError("its plan is not one of its network")
+    _one_of("granularity", plan.granularity, GRANULARITIES)
+    _one_of("sum", plan.sum, SUMS)
+    _one_of("fft_effort", plan.fft_effort, EFFORTS)
+    _one_of("fft_backend", plan.fft_backend, ("pyfftw", "scipy"))
 
 
 def describe(net: Network, plan: Plan, peak_bytes: int | None) -> str:

@@ -17,6 +17,7 @@ from znn_dask.ops import fft
 from znn_dask.ops.layout import Arrangement
 from znn_dask.sched import Program, Scheduler
 
+MOST_PROGRAMS = 16
 _tokens = itertools.count()
 _token_lock = threading.Lock()
 
@@ -61,6 +62,9 @@ class Programs:
     def _get(self, name: Hashable, lower: Any) -> Compiled:
         with self._lock:
             if name not in self._known:
+                # Volumes of many sizes would otherwise leave a graph each.
+                while len(self._known) >= MOST_PROGRAMS:
+                    del self._known[next(iter(self._known))]
                 self._known[name] = self._compile(lower())
             return self._known[name]
 

@@ -13,10 +13,11 @@ from znn_dask.errors import CheckpointError, OutputExistsError, ParameterError
 from znn_dask.geometry import Triple
 from znn_dask.lower import Options, StepGraph, make_plan
 from znn_dask.lower.parameters import check_parameters, initial_parameters
+from znn_dask.lower.plan import check_plan
 from znn_dask.model.core import Core
 from znn_dask.model.predict import Progress, as_given, check_out, predict_scene, see
-from znn_dask.model.samples import Batch, by_name, output_sizes, read_images, read_sample, single
-from znn_dask.model.state import SGD, PlanReport, check_rate
+from znn_dask.model.samples import Batch, as_seed, by_name, output_sizes, read_images, read_sample, single
+from znn_dask.model.state import SGD, PlanReport, as_optimizer, as_rate
 from znn_dask.model.storage import Description, read_model, write_model
 from znn_dask.model.views import graph_of
 from znn_dask.net import Network
@@ -89,8 +90,8 @@ class Model:
         check_loss(loss)
         options = Options(convolution, granularity, block, fft_backend, fft_effort, sum)
         plan = make_plan(net, output_sizes(net, output_size), batch, options)
-        self._core = Core(net, plan, options, loss, optimizer or SGD(), seed, num_workers, policy)
-        self._core.start(initial_parameters(net, seed))
+        self._core = Core(net, plan, options, loss, as_optimizer(optimizer), as_seed(seed), num_workers, policy)
+        self._core.start(initial_parameters(net, self.seed))
 
     # ---- what it is
 
@@ -141,8 +142,7 @@ class Model:
 
     @learning_rate.setter
     def learning_rate(self, rate: float) -> None:
-        check_rate(rate)
-        self._core.learning_rate = float(rate)
+        self._core.learning_rate = as_rate("learning_rate", rate)
 
     @property
     def plan(self) -> PlanReport:
@@ -225,9 +225,9 @@ class Model:
         """Make one step per sample (x, target[, weight]); the next sample is provided while a step runs."""
         each = iter(samples)
         with ThreadPoolExecutor(1, thread_name_prefix="znn-dask-samples") as provider:
-            coming = provider.submit(next, each, None)
-            while (sample := coming.result()) is not None:
-                coming = provider.submit(next, each, None)
+            coming = provider.submit(next, each, ())
+            while sample := coming.result():
+                coming = provider.submit(next, each, ())
                 yield self.step(*sample)
 
     def flush(self) -> None:
@@ -298,12 +298,10 @@ class Model:
         """
         if kind not in ("step", "forward"):
             raise ParameterError(f"graph must be 'step' or 'forward', got {kind!r}")
-        if x is None:
-            batch = None
-        elif kind == "forward":
-            batch = read_images(x, self.net.inputs, self._core.input_sizes)
-        else:
-            batch = self._read(x, target, weight)
+        batch = None
+        if x is not None:
+            images = read_images(x, self.net.inputs, self._core.input_sizes)
+            batch = images if kind == "forward" else self._read(x, target, weight)
         return graph_of(self._core, kind, batch)
 
     # ---- files
@@ -370,6 +368,8 @@ class Model:
         try:
             check_parameters(net, stored.parameters)
             check_parameters(net, stored.velocities)
+            check_plan(net, plan)
+            check_loss(about.loss)
             wisdom = fft.Wisdom(plan.fft_effort, about.wisdom)
             common = about.options, about.loss, about.optimizer, about.seed, num_workers, about.policy, wisdom
             model._core = Core(net, plan, *common)

@@ -94,6 +94,9 @@ def _check_size(size: Triple, least: Triple, what: str) -> None:
 
 def _four_axes(given: Any, channels: int, name: str) -> Any:
     array = given if hasattr(given, "shape") else np.asarray(given)
+    kind = np.dtype(getattr(array, "dtype", np.float32)).kind
+    if kind not in "biuf":
+        raise ParameterError(f"volume for input {name!r} must hold numbers, got dtype {array.dtype}")
     if len(array.shape) == 3:
         array = _WithChannel(array)
     if len(array.shape) != 4 or array.shape[0] != channels:

@@ -163,6 +163,13 @@ def output_sizes(net: Network, given: Any) -> dict[str, Triple]:
     return {name: as_triple(sizes[name], net.ndim, "output_size") for name in names}
 
 
+def as_seed(seed: Any) -> int:
+    """Return a seed as an int; raises a ParameterError if it is no whole number."""
+    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+        raise ParameterError(f"seed must be a whole number, got {seed!r}")
+    return int(seed)
+
+
 def single(values: Mapping[str, Any]) -> Any:
     """Return the only value, or a dict where there are several."""
     return next(iter(values.values())) if len(values) == 1 else dict(values)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Hashable
 from dataclasses import dataclass
+from numbers import Real
 
 import msgspec
 import numpy as np
@@ -30,17 +31,31 @@ class SGD(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        check_rate(self.learning_rate)
-        if not 0 <= self.momentum < 1:
-            raise ParameterError(f"momentum must be at least 0 and below 1, got {self.momentum!r}")
-        if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
-            raise ParameterError(f"weight_decay must be 0 or more, got {self.weight_decay!r}")
+        for name in ("learning_rate", "momentum", "weight_decay"):
+            # Numbers of numpy would pass here and fail when the model is saved.
+            msgspec.structs.force_setattr(self, name, as_rate(name, getattr(self, name)))
+        if self.momentum >= 1:
+            raise ParameterError(f"momentum must be below 1, got {self.momentum!r}")
 
 
-def check_rate(rate: float) -> None:
-    """Raise a ParameterError unless the learning rate is a finite number of 0 or more."""
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or not (rate >= 0 and math.isfinite(rate)):
-        raise ParameterError(f"learning_rate must be a finite number of 0 or more, got {rate!r}")
+def as_optimizer(given: SGD | None) -> SGD:
+    """Return an optimiser, the default for None; raises a ParameterError for anything else."""
+    if given is not None and not isinstance(given, SGD):
+        raise ParameterError(f"optimizer must be an SGD, got {given!r}; for instance SGD(learning_rate=0.01)")
+    return given or SGD()
+
+
+def as_rate(name: str, value: object) -> float:
+    """Return a number as a float.
+
+    Raises
+    ------
+    ParameterError
+        Unless it is a finite number of 0 or more.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < math.inf:
+        raise ParameterError(f"{name} must be a finite number of 0 or more, got {value!r}")
+    return float(value)
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,11 @@ def max_pool_backward(d_output: Array, argmax: Argmax, window: Triple, size: Tri
     return _backward([d_output], [argmax], window, window, True, size, d_output.shape[3])
 
 
+def index_bytes(window: Triple) -> int:
+    """Return the bytes of one argmax value for a window."""
+    return 1 if volume(window) <= 256 else 2
+
+
 def _filtered(image: Array, window: Triple, stride: Triple) -> Triple:
     sizes = []
     for n, w, s in zip(image.shape[:3], window, stride, strict=True):

@@ -117,10 +117,10 @@ def _visit(blocks: Sequence[Array], arrangement: Arrangement, dense: Array, writ
 
 
 def kernel_to_internal(kernel: Array) -> Array:
-    """Return (out, in, z, y, x) as contiguous (z, y, x, in, out)."""
-    return np.ascontiguousarray(kernel.transpose(2, 3, 4, 1, 0))
+    """Return (out, in, z, y, x) as a new contiguous array (z, y, x, in, out)."""
+    return np.array(kernel.transpose(2, 3, 4, 1, 0), order="C")
 
 
 def kernel_to_public(kernel: Array) -> Array:
-    """Return (z, y, x, in, out) as contiguous (out, in, z, y, x)."""
-    return np.ascontiguousarray(kernel.transpose(4, 3, 0, 1, 2))
+    """Return (z, y, x, in, out) as a new contiguous array (out, in, z, y, x)."""
+    return np.array(kernel.transpose(4, 3, 0, 1, 2), order="C")

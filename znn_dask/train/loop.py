@@ -6,6 +6,7 @@ pipeline them, and so that what happens never depends on the clock (only when th
 
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -180,6 +181,8 @@ class Loop:
             desc="training",
             disable=not progress,
             dynamic_ncols=True,
+            # Into a file a line now and then will do.
+            mininterval=0.2 if sys.stderr.isatty() else 10.0,
         )
 
 

@@ -69,7 +69,9 @@ def read_stored(path: Path) -> Stored:
         config = from_json(metadata["train.config"])
         return Stored(config, msgspec.json.decode(metadata["train.position"], type=Position))
     except KeyError as error:
-        raise CheckpointError(f"{path} was not made by `znn-dask train`; it has no {error.args[0]}") from error
+        raise CheckpointError(
+            f"{path} was not made by `znn-dask train`; it has no {error.args[0]}. To predict with it, give --preprocess"
+        ) from error
     except (ConfigError, msgspec.MsgspecError) as error:
         raise CheckpointError(f"{path} was made by another version of znn-dask: {error}") from error
 
