@@ -18,7 +18,7 @@ BUILD_TOOLS := "scikit-build-core>=0.11" "nanobind>=2.4" cmake ninja
 .PHONY: demo test test-all lint format bench notebooks wheel clean
 
 demo: $(USE)
-	$(BIN)/znn-dask demo --overwrite
+	$(BIN)/znn-dask demo
 
 test: $(DEVELOP)
 	$(BIN)/python -m pytest -m "not slow"
