@@ -47,6 +47,14 @@ def test_a_line_cut_off_anywhere_is_repaired(tmp_path: Path) -> None:
         assert read_rows(path) == ROWS
 
 
+def test_an_empty_file_is_a_curve_without_rows(tmp_path: Path) -> None:
+    path = tmp_path / "curve.csv"
+    path.touch()
+    assert read_rows(path) == []
+    write(path)
+    assert read_rows(path) == ROWS
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "curve.csv"
     path.write_text("a,b\n1,2\n")

@@ -30,7 +30,7 @@ _NAMES = [field.name for field in fields(Row)]
 
 def append_row(path: Path, row: Row) -> None:
     """Append a row, and the head before the first."""
-    new = not path.exists()
+    new = not path.exists() or path.stat().st_size == 0
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, _NAMES)
         if new:
@@ -50,7 +50,9 @@ def read_rows(path: Path) -> list[Row]:
         return []
     with path.open(newline="", encoding="utf-8") as file:
         lines = list(csv.reader(file))
-    if not lines or lines[0] != _NAMES:
+    if not lines:
+        return []
+    if lines[0] != _NAMES:
         raise DataError(f"{path} is no learning curve; its first line should be {','.join(_NAMES)}")
     rows = []
     for number, line in enumerate(lines[1:], 2):
