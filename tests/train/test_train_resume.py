@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from train_cases import finish, start, write_config
+from train_cases import finish, run, running, write_config
 
 from znn_dask.io.checkpoint import read_checkpoint
 from znn_dask.train.curve import read_rows
@@ -21,7 +21,7 @@ def wait_for_step(process: "subprocess.Popen[str]", folder: Path, step: int) -> 
     end = time.monotonic() + 100
     while time.monotonic() < end and process.poll() is None:
         rows = read_rows(folder / CURVE)
-        if rows and rows[-1].step >= step and (folder / MODEL).exists():
+        if rows and rows[-1].step >= step:
             return
         time.sleep(0.002)
     pytest.fail(f"step {step} was not seen; exit code {process.poll()}")
@@ -47,14 +47,14 @@ def curve(folder: Path) -> list[tuple[object, ...]]:
 def test_a_killed_run_ends_bitwise_as_the_undisturbed_one(tmp_path: Path, workers: int, convolution: str) -> None:
     config = write_config(tmp_path, UPDATES)
     command = ["train", config, f"compute.workers={workers}", f"compute.convolution={convolution}", "--quiet"]
-    code, _, err = finish(start(*command, "--out", tmp_path / "whole"))
+    code, _, err = run(*command, "--out", tmp_path / "whole")
     assert (code, err) == (0, "")
-    process = start(*command, "--out", tmp_path / "parts")
-    wait_for_step(process, tmp_path / "parts", 105)
-    process.kill()
-    assert finish(process)[0] == -signal.SIGKILL
+    with running(*command, "--out", tmp_path / "parts") as process:
+        wait_for_step(process, tmp_path / "parts", 105)
+        process.kill()
+        assert finish(process)[0] == -signal.SIGKILL
     assert read_stored(tmp_path / "parts" / MODEL).position.step < UPDATES
-    code, out, err = finish(start(*command, "--out", tmp_path / "parts"))
+    code, out, err = run(*command, "--out", tmp_path / "parts")
     assert (code, err) == (0, "")
     assert "continuing after update" in out
     assert tensors(tmp_path / "whole") == tensors(tmp_path / "parts")
@@ -66,19 +66,15 @@ def test_a_killed_run_ends_bitwise_as_the_undisturbed_one(tmp_path: Path, worker
 def test_ctrl_c_saves_and_the_same_command_continues(tmp_path: Path, number: int, code: int) -> None:
     config = write_config(tmp_path, UPDATES)
     command = ["train", config, "--out", tmp_path / "run", "log.checkpoint_every=10000", "--quiet"]
-    process = start(*command)
-    end = time.monotonic() + 100
-    while not read_rows(tmp_path / "run" / CURVE):
-        assert time.monotonic() < end
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(number)
-    got, _, err = finish(process)
+    with running(*command) as process:
+        wait_for_step(process, tmp_path / "run", 5)
+        process.send_signal(number)
+        got, _, err = finish(process)
     assert got == code, err
     step = read_stored(tmp_path / "run" / MODEL).position.step
     assert 5 <= step < UPDATES
     assert err == f"stopped after update {step:,}; the same command continues\n"
-    got, out, err = finish(start(*command))
+    got, out, err = run(*command)
     assert (got, err) == (0, "")
     assert f"continuing after update {step:,} of {UPDATES} in" in out
     assert read_stored(tmp_path / "run" / MODEL).position.step == UPDATES

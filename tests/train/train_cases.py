@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +46,10 @@ def write_config(folder: Path, updates: int = 30) -> Path:
     return path
 
 
-def start(*arguments: object) -> "subprocess.Popen[str]":
-    """Start a command in a process of its own."""
-    return subprocess.Popen(
+@contextmanager
+def running(*arguments: object) -> Iterator["subprocess.Popen[str]"]:
+    """Run a command in a process of its own, which ends with the block at the latest."""
+    process = subprocess.Popen(
         [sys.executable, "-m", "znn_dask", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -54,6 +57,18 @@ def start(*arguments: object) -> "subprocess.Popen[str]":
         cwd=ROOT,
         env={**os.environ, "PYTHONWARNINGS": "default"},
     )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    """Run a command to its end; return its exit code and what it printed."""
+    with running(*arguments) as process:
+        return finish(process)
 
 
 def finish(process: "subprocess.Popen[str]", seconds: float = 120) -> tuple[int, str, str]:
