@@ -354,10 +354,13 @@ NB_MODULE(_kernels, m) {
   m.def("empty_uint8", &make<uint8_t>, "shape"_a);
   m.def("empty_uint16", &make<uint16_t>, "shape"_a);
   m.def("trim", &znn::pool::trim);
-  m.def("pool_counts", [] {
-    const znn::pool::Counts c = znn::pool::counts();
-    return nb::make_tuple(c.bytes_from_system, c.bytes_in_use, c.n_from_system);
-  });
+  m.def(
+      "pool_counts",
+      [] {
+        const znn::pool::Counts c = znn::pool::counts();
+        return nb::make_tuple(c.bytes_from_system, c.bytes_in_use, c.n_from_system);
+      },
+      nb::sig("def pool_counts() -> tuple[int, int, int]"));
   m.def("direct_forward", &direct_forward, "images"_a, "kernels"_a, "out"_a, "pad_z"_a = 0, "pad_y"_a = 0);
   m.def("direct_gradient", &direct_gradient, "image"_a, "d_out"_a, "d_kernel"_a);
   m.def("spectral_product", &spectral_product, "images"_a, "kernels"_a, "transform"_a, "twiddles"_a, "backward"_a, "out"_a);

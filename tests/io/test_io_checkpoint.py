@@ -1,6 +1,8 @@
 """Checkpoints come back as they were, or one error says which file is wrong."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -112,3 +114,15 @@ def test_folders_are_replaced_whole(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         fail()
     assert [p.name for p in tmp_path.iterdir()] == ["volume.zarr"]
+
+
+def test_leftovers_of_dead_processes_are_removed(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    leftover = tmp_path / f".model.safetensors.{dead.pid}.tmp.safetensors"
+    alive = tmp_path / f".model.safetensors.{os.getpid()}.tmp.safetensors"
+    other = tmp_path / ".notes.tmp"
+    for path in (leftover, alive, other):
+        path.touch()
+    atomic.remove_leftovers(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([alive, other])

@@ -34,6 +34,14 @@ def replacing(path: Path) -> Iterator[Path]:
         _remove(temporary)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes that were killed while writing left under temporary names in a folder."""
+    for path in folder.glob(".*.tmp*"):
+        number = path.name.rpartition(".tmp")[0].rpartition(".")[2]
+        if number.isdecimal() and not _runs(int(number)):
+            _remove(path)
+
+
 def refuse_existing(path: Path, overwrite: bool) -> None:
     """Raise if ``path`` exists and may not be overwritten; call it before long work as well as after.
 
@@ -52,6 +60,16 @@ def _replace_folder(temporary: Path, path: Path) -> None:
         path.rename(aside)
     temporary.rename(path)
     _remove(aside)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _remove(path: Path) -> None:

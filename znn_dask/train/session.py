@@ -4,7 +4,7 @@ from pathlib import Path
 
 from znn_dask.errors import CheckpointError
 from znn_dask.geometry import Triple
-from znn_dask.io.atomic import replacing
+from znn_dask.io.atomic import remove_leftovers, replacing
 from znn_dask.model import SGD, Model
 from znn_dask.net import Network
 from znn_dask.train.config import Config
@@ -73,6 +73,7 @@ def open_run(config: Config, folder: Path, restart: bool = False) -> tuple[Loop,
     held_out = _fixed(config, test, net.field_of_view, size, "test") if test else []
     model = _load(path, net, position, config) if resumed else _make(config, net, size)
     folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
     if resumed:
         keep_until(folder / CURVE, position.step)
     else:
