@@ -5,10 +5,15 @@ With ``ZNN_DASK_REQUIRE_ALL=1`` (continuous integration) a skipped test or modul
 """
 
 import os
+import signal
 import sys
 
 import pytest
 from hypothesis import settings
+
+# A shell starts its background jobs deaf to Ctrl-C, and what they start inherits that; here it is under test.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REQUIRE_ALL = os.environ.get("ZNN_DASK_REQUIRE_ALL") == "1"
 
