@@ -18,9 +18,10 @@ from znn_dask.ops.fft import EFFORTS, resolve_backend
 ALGORITHMS = ("fft", "direct", "fft-stored")
 GRANULARITIES = ("node", "edge")
 SUMS = ("tree",)
-MAX_BLOCK = 64  # channels of a block where there are enough groups to share out
-SMALL_BLOCK = 16  # where there are not
-ENTRIES = 16  # tiles and fragments that a task should have at least, to pay for transforming the kernel
+BLOCK = 16  # channels: whole vectors of every instruction set, and the most tasks that cost nothing
+ENTRIES = 16  # tiles and fragments that a task should have, to pay for transforming the kernel
+FEWEST_ENTRIES = 2  # that it may have
+GROUPS = 4  # that there should be, so that workers have something to share
 SMALL_INPUT = 32**3  # voxels; inputs below this are computed several examples at a time
 
 
@@ -123,15 +124,14 @@ def make_plan(net: Network, output_size: Mapping[str, Triple], batch: int, optio
         if isinstance(edge.op, Convolution):
             algorithm = _wanted(options, edge.name)
             convolutions[edge.name] = _convolution(net, edge.name, sizes[edge.source], batch, algorithm)
-    n_groups, groups_after = _groups(net, sizes, convolutions, batch, examples)
-    blocks = {name: _blocks(node.channels, options.block, n_groups[name]) for name, node in net.nodes.items()}
+    blocks = {name: _blocks(node.channels, options.block) for name, node in net.nodes.items()}
     return Plan(
         output_size=dict(output_size),
         batch=batch,
         convolutions=convolutions,
         blocks=_shared(net, blocks),
         examples_per_group=examples,
-        groups_after=groups_after,
+        groups_after=_groups(net, sizes, convolutions, examples),
         granularity="node" if options.granularity == "auto" else options.granularity,
         sum=options.sum,
         fft_backend=resolve_backend(options.fft_backend),
@@ -194,14 +194,9 @@ def _convolution(net: Network, name: str, size: Triple, batch: int, wanted: str)
 
 
 def _groups(
-    net: Network,
-    sizes: Mapping[str, Triple],
-    convolutions: Mapping[str, ConvolutionPlan],
-    batch: int,
-    examples: int,
-) -> tuple[dict[str, int], dict[str, int]]:
-    """Return the number of groups of every node, and how max-filters split them."""
-    n_groups = dict.fromkeys(net.inputs, ceil_div(batch, examples))
+    net: Network, sizes: Mapping[str, Triple], convolutions: Mapping[str, ConvolutionPlan], examples: int
+) -> dict[str, int]:
+    """Return into how many groups each max-filter splits those of its source."""
     entries = dict.fromkeys(net.inputs, examples)
     groups_after: dict[str, int] = {}
     splits: dict[tuple[Triple, Triple], int] = {}
@@ -211,7 +206,8 @@ def _groups(
         if isinstance(edge.op, MaxFilter):
             n_parities = volume(edge.op.stride)
             tiles = _tiles_after(net, edge.target, sizes, convolutions)
-            wanted = max(1, n_parities * entries[edge.source] * tiles // ENTRIES)
+            n_entries = n_parities * entries[edge.source] * tiles
+            wanted = max(1, n_entries // ENTRIES, min(GROUPS, n_entries // FEWEST_ENTRIES))
             split = max(d for d in range(1, n_parities + 1) if n_parities % d == 0 and d <= wanted)
             # Streams that meet later must be split alike; not at all if they were filtered in other ways.
             split = (
@@ -221,8 +217,7 @@ def _groups(
             entries[edge.target] = entries[edge.source] * n_parities // split
         else:
             entries[edge.target] = entries[edge.source]
-        n_groups[edge.target] = n_groups[edge.source] * split
-    return n_groups, groups_after
+    return groups_after
 
 
 def _filters_differ(net: Network) -> bool:
@@ -250,15 +245,9 @@ def _tiles_after(
     return 1
 
 
-def _blocks(channels: int, block: int | str, n_groups: int) -> tuple[int, ...]:
-    if isinstance(block, int):
-        return tuple(min(block, channels - first) for first in range(0, channels, block))
-    width = MAX_BLOCK if n_groups >= 4 else SMALL_BLOCK
-    if channels <= width:
-        return (channels,)
-    # Even blocks, in whole vectors.
-    even = ceil_div(ceil_div(channels, ceil_div(channels, width)), SMALL_BLOCK) * SMALL_BLOCK
-    return tuple(min(even, channels - first) for first in range(0, channels, even))
+def _blocks(channels: int, block: int | str) -> tuple[int, ...]:
+    width = block if isinstance(block, int) else BLOCK
+    return tuple(min(width, channels - first) for first in range(0, channels, width))
 
 
 def _shared(net: Network, blocks: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:

@@ -124,5 +124,7 @@ def loss_and_gradients(
         Of the output that counts; the rest was added by rounding up.
     """
     prediction = to_public(blocks, arrangement, size)
-    loss, d_prediction = LOSSES[name](prediction, target, weight)
+    # A network that diverges gives infinities; the loss then says so, and warnings would only hide it.
+    with np.errstate(over="ignore", invalid="ignore"):
+        loss, d_prediction = LOSSES[name](prediction, target, weight)
     return np.float64(loss), *split(d_prediction.astype(np.float32), arrangement)
