@@ -35,12 +35,20 @@ ZNN_INLINE void store(float* p, vf v) { *reinterpret_cast<vf_unaligned*>(p) = v;
 ZNN_INLINE vf load_first(const float* p, int n) {
   if (n >= LANES) return load(p);
   vf v = {};
+  if (n == LANES / 2) {  // the usual rest: one move, where the loop would take many
+    __builtin_memcpy(&v, p, sizeof(vf) / 2);
+    return v;
+  }
   for (int j = 0; j < n; j++) v[j] = p[j];
   return v;
 }
 ZNN_INLINE void store_first(float* p, vf v, int n) {
   if (n >= LANES) {
     store(p, v);
+    return;
+  }
+  if (n == LANES / 2) {
+    __builtin_memcpy(p, &v, sizeof(vf) / 2);
     return;
   }
   float lanes[LANES];
