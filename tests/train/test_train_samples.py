@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from znn_dask.errors import ConfigError, DataError, ShapeError
 from znn_dask.model import Model
+from znn_dask.model.predict import mirrored
 from znn_dask.net import Network
 from znn_dask.train.config import DataSection, VolumeSection
 from znn_dask.train.config_file import make_config
-from znn_dask.train.mirror import margins, mirrored
+from znn_dask.train.mirror import margins
 from znn_dask.train.samples import Samples, Volume, check_channels, check_size, cut_region, load_volumes
 
 

@@ -104,10 +104,13 @@ class Lowering:
             return outgoing[0]
         return None
 
-    def bias(self, edge: Edge, block: int) -> object:
-        """Refer to the bias of a transfer edge, or None."""
+    def transfer_arguments(self, edge: Edge | None, block: int) -> tuple[object, Activation | None]:
+        """Refer to the bias (None if there is none) and name the function of a transfer edge; without one, nothing."""
+        if edge is None:
+            return None, None
         assert isinstance(edge.op, Transfer)
-        return ref(self.parameters["bias", edge.name, block]) if edge.op.bias else None
+        bias = ref(self.parameters["bias", edge.name, block]) if edge.op.bias else None
+        return bias, activation_of(edge.op)
 
 
 def lower_forward_pass(low: Lowering) -> None:
@@ -176,7 +179,7 @@ def _one_to_one(low: Lowering, edge: Edge, block: int, group: int) -> Values:
     priority, index = low.priorities.forward[edge.target], (edge.name, block, group)
     n_bytes = low.n_bytes(edge.source, (block, group))
     if isinstance(op, Transfer):
-        function, bias = activation_of(op), low.bias(edge, block)
+        bias, function = low.transfer_arguments(edge, block)
         key = graph.task("transfer", index, priority, transfer.forward, source, bias, function, n_bytes=n_bytes)
         return {(block, group): key}
     if isinstance(op, Dropout):
@@ -284,10 +287,7 @@ def _direct(low: Lowering, edge: Edge, fused: Edge | None, block: int, group: in
     kernels = [kernel_value(low, edge, b, block) for b in range(len(images))]
     n_bytes = low.n_bytes(edge.target, (block, group))
     if low.plan.granularity == "node":
-        arguments = [refs(images), refs(kernels)]
-        if fused is not None:
-            assert isinstance(fused.op, Transfer)
-            arguments += [low.bias(fused, block), activation_of(fused.op)]
+        arguments = (refs(images), refs(kernels), *low.transfer_arguments(fused, block))
         return graph.task(
             "conv-forward",
             (edge.name, block, group),
@@ -311,18 +311,9 @@ def _direct(low: Lowering, edge: Edge, fused: Edge | None, block: int, group: in
     total = graph.total("sum", (edge.name, block, group), priority, terms)
     if fused is None:
         return total
-    assert isinstance(fused.op, Transfer)
-    bias, function = low.bias(fused, block), activation_of(fused.op)
-    return graph.task(
-        "transfer",
-        (fused.name, block, group),
-        priority,
-        transfer.forward,
-        ref(total),
-        bias,
-        function,
-        n_bytes=n_bytes,
-    )
+    bias, function = low.transfer_arguments(fused, block)
+    index = (fused.name, block, group)
+    return graph.task("transfer", index, priority, transfer.forward, ref(total), bias, function, n_bytes=n_bytes)
 
 
 def _spectral(low: Lowering, edge: Edge, fused: Edge | None, block: int, group: int) -> Key:
@@ -358,10 +349,7 @@ def _spectral(low: Lowering, edge: Edge, fused: Edge | None, block: int, group: 
             for b, (s, k) in enumerate(zip(spectra, kernels, strict=True))
         ]
         product = graph.total("sum", (edge.name, block, group), priority, terms)
-    bias, function = None, None
-    if fused is not None:
-        assert isinstance(fused.op, Transfer)
-        bias, function = low.bias(fused, block), activation_of(fused.op)
+    bias, function = low.transfer_arguments(fused, block)
     return graph.task(
         "ifft-image",
         (edge.name, block, group),

@@ -145,12 +145,22 @@ def _indices(first: int, count: int, n: int, border: str | None) -> npt.NDArray[
     """Return where voxels first .. first + count of an axis are read; -1 stands for zeros."""
     places = np.arange(first, first + count)
     if border == "mirror":
-        # The edge voxel itself is not repeated, as in numpy.pad's "reflect".
-        period = max(1, 2 * (n - 1))
-        folded = np.mod(places, period)
-        return np.minimum(folded, period - folded) if n > 1 else np.zeros_like(places)
+        return mirrored(places, 0, n)
     # A last patch that was moved back never reaches outside; without a border all is inside.
     return np.where((places >= 0) & (places < n), places, -1)
+
+
+def mirrored(places: npt.NDArray[np.int64], low: int, high: int) -> npt.NDArray[np.int64]:
+    """Return places on an axis reflected into [low, high), as often as needed.
+
+    The outermost voxel is not repeated, as in numpy.pad's "reflect".
+    """
+    if high - low == 1:
+        return np.full_like(places, low)
+    period = 2 * (high - low - 1)
+    folded = np.mod(places - low, period)
+    reflected: npt.NDArray[np.int64] = np.minimum(folded, period - folded) + low
+    return reflected
 
 
 def choose_patch(size: Triple, estimate: Callable[[Triple], int]) -> Triple:

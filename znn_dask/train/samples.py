@@ -13,9 +13,10 @@ import numpy as np
 from znn_dask.errors import ConfigError, ShapeError
 from znn_dask.geometry import Triple, volume
 from znn_dask.io.volumes import read_image, read_label
+from znn_dask.model.predict import mirrored
 from znn_dask.randomness import generator
 from znn_dask.train.config import DataSection, VolumeSection
-from znn_dask.train.mirror import margins, mirrored
+from znn_dask.train.mirror import margins
 from znn_dask.train.preprocess import preprocess
 from znn_dask.train.targets import target_map
 
