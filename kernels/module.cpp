@@ -2,10 +2,12 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/array.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <array>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -239,6 +241,66 @@ void scatter_tile(const Lanes& tile, const Ints& skip, const Ints& count_zyx, fl
   znn::table().scatter_tile(t, tile.data(), image.data(), skip.data(), count_zyx.data(), scale, add);
 }
 
+// ---- transforms of tiles in one call
+
+// axes: per axis exp(-2 pi i p k / n) of shape (parts, points, 2), n = parts * points.
+template <typename S>
+znn::TileTransform transform_of(const std::vector<Twiddle>& axes, const Array<const int32_t, 2>& origins, znn::Size image,
+                                size_t lanes, const S& spectrum) {
+  require(axes.size() == 3, "three axes, one table each");
+  require(origins.shape(1) == 3 && origins.shape(0) > 0 && lanes > 0, "origins must be (tile, 3), and values at least one per voxel");
+  znn::TileTransform t{};
+  int n[3];
+  for (int j = 0; j < 3; j++) {
+    t.axes[j] = {(int)axes[j].shape(0), (int)axes[j].shape(1), axes[j].data()};
+    require(t.axes[j].parts >= 1 && t.axes[j].points >= 1 && t.axes[j].parts <= 16 && t.axes[j].points <= 16 && axes[j].shape(2) == 2,
+            "a line is transformed as up to 16 parts of up to 16 points");
+    n[j] = t.axes[j].parts * t.axes[j].points;
+  }
+  t.image_size = image;
+  t.origins = origins.data();
+  t.n_tiles = (int)origins.shape(0);
+  t.lanes = lanes;
+  t.channels = (int)lanes;
+  t.filled = {n[0], n[1], n[2]};
+  require(same(size_of(spectrum), half(t.filled)) && spectrum.shape(3) == 2 && spectrum.shape(4) == lanes * t.n_tiles,
+          "the spectrum must be (z, y, x / 2 + 1, 2, tiles * values)");
+  return t;
+}
+
+// The spectra of tiles of which `filled` voxels are taken from the image, those outside of it being zero.
+void tile_forward(const Array<const float, 4>& image, const std::vector<Twiddle>& axes, const Ints& filled,
+                  const Array<const int32_t, 2>& origins, Array<float, 5> spectrum) {
+  znn::TileTransform t = transform_of(axes, origins, size_of(image), image.shape(3), spectrum);
+  for (int j = 0; j < 3; j++) require(filled[j] > 0 && filled[j] <= t.axes[j].parts * t.axes[j].points, "voxels outside the tile");
+  t.filled = size_of(filled);
+  nb::gil_scoped_release release;
+  t.scratch = znn::pool::scratch(znn::table().tile_transform_scratch(t));
+  znn::table().tile_forward(t, image.data(), spectrum.data());
+}
+
+// The first `taken` voxels of every tile, times scale, plus bias; its first `overlap` are added to the tile before it.
+void tile_inverse(const Array<const float, 5>& spectrum, const std::vector<Twiddle>& axes, const Ints& taken, const Ints& overlap,
+                  const Array<const int32_t, 2>& origins, float scale, const std::optional<Array<const float, 1>>& bias,
+                  Array<float, 4> image) {
+  znn::TileTransform t = transform_of(axes, origins, size_of(image), image.shape(3), spectrum);
+  for (int j = 0; j < 3; j++) {
+    require(taken[j] > 0 && taken[j] <= t.axes[j].parts * t.axes[j].points && overlap[j] >= 0, "voxels outside the tile");
+    for (int tile = 0; tile < t.n_tiles; tile++)
+      require(origins(tile, j) >= 0 && origins(tile, j) < (int)image.shape(j), "a tile begins outside the image");
+  }
+  t.filled = size_of(taken);
+  t.overlap = size_of(overlap);
+  t.scale = scale;
+  if (bias) {
+    require(bias->shape(0) > 0 && t.lanes % bias->shape(0) == 0, "the bias must have one value per channel");
+    t.channels = (int)bias->shape(0);
+  }
+  nb::gil_scoped_release release;
+  t.scratch = znn::pool::scratch(znn::table().tile_transform_scratch(t));
+  znn::table().tile_inverse(t, spectrum.data(), bias ? bias->data() : nullptr, image.data());
+}
+
 // tile: complex (fz, fy, fx, lane) given as its float view (fz, fy, fx, 2 * lane).
 void split_complex(const Lanes& tile, size_t first, size_t count, Array<float, 5> spectrum) {
   require(same(size_of(tile), size_of(spectrum)) && spectrum.shape(3) == 2, "tile and spectrum differ in size");
@@ -369,6 +431,8 @@ NB_MODULE(_kernels, m) {
   m.def("stored_gradient", &stored_gradient, "image"_a, "d_out"_a, "transform"_a, "d_kernel"_a);
   m.def("gather_tile", &gather_tile, "image"_a, "origin"_a, "filled"_a, "first"_a, "count"_a, "tile"_a);
   m.def("scatter_tile", &scatter_tile, "tile"_a, "skip"_a, "size"_a, "scale"_a, "add"_a, "origin"_a, "first"_a, "count"_a, "image"_a);
+  m.def("tile_forward", &tile_forward, "image"_a, "axes"_a, "filled"_a, "origins"_a, "spectrum"_a);
+  m.def("tile_inverse", &tile_inverse, "spectrum"_a, "axes"_a, "taken"_a, "overlap"_a, "origins"_a, "scale"_a, "bias"_a.none(), "image"_a);
   m.def("split_complex", &split_complex, "tile"_a, "first"_a, "count"_a, "spectrum"_a);
   m.def("join_complex", &join_complex, "spectrum"_a, "first"_a, "count"_a, "tile"_a);
   m.def("transfer_forward", &transfer_forward, "image"_a, "bias"_a, "function"_a, "a"_a, "b"_a, "out"_a);

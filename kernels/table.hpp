@@ -77,6 +77,26 @@ struct TileCopy {
   size_t image_lanes, first_lane, lanes, tile_lanes;
 };
 
+// One axis of a transform of parts * points: its twiddles exp(-2 pi i p k / n), shape (parts, points, 2).
+struct Axis {
+  int parts, points;
+  const float* twiddles;
+};
+
+// All tiles of an image, (z, y, x, lanes), to or from their spectra, (fz, fy, fx, 2, tile * lanes).
+struct TileTransform {
+  Axis axes[3];
+  Size image_size;
+  Size filled;         // the part of a tile that is taken from, or given to, the image
+  Size overlap;        // back: first voxels of a tile that are added to the tile before it, along axes where there is one
+  const int* origins;  // (n_tiles, 3): of the tiles in the image
+  int n_tiles;
+  size_t lanes;  // values per voxel: entries * channels
+  int channels;
+  float scale;  // back: of every value
+  float* scratch;
+};
+
 struct Filter {
   Size size, window, stride, out_size;  // out_size: of one fragment
   int batch, channels;
@@ -115,6 +135,9 @@ struct Table {
   void (*gather_tile)(const TileCopy&, const float* image, float* tile);
   void (*scatter_tile)(const TileCopy&, const float* tile, float* image, const int* skip, const int* count, float scale,
                        bool add);
+  size_t (*tile_transform_scratch)(const TileTransform&);
+  void (*tile_forward)(const TileTransform&, const float* image, float* spectrum);
+  void (*tile_inverse)(const TileTransform&, const float* spectrum, const float* bias, float* image);
   void (*split_complex)(const float* tile, size_t tile_lanes, size_t n, float* spectrum, size_t lanes, size_t first,
                         size_t count);
   void (*join_complex)(const float* spectrum, size_t lanes, size_t first, size_t count, size_t n, float* tile,
