@@ -4,7 +4,7 @@ An image larger than the tile is cut into tiles that are further batch entries (
 FFTs on CPUs). Forward is overlap-save, the input gradient overlap-add; both share the spectra that the kernel
 gradient needs: of the overlapping image tiles and of the zero-padded blocks of the output gradient.
 
-Images: float32 ``(z, y, x, batch, channel)``. Spectra: float32 ``(fz, fy, fx, 2, tile * batch, channel)``, the axis
+Images: float32 ``(batch, z, y, x, channel)``. Spectra: float32 ``(tile * batch, fz, fy, fx, 2, channel)``, the axis
 of two being real and imaginary part, fx halved. Kernels: ``(kz, ky, kx, in, out)``. Sizes in voxels (z, y, x).
 """
 
@@ -165,7 +165,7 @@ def product(spectra: Sequence[Array], kernels: Sequence[Array], tiling: Tiling, 
 
     Parameters
     ----------
-    spectra : blocks of float32 of shape (fz, fy, fx, 2, batch, channel)
+    spectra : blocks of float32 of shape (batch, fz, fy, fx, 2, channel)
         Of the image, or backward of the output gradient.
     kernels : blocks of float32 of shape (kz, ky, kx, in, out)
         One per spectrum; backward their ``out`` is summed over.
@@ -176,7 +176,7 @@ def product(spectra: Sequence[Array], kernels: Sequence[Array], tiling: Tiling, 
 
     Returns
     -------
-    float32 array of shape (fz, fy, fx, 2, batch, out), backward (..., in)
+    float32 array of shape (batch, fz, fy, fx, 2, out), backward (..., in)
     """
     channels = kernels[0].shape[3 if backward else 4]
     out = empty((*spectra[0].shape[:5], channels))
