@@ -1,40 +1,20 @@
 // Transfer functions with their biases, and the update of parameters. The derivative is taken from the output, so
 // that the value before the function need not be kept.
-#include <math.h>
-
+#include "activation.hpp"
 #include "simd.hpp"
 #include "table.hpp"
 
 namespace znn::ZNN_ISA {
 
 template <Function F>
-ZNN_INLINE float apply(float v, float a, float b) {
-  if constexpr (F == LINEAR) return a * v + b;
-  if constexpr (F == RELU) return v < 0.0f ? 0.0f : v;  // NaN stays NaN
-  if constexpr (F == TANH) return a * tanhf(b * v);
-  if constexpr (F == LOGISTIC || F == FORWARD_LOGISTIC) return 1.0f / (1.0f + expf(-v));
-  if constexpr (F == SOFTSIGN) return v / (1.0f + fabsf(v));
-  if constexpr (F == ELU) return v > 0.0f ? v : a * expm1f(v);
-  if constexpr (F == LEAKY_RELU) return v > 0.0f ? v : a * v;
-  return v;
-}
-
-template <Function F>
-ZNN_INLINE float slope(float y, float a, float b) {
-  if constexpr (F == LINEAR) return a;
-  if constexpr (F == RELU) return y > 0.0f ? 1.0f : 0.0f;
-  if constexpr (F == TANH) return b * (a - y * y / a);
-  if constexpr (F == LOGISTIC) return y * (1.0f - y);
-  if constexpr (F == SOFTSIGN) return (1.0f - fabsf(y)) * (1.0f - fabsf(y));
-  if constexpr (F == ELU) return y > 0.0f ? 1.0f : y + a;
-  if constexpr (F == LEAKY_RELU) return y > 0.0f ? 1.0f : a;
-  return 1.0f;
-}
-
-template <Function F>
 static void forward(const Transfer& t, const float* image, const float* bias, float* out) {
-  for (size_t r = 0; r < t.rows; r++, image += t.channels, out += t.channels)
-    for (int c = 0; c < t.channels; c++) out[c] = apply<F>(image[c] + bias[c], t.a, t.b);
+  for (size_t r = 0; r < t.rows; r++, image += t.channels, out += t.channels) {
+    int c = 0;
+    for (; c + LANES <= t.channels; c += LANES)
+      store(out + c, activate<F>(load(image + c) + load(bias + c), t.a, t.b));
+    if (const int n = t.channels - c; n > 0)
+      store_first(out + c, activate<F>(load_first(image + c, n) + load_first(bias + c, n), t.a, t.b), n);
+  }
 }
 
 template <Function F>
@@ -42,47 +22,27 @@ static void backward(const Transfer& t, const float* d_out, const float* out, fl
   constexpr int BLOCK = 64;  // channels summed in single precision over 64 rows, then in double
   for (int c = 0; c < t.channels; c++) d_bias[c] = 0.0;
   for (size_t r0 = 0; r0 < t.rows; r0 += BLOCK)
-    for (int c0 = 0; c0 < t.channels; c0 += BLOCK) {
-      const int width = min_of(BLOCK, t.channels - c0);
+    for (int c0 = 0; c0 < t.channels; c0 += LANES) {
+      const int n = min_of(LANES, t.channels - c0);
       const size_t end = r0 + BLOCK < t.rows ? r0 + BLOCK : t.rows;
-      float sum[BLOCK] = {};
+      vf sum = {};
       for (size_t r = r0; r < end; r++) {
-        const float *d = d_out + r * t.channels + c0, *y = out + r * t.channels + c0;
-        float* to = d_image + r * t.channels + c0;
-        for (int c = 0; c < width; c++) {
-          const float g = d[c] * slope<F>(y[c], t.a, t.b);
-          sum[c] += g;
-          to[c] = g;
-        }
+        const size_t at = r * t.channels + c0;
+        const vf g = load_first(d_out + at, n) * slope<F>(load_first(out + at, n), t.a, t.b);
+        sum += g;
+        store_first(d_image + at, g, n);
       }
-      for (int c = 0; c < width; c++) d_bias[c0 + c] += sum[c];
+      for (int c = 0; c < n; c++) d_bias[c0 + c] += sum[c];
     }
 }
 
 void transfer_forward(const Transfer& t, const float* image, const float* bias, float* out) {
-  switch (t.function) {
-    case LINEAR: return forward<LINEAR>(t, image, bias, out);
-    case RELU: return forward<RELU>(t, image, bias, out);
-    case TANH: return forward<TANH>(t, image, bias, out);
-    case LOGISTIC:
-    case FORWARD_LOGISTIC: return forward<LOGISTIC>(t, image, bias, out);
-    case SOFTSIGN: return forward<SOFTSIGN>(t, image, bias, out);
-    case ELU: return forward<ELU>(t, image, bias, out);
-    case LEAKY_RELU: return forward<LEAKY_RELU>(t, image, bias, out);
-  }
+  with_function(t.function, [&](auto chosen) { forward<decltype(chosen)::function>(t, image, bias, out); });
 }
 
 void transfer_backward(const Transfer& t, const float* d_out, const float* out, float* d_image, double* d_bias) {
-  switch (t.function) {
-    case LINEAR: return backward<LINEAR>(t, d_out, out, d_image, d_bias);
-    case RELU: return backward<RELU>(t, d_out, out, d_image, d_bias);
-    case TANH: return backward<TANH>(t, d_out, out, d_image, d_bias);
-    case LOGISTIC: return backward<LOGISTIC>(t, d_out, out, d_image, d_bias);
-    case SOFTSIGN: return backward<SOFTSIGN>(t, d_out, out, d_image, d_bias);
-    case ELU: return backward<ELU>(t, d_out, out, d_image, d_bias);
-    case LEAKY_RELU: return backward<LEAKY_RELU>(t, d_out, out, d_image, d_bias);
-    case FORWARD_LOGISTIC: return backward<FORWARD_LOGISTIC>(t, d_out, out, d_image, d_bias);
-  }
+  with_function(t.function,
+                [&](auto chosen) { backward<decltype(chosen)::function>(t, d_out, out, d_image, d_bias); });
 }
 
 // Philox4x32-10 (Salmon et al. 2011): the four words of one counter.
