@@ -243,12 +243,11 @@ void scatter_tile(const Lanes& tile, const Ints& skip, const Ints& count_zyx, fl
 
 // ---- transforms of tiles in one call
 
-// axes: per axis exp(-2 pi i p k / n) of shape (parts, points, 2), n = parts * points.
-template <typename S>
-znn::TileTransform transform_of(const std::vector<Twiddle>& axes, const Array<const int32_t, 2>& origins, znn::Size image,
-                                size_t lanes, const S& spectrum) {
+// axes: per axis exp(-2 pi i p k / n) of shape (parts, points, 2), n = parts * points. spectrum: (tile * batch, fz, fy, fx, 2, channel).
+template <typename I, typename S>
+znn::TileTransform transform_of(const I& image, const std::vector<Twiddle>& axes, const Array<const int32_t, 2>& origins, const S& spectrum) {
   require(axes.size() == 3, "three axes, one table each");
-  require(origins.shape(1) == 3 && origins.shape(0) > 0 && lanes > 0, "origins must be (tile, 3), and values at least one per voxel");
+  require(origins.shape(1) == 3 && origins.shape(0) > 0 && image.size() > 0, "origins must be (tile, 3), and the image not empty");
   znn::TileTransform t{};
   int n[3];
   for (int j = 0; j < 3; j++) {
@@ -257,21 +256,24 @@ znn::TileTransform transform_of(const std::vector<Twiddle>& axes, const Array<co
             "a line is transformed as up to 16 parts of up to 16 points");
     n[j] = t.axes[j].parts * t.axes[j].points;
   }
-  t.image_size = image;
+  t.image_size = size_of(image, 1);
   t.origins = origins.data();
   t.n_tiles = (int)origins.shape(0);
-  t.lanes = lanes;
-  t.channels = (int)lanes;
+  t.entries = (int)image.shape(0);
+  t.channels = (int)image.shape(4);
   t.filled = {n[0], n[1], n[2]};
-  require(same(size_of(spectrum), half(t.filled)) && spectrum.shape(3) == 2 && spectrum.shape(4) == lanes * t.n_tiles,
-          "the spectrum must be (z, y, x / 2 + 1, 2, tiles * values)");
+  t.function = znn::LINEAR;
+  t.a = 1.0f;
+  require(spectrum.shape(0) == origins.shape(0) * image.shape(0) && same(size_of(spectrum, 1), half(t.filled)) &&
+              spectrum.shape(4) == 2 && spectrum.shape(5) == image.shape(4),
+          "the spectrum must be (tiles * batch, z, y, x / 2 + 1, 2, channels)");
   return t;
 }
 
 // The spectra of tiles of which `filled` voxels are taken from the image, those outside of it being zero.
-void tile_forward(const Array<const float, 4>& image, const std::vector<Twiddle>& axes, const Ints& filled,
-                  const Array<const int32_t, 2>& origins, Array<float, 5> spectrum) {
-  znn::TileTransform t = transform_of(axes, origins, size_of(image), image.shape(3), spectrum);
+void tile_forward(const Image& image, const std::vector<Twiddle>& axes, const Ints& filled, const Array<const int32_t, 2>& origins,
+                  Array<float, 6> spectrum) {
+  znn::TileTransform t = transform_of(image, axes, origins, spectrum);
   for (int j = 0; j < 3; j++) require(filled[j] > 0 && filled[j] <= t.axes[j].parts * t.axes[j].points, "voxels outside the tile");
   t.filled = size_of(filled);
   nb::gil_scoped_release release;
@@ -279,23 +281,25 @@ void tile_forward(const Array<const float, 4>& image, const std::vector<Twiddle>
   znn::table().tile_forward(t, image.data(), spectrum.data());
 }
 
-// The first `taken` voxels of every tile, times scale, plus bias; its first `overlap` are added to the tile before it.
-void tile_inverse(const Array<const float, 5>& spectrum, const std::vector<Twiddle>& axes, const Ints& taken, const Ints& overlap,
-                  const Array<const int32_t, 2>& origins, float scale, const std::optional<Array<const float, 1>>& bias,
-                  Array<float, 4> image) {
-  znn::TileTransform t = transform_of(axes, origins, size_of(image), image.shape(3), spectrum);
+// The first `taken` voxels of every tile, times scale, plus bias, through the function; those of its first `overlap` voxels that lie in
+// the tile before it are added to it instead.
+void tile_inverse(const Spectrum& spectrum, const std::vector<Twiddle>& axes, const Ints& taken, const Ints& overlap,
+                  const Array<const int32_t, 2>& origins, float scale, const std::optional<Array<const float, 1>>& bias, int function,
+                  float a, float b, Array<float, 5> image) {
+  znn::TileTransform t = transform_of(image, axes, origins, spectrum);
+  require(function >= 0 && function <= znn::FORWARD_LOGISTIC, "unknown transfer function");
   for (int j = 0; j < 3; j++) {
     require(taken[j] > 0 && taken[j] <= t.axes[j].parts * t.axes[j].points && overlap[j] >= 0, "voxels outside the tile");
     for (int tile = 0; tile < t.n_tiles; tile++)
-      require(origins(tile, j) >= 0 && origins(tile, j) < (int)image.shape(j), "a tile begins outside the image");
+      require(origins(tile, j) >= 0 && origins(tile, j) < (int)image.shape(j + 1), "a tile begins outside the image");
   }
   t.filled = size_of(taken);
   t.overlap = size_of(overlap);
   t.scale = scale;
-  if (bias) {
-    require(bias->shape(0) > 0 && t.lanes % bias->shape(0) == 0, "the bias must have one value per channel");
-    t.channels = (int)bias->shape(0);
-  }
+  t.function = (znn::Function)function;
+  t.a = a;
+  t.b = b;
+  require(!bias || bias->shape(0) == image.shape(4), "the bias must have one value per channel");
   nb::gil_scoped_release release;
   t.scratch = znn::pool::scratch(znn::table().tile_transform_scratch(t));
   znn::table().tile_inverse(t, spectrum.data(), bias ? bias->data() : nullptr, image.data());
@@ -432,7 +436,8 @@ NB_MODULE(_kernels, m) {
   m.def("gather_tile", &gather_tile, "image"_a, "origin"_a, "filled"_a, "first"_a, "count"_a, "tile"_a);
   m.def("scatter_tile", &scatter_tile, "tile"_a, "skip"_a, "size"_a, "scale"_a, "add"_a, "origin"_a, "first"_a, "count"_a, "image"_a);
   m.def("tile_forward", &tile_forward, "image"_a, "axes"_a, "filled"_a, "origins"_a, "spectrum"_a);
-  m.def("tile_inverse", &tile_inverse, "spectrum"_a, "axes"_a, "taken"_a, "overlap"_a, "origins"_a, "scale"_a, "bias"_a.none(), "image"_a);
+  m.def("tile_inverse", &tile_inverse, "spectrum"_a, "axes"_a, "taken"_a, "overlap"_a, "origins"_a, "scale"_a, "bias"_a.none(),
+        "function"_a, "a"_a, "b"_a, "image"_a);
   m.def("split_complex", &split_complex, "tile"_a, "first"_a, "count"_a, "spectrum"_a);
   m.def("join_complex", &join_complex, "spectrum"_a, "first"_a, "count"_a, "tile"_a);
   m.def("transfer_forward", &transfer_forward, "image"_a, "bias"_a, "function"_a, "a"_a, "b"_a, "out"_a);

@@ -77,23 +77,26 @@ struct TileCopy {
   size_t image_lanes, first_lane, lanes, tile_lanes;
 };
 
+enum Function { LINEAR, RELU, TANH, LOGISTIC, SOFTSIGN, ELU, LEAKY_RELU, FORWARD_LOGISTIC };
+
 // One axis of a transform of parts * points: its twiddles exp(-2 pi i p k / n), shape (parts, points, 2).
 struct Axis {
   int parts, points;
   const float* twiddles;
 };
 
-// All tiles of an image, (z, y, x, lanes), to or from their spectra, (fz, fy, fx, 2, tile * lanes).
+// All tiles of the images of a batch, (entry, z, y, x, channel), to or from their spectra,
+// (tile * entries + entry, fz, fy, fx, 2, channel).
 struct TileTransform {
   Axis axes[3];
   Size image_size;
   Size filled;         // the part of a tile that is taken from, or given to, the image
   Size overlap;        // back: first voxels of a tile that are added to the tile before it, along axes where there is one
   const int* origins;  // (n_tiles, 3): of the tiles in the image
-  int n_tiles;
-  size_t lanes;  // values per voxel: entries * channels
-  int channels;
-  float scale;  // back: of every value
+  int n_tiles, entries, channels;
+  float scale;  // back: of every value, before bias and function
+  Function function;
+  float a, b;
   float* scratch;
 };
 
@@ -103,8 +106,6 @@ struct Filter {
   int n_parities;          // 1 for max-pool, stride volume for max-filter
   int parities_per_group;  // each group's array is (parities_per_group * batch, z, y, x, channel)
 };
-
-enum Function { LINEAR, RELU, TANH, LOGISTIC, SOFTSIGN, ELU, LEAKY_RELU, FORWARD_LOGISTIC };
 
 struct Transfer {
   size_t rows;

@@ -1,6 +1,7 @@
 // Real transforms of tiles, LANES values of a voxel side by side: copying in, padding, cutting into tiles, and on the
 // way back scale, bias, transfer function and adding of overlaps are all part of the first and last pass over memory.
 // A line of n = parts * points is done in two stages (of `points`, then of `parts` points) or in one where parts = 1.
+#include "activation.hpp"
 #include "dft.hpp"
 #include "simd.hpp"
 #include "table.hpp"
@@ -55,7 +56,7 @@ struct Work {
   float *temporary;   // for `line`
   float *element;     // one line of elements
   float *first, *second, *zeros;  // (nx) vectors: two rows of the image where it cannot be read in place; zeros
-  float *bias;        // one per lane of a voxel, or all zero
+  float *bias;        // one per channel, or all zero
 };
 
 static size_t longest(const TileTransform& t) {
@@ -79,7 +80,7 @@ static size_t work_of(const TileTransform& t, float* scratch, Work& w) {
   w.temporary = take(longest(t) * PAIR);
   w.element = take(longest(t) * PAIR);
   w.first = take((size_t)w.nx * LANES), w.second = take((size_t)w.nx * LANES), w.zeros = take((size_t)w.nx * LANES);
-  w.bias = take(t.lanes + LANES);
+  w.bias = take(t.channels + LANES);
   return used;
 }
 
@@ -87,6 +88,8 @@ size_t tile_transform_scratch(const TileTransform& t) {
   Work w;
   return work_of(t, nullptr, w);
 }
+
+static size_t spectrum_size(const TileTransform& t, const Work& w) { return (size_t)w.nz * w.ny * w.half * 2 * t.channels; }
 
 // Asks for n vectors, stride floats apart, that will be read or written next: strides this long are not foreseen.
 template <bool Write>
@@ -180,18 +183,18 @@ static void unite(const float* a, const float* b, int n, int half, float* both) 
 }
 
 static void rows_forward(const TileTransform& t, const Work& w, const int* origin, const float* plane, Span y, Span x, int count) {
-  const ptrdiff_t line_stride = (ptrdiff_t)t.image_size.x * (ptrdiff_t)t.lanes;
+  const ptrdiff_t line_stride = (ptrdiff_t)t.image_size.x * (ptrdiff_t)t.channels;
   const size_t row = (size_t)w.half * PAIR;
   fill_zero(w.rows, y.first * row);
   for (int j = y.first; j < y.last; j += 2) {
-    const float* a = plane + (origin[1] + j) * line_stride + (ptrdiff_t)origin[2] * (ptrdiff_t)t.lanes;
-    Points from = row_of(a, x, w.nx, t.lanes, count, w.first);
+    const float* a = plane + (origin[1] + j) * line_stride + (ptrdiff_t)origin[2] * (ptrdiff_t)t.channels;
+    Points from = row_of(a, x, w.nx, t.channels, count, w.first);
     const bool two = j + 1 < y.last;
     if (j + 3 < y.last) {
-      foresee<false>(a + 2 * line_stride + x.first * (ptrdiff_t)t.lanes, x.last - x.first, t.lanes);
-      foresee<false>(a + 3 * line_stride + x.first * (ptrdiff_t)t.lanes, x.last - x.first, t.lanes);
+      foresee<false>(a + 2 * line_stride + x.first * (ptrdiff_t)t.channels, x.last - x.first, t.channels);
+      foresee<false>(a + 3 * line_stride + x.first * (ptrdiff_t)t.channels, x.last - x.first, t.channels);
     }
-    Points other = two ? row_of(a + line_stride, x, w.nx, t.lanes, count, w.second) : Points{w.zeros, nullptr, from.stride};
+    Points other = two ? row_of(a + line_stride, x, w.nx, t.channels, count, w.second) : Points{w.zeros, nullptr, from.stride};
     if (!two && from.stride != LANES) {  // the zeros lie closer than the image's voxels
       for (int i = 0; i < w.nx; i++) store(w.first + i * LANES, load(from.re + i * from.stride));
       from = {w.first, nullptr, LANES}, other.stride = LANES;
@@ -221,10 +224,10 @@ static void line_out(const Axis& a, Points from, Target to, int count, const Wor
 }
 
 static void column_forward(const TileTransform& t, const Work& w, const int* origin, const float* image, float* spectrum, int count) {
-  const size_t all = t.lanes * t.n_tiles, row = (size_t)w.half * PAIR;  // all: lanes of a frequency's plane
+  const size_t all = t.channels, row = (size_t)w.half * PAIR;  // all: lanes of a frequency's plane
   const Span z = inside(origin[0], t.filled.z, t.image_size.z), y = inside(origin[1], t.filled.y, t.image_size.y),
              x = inside(origin[2], t.filled.x, t.image_size.x);
-  const ptrdiff_t plane = (ptrdiff_t)t.image_size.y * t.image_size.x * (ptrdiff_t)t.lanes;
+  const ptrdiff_t plane = (ptrdiff_t)t.image_size.y * t.image_size.x * (ptrdiff_t)t.channels;
   for (int k = 0; k < w.nz; k++) {
     float* to = w.volume + k * w.plane;
     if (k < z.first || k >= z.last) {
@@ -254,23 +257,24 @@ void tile_forward(const TileTransform& t, const float* image, float* spectrum) {
   Work w;
   work_of(t, t.scratch, w);
   fill_zero(w.zeros, (size_t)w.nx * LANES);
+  const size_t n_image = t.image_size.voxels() * t.channels, n_spectrum = spectrum_size(t, w);
   for (int tile = 0; tile < t.n_tiles; tile++)
-    for (size_t q = 0; q < t.lanes; q += LANES) {
-      const int count = t.lanes - q < (size_t)LANES ? (int)(t.lanes - q) : LANES;
-      column_forward(t, w, t.origins + 3 * tile, image + q, spectrum + tile * t.lanes + q, count);
-    }
+    for (int entry = 0; entry < t.entries; entry++, spectrum += n_spectrum)
+      for (int c = 0; c < t.channels; c += LANES)
+        column_forward(t, w, t.origins + 3 * tile, image + entry * n_image + c, spectrum + c, min_of(LANES, t.channels - c));
 }
 
 // ---- back
 
-// Stores voxels first .. last of a row, or adds them to what an earlier tile left there.
-static void row_out(const float* from, int n, int n_add, float scale, const float* bias, size_t stride, int count, float* to) {
-  const vf shift = load(bias);
-  for (int i = 0; i < n; i++, to += stride) {
-    vf v = load(from + i * PAIR) * scale;
-    v += i < n_add ? load_first(to, count) : shift;
-    store_first(to, v, count);
-  }
+// Stores n voxels of a row; the first n_add are added to what an earlier tile left there.
+template <Function F>
+static void row_stored(const TileTransform& t, const float* from, int n, int n_add, vf bias, int count, float* to) {
+  int i = 0;
+  for (; i < n_add; i++, to += t.channels) store_first(to, load_first(to, count) + load(from + i * PAIR) * t.scale, count);
+  for (; i < n; i++, to += t.channels) store_first(to, activate<F>(load(from + i * PAIR) * t.scale + bias, t.a, t.b), count);
+}
+static void row_out(const TileTransform& t, const float* from, int n, int n_add, const float* bias, int count, float* to) {
+  with_function(t.function, [&](auto chosen) { row_stored<decltype(chosen)::function>(t, from, n, n_add, load(bias), count, to); });
 }
 
 // A line of the spectrum, of whose vectors only `count` lanes may be read.
@@ -290,9 +294,9 @@ static void rows_inverse(const TileTransform& t, const Work& w, const int* origi
   const int add_rows = origin[1] > 0 ? t.overlap.y : 0, add_x = origin[2] > 0 ? t.overlap.x : 0;
   for (int j = 0; j < n.y; j += 2) {
     const bool two = j + 1 < n.y;
-    const size_t at = (((size_t)(origin[0] + z) * t.image_size.y + origin[1] + j) * t.image_size.x + origin[2]) * t.lanes;
-    foresee<true>(image + at, n.x, t.lanes);
-    if (two) foresee<true>(image + at + t.image_size.x * t.lanes, n.x, t.lanes);
+    const size_t at = (((size_t)(origin[0] + z) * t.image_size.y + origin[1] + j) * t.image_size.x + origin[2]) * t.channels;
+    foresee<true>(image + at, n.x, t.channels);
+    if (two) foresee<true>(image + at + t.image_size.x * t.channels, n.x, t.channels);
     const float *a = w.rows + j * row, *b = j + 1 < w.ny ? a + row : a;
     float* result = w.first;  // nx elements: `first` and `second` lie side by side
     if (t.axes[2].parts == 1) {
@@ -304,14 +308,14 @@ static void rows_inverse(const TileTransform& t, const Work& w, const int* origi
     }
     for (int half = 0; half < (two ? 2 : 1); half++) {
       const int n_add = add_plane || j + half < add_rows ? n.x : min_of(add_x, n.x);
-      row_out(result + half * LANES, n.x, n_add, t.scale, bias, t.lanes, count, image + at + half * t.image_size.x * t.lanes);
+      row_out(t, result + half * LANES, n.x, n_add, bias, count, image + at + half * t.image_size.x * t.channels);
     }
   }
 }
 
 static void column_inverse(const TileTransform& t, const Work& w, const int* origin, const float* spectrum, const float* bias,
                            float* image, int count) {
-  const size_t all = t.lanes * t.n_tiles, row = (size_t)w.half * PAIR;
+  const size_t all = t.channels, row = (size_t)w.half * PAIR;
   const Size n = {min_of(t.filled.z, t.image_size.z - origin[0]), min_of(t.filled.y, t.image_size.y - origin[1]),
                   min_of(t.filled.x, t.image_size.x - origin[2])};
   if (w.nz > 1)
@@ -339,14 +343,14 @@ static void column_inverse(const TileTransform& t, const Work& w, const int* ori
 void tile_inverse(const TileTransform& t, const float* spectrum, const float* bias, float* image) {
   Work w;
   work_of(t, t.scratch, w);
-  fill_zero(w.bias, t.lanes + LANES);
-  if (bias)
-    for (size_t q = 0; q < t.lanes; q++) w.bias[q] = bias[q % t.channels];
+  fill_zero(w.bias, t.channels + LANES);
+  if (bias) copy(w.bias, bias, t.channels);
+  const size_t n_image = t.image_size.voxels() * t.channels, n_spectrum = spectrum_size(t, w);
   for (int tile = 0; tile < t.n_tiles; tile++)
-    for (size_t q = 0; q < t.lanes; q += LANES) {
-      const int count = t.lanes - q < (size_t)LANES ? (int)(t.lanes - q) : LANES;
-      column_inverse(t, w, t.origins + 3 * tile, spectrum + tile * t.lanes + q, w.bias + q, image + q, count);
-    }
+    for (int entry = 0; entry < t.entries; entry++, spectrum += n_spectrum)
+      for (int c = 0; c < t.channels; c += LANES)
+        column_inverse(t, w, t.origins + 3 * tile, spectrum + c, w.bias + c, image + entry * n_image + c,
+                       min_of(LANES, t.channels - c));
 }
 
 }  // namespace znn::ZNN_ISA
