@@ -92,7 +92,7 @@ def learn_transforms(net: Network, plan: Plan, known: fft.Wisdom | None = None) 
         if chosen.algorithm == "direct":
             continue
         edge = net.edges[name]
-        counts = {_lanes(arrangements[node]) for node in (edge.source, edge.target)}
+        counts = {_widths(arrangements[node]) for node in (edge.source, edge.target)}
         if chosen.algorithm == "fft-stored":
             pairs = product(plan.blocks[edge.source], plan.blocks[edge.target])
             counts.add(frozenset(n_in * n_out for n_in, n_out in pairs))
@@ -101,7 +101,6 @@ def learn_transforms(net: Network, plan: Plan, known: fft.Wisdom | None = None) 
     return fft.learn(plan.fft_backend, plan.fft_effort, tiles, known)
 
 
-def _lanes(arrangement: Arrangement) -> frozenset[int]:
-    """Return how many values per voxel the arrays of a node have."""
-    widths = [stop - first for first, stop in arrangement.blocks]
-    return frozenset(len(group) * width for group in arrangement.groups for width in widths)
+def _widths(arrangement: Arrangement) -> frozenset[int]:
+    """Return how many values per voxel an entry has in the arrays of a node."""
+    return frozenset(stop - first for first, stop in arrangement.blocks)
