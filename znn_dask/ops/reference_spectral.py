@@ -155,5 +155,6 @@ def _split(spectrum: Array, axis: int) -> Array:
 
 
 def _join(spectrum: Array, axis: int) -> Array:
-    real, imaginary = np.moveaxis(spectrum.astype(np.float64), axis, 0)
-    return real + 1j * imaginary
+    parts = np.moveaxis(spectrum.astype(np.float64), axis, 0)
+    joined: Array = parts[0] + 1j * parts[1]
+    return joined
