@@ -22,7 +22,7 @@ using Array = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
 using Image = Array<const float, 5>;     // (z, y, x, batch, channel)
 using Kernel = Array<const float, 5>;    // (kz, ky, kx, in, out)
 using Spectrum = Array<const float, 6>;  // (fz, fy, fx, 2, batch, channel)
-using Twiddle = Array<const float, 3>;   // (n, k, 2)
+using Twiddle = Array<const float, 2>;   // (n / 2 + 1, k + 2), see znn::Twiddles
 using Ints = std::array<int, 3>;
 
 void require(bool holds, const char* rule) {
@@ -104,8 +104,11 @@ void direct_gradient(const Image& image, const Image& d_out, Array<float, 5> d_k
 
 znn::Twiddles twiddles_of(const std::vector<Twiddle>& t, znn::Size n, znn::Size k) {
   require(t.size() == 3, "three tables of twiddles, one per axis");
-  require((int)t[0].shape(0) == n.z && (int)t[1].shape(0) == n.y && (int)t[2].shape(0) == n.x / 2 + 1, "twiddles do not fit the transform");
-  require((int)t[0].shape(1) == k.z && (int)t[1].shape(1) == k.y && (int)t[2].shape(1) == k.x, "twiddles do not fit the kernel");
+  const int sizes[3] = {n.z, n.y, n.x}, taps[3] = {k.z, k.y, k.x};
+  for (int j = 0; j < 3; j++) {
+    require((int)t[j].shape(0) == sizes[j] / 2 + 1, "twiddles do not fit the transform");
+    require((int)t[j].shape(1) == taps[j] + 2, "twiddles do not fit the kernel");
+  }
   return {t[0].data(), t[1].data(), t[2].data()};
 }
 

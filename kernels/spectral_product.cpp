@@ -1,0 +1,320 @@
+// Spectral products. The kernel is transformed on the fly, a line of frequencies at a time, multiplied with all input
+// channels in registers, and forgotten. See spectral.hpp for the transform.
+#include "spectral.hpp"
+
+namespace znn::ZNN_ISA {
+
+constexpr int MAX_BATCH = REGISTERS == 32 ? 12 : 4;
+
+// The product at one frequency and slab: out[b, o] = phase * sum over blocks and i of x[b, i] * w[i, o], all complex.
+struct Frequency {
+  const SpectralProduct* a;
+  size_t index;
+  Slab slab;
+  const float *re, *im;  // of the weights
+  Complex phase;
+};
+
+template <int Group>
+ZNN_INLINE void store_outs(float* y, vf v, int outs) {
+  if constexpr (Group == 1) {
+    store_first(y, v, outs);
+  } else {
+    typedef uint64_t vu __attribute__((vector_size(LANES * 4)));
+    typedef uint32_t half_vu __attribute__((vector_size(LANES * 2)));
+    const half_vu sums = __builtin_convertvector((vu)v, half_vu);
+    if (2 * outs == LANES) {
+      __builtin_memcpy(y, &sums, sizeof sums);
+    } else {
+      float lanes[LANES / 2];
+      __builtin_memcpy(lanes, &sums, sizeof sums);
+      for (int j = 0; j < outs; j++) y[j] = lanes[j];
+    }
+  }
+}
+
+// Every second lane, plus the lane after it.
+ZNN_INLINE vf add_neighbours(vf v) {
+  typedef uint64_t vu __attribute__((vector_size(LANES * 4)));
+  return v + (vf)((vu)v >> 32);
+}
+
+template <int Group, int B>
+static void multiply(const Frequency& f, size_t first_batch) {
+  constexpr int U = B == 1 ? 4 : B <= 3 ? 2 : 1;  // sums side by side, where there are few entries
+  const SpectralProduct& a = *f.a;
+  vf re[U][B], im[U][B];
+  for (int u = 0; u < U; u++)
+    for (int b = 0; b < B; b++) re[u][b] = im[u][b] = (vf){};
+  const float *wr = f.re, *wi = f.im;
+  for (int block = 0; block < a.n_blocks; block++) {
+    const size_t channels = a.blocks[block].channels, plane = (size_t)a.batch * channels;
+    const float* x = a.blocks[block].data + f.index * 2 * plane + first_batch * channels;
+    const auto step = [&](int u) __attribute__((always_inline)) {
+      const vf r = load(wr), m = load(wi);
+#pragma GCC unroll 16
+      for (int b = 0; b < B; b++) {
+        const vf c = broadcast<Group>(x + b * channels), s = broadcast<Group>(x + plane + b * channels);
+        re[u][b] += c * r;
+        im[u][b] += c * m;
+        re[u][b] -= s * m;
+        im[u][b] += s * r;
+      }
+      wr += LANES, wi += LANES, x += Group;
+    };
+    size_t left = channels / Group;
+    for (; left >= U; left -= U)
+#pragma GCC unroll 4
+      for (int u = 0; u < U; u++) step(u);
+    if constexpr (U > 1)
+      for (; left > 0; left--) step(0);
+  }
+  const size_t plane = (size_t)a.batch * a.out_channels;
+  float* y = a.out + f.index * 2 * plane + first_batch * a.out_channels + f.slab.first;
+  for (int b = 0; b < B; b++, y += a.out_channels) {
+    vf r = re[0][b], m = im[0][b];
+    for (int u = 1; u < U; u++) r += re[u][b], m += im[u][b];
+    if constexpr (Group == 2) r = add_neighbours(r), m = add_neighbours(m);
+    store_outs<Group>(y, f.phase.re * r - f.phase.im * m, f.slab.outs);
+    store_outs<Group>(y + plane, f.phase.re * m + f.phase.im * r, f.slab.outs);
+  }
+}
+
+template <int Group, int B>
+static void multiply_of(const Frequency& f, int n, size_t first_batch) {
+  if (n == B) return multiply<Group, B>(f, first_batch);
+  if constexpr (B > 1) multiply_of<Group, B - 1>(f, n, first_batch);
+}
+
+static void multiply_all(const Frequency& f) {
+  int left = f.a->batch;
+  for (int parts = ceil_div(left, MAX_BATCH); parts > 0; parts--) {
+    const int n = ceil_div(left, parts);
+    if (f.slab.group == 1) multiply_of<1, MAX_BATCH>(f, n, f.a->batch - left);
+    if (f.slab.group == 2) multiply_of<2, MAX_BATCH>(f, n, f.a->batch - left);
+    left -= n;
+  }
+}
+
+// ---- weights
+
+static size_t total_channels(const SpectralProduct& a) {
+  size_t n = 0;
+  for (int block = 0; block < a.n_blocks; block++) n += a.blocks[block].channels;
+  return n;
+}
+
+static bool all_even(const SpectralProduct& a) {
+  for (int block = 0; block < a.n_blocks; block++)
+    if (a.blocks[block].channels % 2) return false;
+  return true;
+}
+
+static Slab slab_of(const SpectralProduct& a, int s) {
+  return slab_of(s, total_channels(a), a.out_channels, all_even(a));
+}
+
+// A slab's part of one tap (or one frequency plane) of every block, transposed if need be.
+static void pack(const SpectralProduct& a, const Slab& slab, size_t offset, bool turned, float* to) {
+  for (int block = 0; block < a.n_blocks; block++) {
+    const int channels = a.blocks[block].channels, out = a.out_channels;
+    const float* from = a.blocks[block].kernel + offset * channels * out;
+    for (int i = 0; i < channels; i += LANES) {
+      const int n = min_of(LANES, channels - i);
+      vf rows[LANES];
+      if (a.transpose) {
+        for (int o = 0; o < LANES; o++)
+          rows[o] = o < slab.outs ? load_first(from + (size_t)(slab.first + o) * channels + i, n) : (vf){};
+        transpose(rows);
+      } else {
+        for (int j = 0; j < n; j++) rows[j] = load_first(from + (size_t)(i + j) * out + slab.first, slab.outs);
+      }
+      for (int j = 0; j < n; j += slab.group, to += LANES) {
+        const vf v = slab.group == 1 ? rows[j] : interleave(rows[j], rows[j + 1], false);
+        store(to, turned ? -v : v);
+      }
+    }
+  }
+}
+
+// ---- the kernel's transform
+
+struct ProductWorkspace {
+  float *tables[3], *taps, *even_z, *odd_z, *lines[2], *weights;
+  size_t size;
+
+  ProductWorkspace(const SpectralProduct& a) : size(0) {
+    const Size n = a.transform, k = a.kernel;
+    const size_t in = total_channels(a), all = all_lanes(in, a.out_channels, all_even(a));
+    weights = take(a, 4 * in * LANES);
+    if (a.stored) return;
+    tables[0] = take(a, (size_t)half(n.z) * (k.z + 2));
+    tables[1] = take(a, (size_t)half(n.y) * (k.y + 2));
+    tables[2] = take(a, (size_t)half(n.x) * (k.x + 2));
+    taps = take(a, k.voxels() * all);
+    even_z = take(a, (size_t)k.y * k.x * all);
+    odd_z = take(a, (size_t)k.y * k.x * all);
+    for (float*& line : lines) line = take(a, 2 * k.x * all);
+  }
+
+ private:
+  float* take(const SpectralProduct& a, size_t n) {
+    float* p = a.scratch ? a.scratch + size : nullptr;
+    size += (n + 15) / 16 * 16;
+    return p;
+  }
+};
+
+size_t spectral_product_scratch(const SpectralProduct& a) {
+  SpectralProduct unplaced = a;
+  unplaced.scratch = nullptr;
+  return ProductWorkspace(unplaced).size;
+}
+
+// Calls body(q, Count<number of vectors at q>) all over `lanes`.
+template <int U>
+struct Count {};
+template <typename Body>
+ZNN_INLINE void in_steps(size_t lanes, const Body& body) {
+  size_t q = 0;
+  for (; q + AT_ONCE * LANES <= lanes; q += AT_ONCE * LANES) body(q, Count<AT_ONCE>());
+  for (; q < lanes; q += LANES) body(q, Count<1>());
+}
+
+// sum = sum over j < n of c[j] * in[j * stride], for U vectors.
+template <int U>
+ZNN_INLINE void fold(int n, const float* c, const float* in, size_t stride, vf (&sum)[U]) {
+  for (int u = 0; u < U; u++) sum[u] = (vf){};
+  for (int j = 0; j < n; j++, in += stride)
+#pragma GCC unroll 4
+    for (int u = 0; u < U; u++) sum[u] += c[j] * load(in + u * LANES);
+}
+
+template <int U>
+ZNN_INLINE void store_all(float* to, const vf (&v)[U]) {
+  for (int u = 0; u < U; u++) store(to + u * LANES, v[u]);
+}
+
+// Along z, from taps to the even and the odd part at one fz.
+template <int U>
+ZNN_INLINE void fold_z(Count<U>, const Row& row, const float* taps, size_t plane, float* even, float* odd) {
+  vf p[U], q[U];
+  fold(evens(row.k), row.cosines(), taps, plane, p);
+  fold(row.k / 2, row.sines(), taps + evens(row.k) * plane, plane, q);
+  store_all(even, p);
+  store_all(odd, q);
+}
+
+// Along y, to the complex lines (re, im) at (fz, fy) and, unless null, (fz, -fy).
+template <int U>
+ZNN_INLINE void fold_y(Count<U>, const Row& row, const float* even, const float* odd, size_t line, float* plus, float* minus) {
+  const int n = evens(row.k);
+  vf pp[U], pq[U], qp[U], qq[U];
+  fold(n, row.cosines(), even, line, pp);
+  fold(row.k / 2, row.sines(), even + n * line, line, pq);
+  fold(odd ? n : 0, row.cosines(), odd, line, qp);
+  fold(odd ? row.k / 2 : 0, row.sines(), odd + n * line, line, qq);
+  for (int u = 0; u < U; u++) {
+    store(plus + u * LANES, pp[u] - qq[u]);
+    store(plus + line + u * LANES, pq[u] + qp[u]);
+    if (minus == nullptr) continue;
+    store(minus + u * LANES, pp[u] + qq[u]);
+    store(minus + line + u * LANES, qp[u] - pq[u]);
+  }
+}
+
+// Along x, to the spectra (re, im) at one fx of both lines.
+template <int U>
+ZNN_INLINE void fold_x(Count<U>, const Row& row, const float* re, const float* im, size_t lanes, bool pair, float* to) {
+  const int n = evens(row.k);
+  vf p_re[U], p_im[U], q_re[U], q_im[U];
+  fold(n, row.cosines(), re, lanes, p_re);
+  fold(n, row.cosines(), im, lanes, p_im);
+  fold(row.k / 2, row.sines(), re + n * lanes, lanes, q_re);
+  fold(row.k / 2, row.sines(), im + n * lanes, lanes, q_im);
+  for (int u = 0; u < U; u++, to += LANES) {
+    store(to, p_re[u] - q_im[u]);
+    store(to + lanes, p_im[u] + q_re[u]);
+    if (!pair) continue;
+    store(to + 2 * lanes, p_re[u] + q_im[u]);
+    store(to + 3 * lanes, q_re[u] - p_im[u]);
+  }
+}
+
+#define ZNN_STEP [&](size_t q, auto count) __attribute__((always_inline))
+
+static void all_of_z(const SpectralProduct& a, const ProductWorkspace& w, const Row& row) {
+  const size_t area = (size_t)a.kernel.y * a.kernel.x;
+  for (int s = 0; s < n_slabs(a.out_channels); s++) {
+    const Slab slab = slab_of(a, s);
+    const size_t plane = area * slab.lanes, at = area * slab.before;
+    const float* taps = w.taps + a.kernel.z * at;
+    in_steps(plane, ZNN_STEP { fold_z(count, row, taps + q, plane, w.even_z + at + q, w.odd_z + at + q); });
+  }
+}
+
+static void all_of_y(const SpectralProduct& a, const ProductWorkspace& w, const Row& row, bool no_odd, bool minus) {
+  const size_t k = a.kernel.x;
+  for (int s = 0; s < n_slabs(a.out_channels); s++) {
+    const Slab slab = slab_of(a, s);
+    const size_t line = k * slab.lanes, at = a.kernel.y * k * slab.before;
+    const float *even = w.even_z + at, *odd = no_odd ? nullptr : w.odd_z + at;
+    float *to = w.lines[0] + 2 * k * slab.before, *to_minus = w.lines[1] + 2 * k * slab.before;
+    in_steps(line, ZNN_STEP {
+      fold_y(count, row, even + q, odd ? odd + q : nullptr, line, to + q, minus ? to_minus + q : nullptr);
+    });
+  }
+}
+
+static void multiply_lines(const SpectralProduct& a, const ProductWorkspace& w, const Axis& x, const Lines& lines, const float* from) {
+  for (int s = 0; s < n_slabs(a.out_channels); s++) {
+    const Slab slab = slab_of(a, s);
+    const size_t m = slab.lanes;
+    const float *re = from + 2 * a.kernel.x * slab.before, *im = re + a.kernel.x * m;
+    for (int fx = 0; fx < half(x.n); fx++) {
+      const Row row = x.row(fx);
+      in_steps(m, ZNN_STEP { fold_x(count, row, re + q, im + q, m, lines.pair, w.weights + q); });
+      multiply_all({&a, lines.a + fx, slab, w.weights, w.weights + m, lines.phase_a * row.phase()});
+      if (lines.pair)
+        multiply_all({&a, lines.b + fx, slab, w.weights + 2 * m, w.weights + 3 * m, lines.phase_b * row.phase()});
+    }
+  }
+}
+
+static void product_stored(const SpectralProduct& a, const ProductWorkspace& w) {
+  const size_t n = (size_t)a.transform.z * a.transform.y * half(a.transform.x);
+  for (size_t f = 0; f < n; f++)
+    for (int s = 0; s < n_slabs(a.out_channels); s++) {
+      const Slab slab = slab_of(a, s);
+      pack(a, slab, 2 * f, false, w.weights);
+      pack(a, slab, 2 * f + 1, a.conjugate, w.weights + slab.lanes);
+      multiply_all({&a, f, slab, w.weights, w.weights + slab.lanes, {1.0f, 0.0f}});
+    }
+}
+
+void spectral_product(const SpectralProduct& a) {
+  const ProductWorkspace w(a);
+  if (a.stored) return product_stored(a, w);
+  const Axis z{a.transform.z, a.kernel.z, w.tables[0]}, y{a.transform.y, a.kernel.y, w.tables[1]},
+      x{a.transform.x, a.kernel.x, w.tables[2]};
+  copy_table(a.twiddles.z, z.n, z.k, !a.conjugate, w.tables[0]);
+  copy_table(a.twiddles.y, y.n, y.k, !a.conjugate, w.tables[1]);
+  copy_table(a.twiddles.x, x.n, x.k, !a.conjugate, w.tables[2]);
+  for (int s = 0; s < n_slabs(a.out_channels); s++) {
+    const Slab slab = slab_of(a, s);
+    float* taps = w.taps + a.kernel.voxels() * slab.before;
+    for (size_t t = 0; t < a.kernel.voxels(); t++) pack(a, slab, t, false, taps + t * slab.lanes);
+    mirror_all<false>(taps, a.kernel, slab.lanes);
+  }
+  for (int fz = 0; fz < half(z.n); fz++) {
+    all_of_z(a, w, z.row(fz));
+    for (int fy = 0; fy < half(y.n); fy++) {
+      const bool minus = has_minus(z, y, fz, fy);
+      all_of_y(a, w, y.row(fy), fz == 0, minus);
+      multiply_lines(a, w, x, lines_of(z, y, x.n, fz, fy, false), w.lines[0]);
+      if (minus) multiply_lines(a, w, x, lines_of(z, y, x.n, fz, fy, true), w.lines[1]);
+    }
+  }
+}
+
+}  // namespace znn::ZNN_ISA
