@@ -135,18 +135,22 @@ ZNN_INLINE void transpose(vf (&rows)[LANES]) {
   }
 }
 
+// The same pointer, of unknown origin: keeps the compiler from giving every address a register of its own.
+ZNN_INLINE const float* opaque(const float* p) {
+  asm("" : "+r"(p));
+  return p;
+}
+
 // The next value, or `Group` values over and over, in all lanes.
 template <int Group>
 ZNN_INLINE vf broadcast(const float* p) {
   if constexpr (Group == 1) {
-    return (vf){} + *p;
+    return *p - (vf){};  // not a sum, which would have to turn -0 to 0
   } else {
     typedef double vd __attribute__((vector_size(LANES * 4)));
     double both;
     __builtin_memcpy(&both, p, sizeof both);
-    vd v;
-    for (int j = 0; j < LANES / 2; j++) v[j] = both;
-    return (vf)v;
+    return (vf)(both - (vd){});
   }
 }
 

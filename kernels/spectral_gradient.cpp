@@ -44,7 +44,9 @@ static void outer(const SpectralGradient& a, const float* x, const float* rows, 
     for (int u = 0; u < U; u++) step(u);
   if constexpr (U > 1)
     for (; left > 0; left--) step(0);
+#pragma GCC unroll 16
   for (int i = 0; i < R; i++) {
+#pragma GCC unroll 4
     for (int u = 1; u < U; u++) re[0][i] += re[u][i], im[0][i] += im[u][i];
     store(g_re + i * LANES, re[0][i]);
     store(g_im + i * LANES, im[0][i]);

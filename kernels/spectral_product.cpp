@@ -15,34 +15,27 @@ struct Frequency {
   Complex phase;
 };
 
-template <int Group>
-ZNN_INLINE void store_outs(float* y, vf v, int outs) {
-  if constexpr (Group == 1) {
-    store_first(y, v, outs);
-  } else {
-    typedef uint64_t vu __attribute__((vector_size(LANES * 4)));
-    typedef uint32_t half_vu __attribute__((vector_size(LANES * 2)));
-    const half_vu sums = __builtin_convertvector((vu)v, half_vu);
-    if (2 * outs == LANES) {
-      __builtin_memcpy(y, &sums, sizeof sums);
-    } else {
-      float lanes[LANES / 2];
-      __builtin_memcpy(lanes, &sums, sizeof sums);
-      for (int j = 0; j < outs; j++) y[j] = lanes[j];
-    }
-  }
-}
-
-// Every second lane, plus the lane after it.
-ZNN_INLINE vf add_neighbours(vf v) {
+// Stores rows (re, im) of which only `outs` values count, each the sum of a group of lanes.
+static void store_rests(const vf* rows, int n, int group, int outs, size_t stride, float* re, float* im) {
   typedef uint64_t vu __attribute__((vector_size(LANES * 4)));
-  return v + (vf)((vu)v >> 32);
+  typedef uint32_t half_vu __attribute__((vector_size(LANES * 2)));
+  for (int j = 0; j < 2 * n; j++) {
+    float* to = (j % 2 ? im : re) + j / 2 * stride;
+    vf v = rows[j];
+    if (group == 2) {
+      const half_vu low = __builtin_convertvector((vu)(v + (vf)((vu)v >> 32)), half_vu);
+      __builtin_memcpy(&v, &low, sizeof low);
+    }
+    store_first(to, v, outs);
+  }
 }
 
 template <int Group, int B>
 static void multiply(const Frequency& f, size_t first_batch) {
   constexpr int U = B == 1 ? 4 : B <= 3 ? 2 : 1;  // sums side by side, where there are few entries
   const SpectralProduct& a = *f.a;
+  const size_t plane_y = (size_t)a.batch * a.out_channels;
+  float* y = a.out + f.index * 2 * plane_y + first_batch * a.out_channels + f.slab.first;
   vf re[U][B], im[U][B];
   for (int u = 0; u < U; u++)
     for (int b = 0; b < B; b++) re[u][b] = im[u][b] = (vf){};
@@ -50,17 +43,31 @@ static void multiply(const Frequency& f, size_t first_batch) {
   for (int block = 0; block < a.n_blocks; block++) {
     const size_t channels = a.blocks[block].channels, plane = (size_t)a.batch * channels;
     const float* x = a.blocks[block].data + f.index * 2 * plane + first_batch * channels;
+    const float *next = x + 2 * a.batch * channels, *next_y = y + 2 * a.batch * a.out_channels;
+    const size_t ahead_y = (size_t)B * a.out_channels * Group / channels;
+    // Every fourth entry has a pointer of its own, so that all addresses are a pointer and 0 to 3 strides.
+    const float *xr[ceil_div(B, 4)], *xi[ceil_div(B, 4)];
+    for (int p = 0; p < ceil_div(B, 4); p++) {
+      xr[p] = opaque(x + 4 * p * channels);
+      xi[p] = opaque(x + 4 * p * channels + plane);
+    }
     const auto step = [&](int u) __attribute__((always_inline)) {
       const vf r = load(wr), m = load(wi);
 #pragma GCC unroll 16
       for (int b = 0; b < B; b++) {
-        const vf c = broadcast<Group>(x + b * channels), s = broadcast<Group>(x + plane + b * channels);
+        const vf c = broadcast<Group>(xr[b / 4] + b % 4 * channels), s = broadcast<Group>(xi[b / 4] + b % 4 * channels);
         re[u][b] += c * r;
         im[u][b] += c * m;
         re[u][b] -= s * m;
         im[u][b] += s * r;
       }
-      wr += LANES, wi += LANES, x += Group;
+      wr += LANES, wi += LANES;
+      __builtin_prefetch(next);
+      __builtin_prefetch(next + plane);
+      __builtin_prefetch(next_y, 1);
+      __builtin_prefetch(next_y + plane_y, 1);
+      next += B * Group, next_y += ahead_y;
+      for (int p = 0; p < ceil_div(B, 4); p++) xr[p] += Group, xi[p] += Group;
     };
     size_t left = channels / Group;
     for (; left >= U; left -= U)
@@ -69,14 +76,26 @@ static void multiply(const Frequency& f, size_t first_batch) {
     if constexpr (U > 1)
       for (; left > 0; left--) step(0);
   }
-  const size_t plane = (size_t)a.batch * a.out_channels;
-  float* y = a.out + f.index * 2 * plane + first_batch * a.out_channels + f.slab.first;
-  for (int b = 0; b < B; b++, y += a.out_channels) {
+  vf found[B][2];
+#pragma GCC unroll 16
+  for (int b = 0; b < B; b++) {
     vf r = re[0][b], m = im[0][b];
+#pragma GCC unroll 4
     for (int u = 1; u < U; u++) r += re[u][b], m += im[u][b];
-    if constexpr (Group == 2) r = add_neighbours(r), m = add_neighbours(m);
-    store_outs<Group>(y, f.phase.re * r - f.phase.im * m, f.slab.outs);
-    store_outs<Group>(y + plane, f.phase.re * m + f.phase.im * r, f.slab.outs);
+    found[b][0] = f.phase.re * r - f.phase.im * m;
+    found[b][1] = f.phase.re * m + f.phase.im * r;
+  }
+  if (Group == 1 && f.slab.outs == LANES) {
+#pragma GCC unroll 16
+    for (int b = 0; b < B; b++) {
+      store(y + b * a.out_channels, found[b][0]);
+      store(y + plane_y + b * a.out_channels, found[b][1]);
+    }
+  } else {
+    vf kept[B][2];
+#pragma GCC unroll 16
+    for (int b = 0; b < B; b++) kept[b][0] = found[b][0], kept[b][1] = found[b][1];
+    store_rests(&kept[0][0], B, Group, f.slab.outs, a.out_channels, y, y + plane_y);
   }
 }
 
