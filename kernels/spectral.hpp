@@ -18,6 +18,10 @@ namespace znn::ZNN_ISA {
 
 constexpr int AT_ONCE = REGISTERS == 32 ? 4 : 2;  // vectors (or frequencies) side by side, to hide latency
 
+// A number that the compiler knows, as an argument.
+template <int N>
+struct Count {};
+
 struct Slab {
   int first, outs;  // output channels
   int group;        // input channels of a vector
@@ -97,12 +101,13 @@ static inline bool has_minus(const Axis& z, const Axis& y, int fz, int fy) {
 
 // ---- lanes
 
-ZNN_INLINE vf interleave(vf a, vf b, bool high) {
 #if defined(__has_builtin)
 #if __has_builtin(__builtin_shufflevector)
 #define ZNN_SHUFFLE
 #endif
 #endif
+
+ZNN_INLINE vf interleave(vf a, vf b, bool high) {
 #ifdef ZNN_SHUFFLE
 #if defined(__AVX512F__)
   return high ? __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
@@ -121,6 +126,28 @@ ZNN_INLINE vf interleave(vf a, vf b, bool high) {
   }
   return r;
 #endif
+}
+
+// load_first, with half a vector kept in registers.
+ZNN_INLINE vf load_outs(const float* p, int n) {
+#ifdef ZNN_SHUFFLE
+  if (2 * n == LANES) {
+    typedef float half_vf __attribute__((vector_size(LANES * 2)));
+    half_vf h;
+    __builtin_memcpy(&h, p, sizeof h);
+#if defined(__AVX512F__)
+    return __builtin_shufflevector(h, (half_vf){}, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+#elif defined(__AVX2__)
+    return __builtin_shufflevector(h, (half_vf){}, 0, 1, 2, 3, 4, 5, 6, 7);
+#else
+    return __builtin_shufflevector(h, (half_vf){}, 0, 1, 2, 3);
+#endif
+  }
+#endif
+  if (n >= LANES) return load(p);
+  float lanes[LANES] = {};
+  for (int j = 0; j < n; j++) lanes[j] = p[j];
+  return load(lanes);
 }
 
 // LANES rows of LANES values, the rows of the transpose. Each round doubles the columns that lie together.

@@ -7,25 +7,43 @@ namespace znn::ZNN_ISA {
 constexpr int MAX_ROWS = REGISTERS == 32 ? 12 : 4;
 
 // One frequency's output gradients for a slab, times the conjugate of a factor: (batch, 2, LANES).
-static void pack_rows(const SpectralGradient& a, const Slab& slab, size_t index, Complex factor, float* rows) {
+template <typename Load>
+ZNN_INLINE void pack_rows(const SpectralGradient& a, const float* d, Complex factor, float* rows, const Load& load_row) {
   const size_t out = a.out_channels, plane = a.batch * out;
-  const float* d = a.d_out + index * 2 * plane + slab.first;
   for (int b = 0; b < a.batch; b++, d += out, rows += 2 * LANES) {
-    vf re = load_first(d, slab.outs), im = load_first(d + plane, slab.outs);
-    if (slab.group == 2) re = interleave(re, re, false), im = interleave(im, im, false);
+    __builtin_prefetch(d + 2 * plane);  // of the next frequency
+    __builtin_prefetch(d + 3 * plane);
+    const vf re = load_row(d), im = load_row(d + plane);
     store(rows, factor.re * re + factor.im * im);
     store(rows + LANES, factor.re * im - factor.im * re);
   }
 }
 
+#define ZNN_LOAD [&](const float* p) __attribute__((always_inline))
+
+static void pack_rows(const SpectralGradient& a, const Slab& slab, size_t index, Complex factor, float* rows) {
+  const float* d = a.d_out + index * 2 * a.batch * a.out_channels + slab.first;
+  if (slab.outs == LANES) {
+    pack_rows(a, d, factor, rows, ZNN_LOAD { return load(p); });
+  } else if (slab.group == 1) {
+    pack_rows(a, d, factor, rows, ZNN_LOAD { return load_outs(p, slab.outs); });
+  } else {
+    pack_rows(a, d, factor, rows, ZNN_LOAD {
+      const vf v = load_outs(p, slab.outs);
+      return interleave(v, v, false);
+    });
+  }
+}
+
 // g[i, o] = sum over the batch of x[b, i] * conj(d[b, o]) for R vectors of input channels.
 template <int Group, int R>
-static void outer(const SpectralGradient& a, const float* x, const float* rows, float* g_re, float* g_im) {
+static void outer(Count<R>, const SpectralGradient& a, const float* x, const float* rows, float* g_re, float* g_im) {
   constexpr int U = R == 1 ? 4 : R <= 3 ? 2 : 1;  // sums side by side, where there are few channels
   const size_t channels = a.in_channels, plane = a.batch * channels;
   vf re[U][R], im[U][R];
   for (int u = 0; u < U; u++)
     for (int i = 0; i < R; i++) re[u][i] = im[u][i] = (vf){};
+  const float* next = x + 2 * plane;  // of the next frequency
   const auto step = [&](int u) __attribute__((always_inline)) {
     const vf r = load(rows), m = load(rows + LANES);
 #pragma GCC unroll 16
@@ -36,7 +54,9 @@ static void outer(const SpectralGradient& a, const float* x, const float* rows, 
       re[u][i] += s * m;
       im[u][i] -= c * m;
     }
-    x += channels, rows += 2 * LANES;
+    __builtin_prefetch(next);
+    __builtin_prefetch(next + plane);
+    x += channels, next += channels, rows += 2 * LANES;
   };
   int left = a.batch;
   for (; left >= U; left -= U)
@@ -53,44 +73,30 @@ static void outer(const SpectralGradient& a, const float* x, const float* rows, 
   }
 }
 
-template <int Group, int R>
-static void outer_of(int n, const SpectralGradient& a, const float* x, const float* rows, float* g_re, float* g_im) {
-  if (n == R) return outer<Group, R>(a, x, rows, g_re, g_im);
-  if constexpr (R > 1) outer_of<Group, R - 1>(n, a, x, rows, g_re, g_im);
-}
-
-// The outer products of one frequency and slab: g is (2, in, LANES).
-static void outer_all(const SpectralGradient& a, const Slab& slab, size_t index, Complex factor, float* rows, float* g) {
-  pack_rows(a, slab, index, factor, rows);
-  const float* x = a.image + index * 2 * a.batch * a.in_channels;
-  int left = a.in_channels / slab.group;
-  for (int parts = ceil_div(left, MAX_ROWS); parts > 0; parts--) {
-    const int n = ceil_div(left, parts);
-    if (slab.group == 1) outer_of<1, MAX_ROWS>(n, a, x, rows, g, g + slab.lanes);
-    if (slab.group == 2) outer_of<2, MAX_ROWS>(n, a, x, rows, g, g + slab.lanes);
-    left -= n, x += n * slab.group, g += n * LANES;
-  }
-}
-
 // ---- memory
 
 static bool even(const SpectralGradient& a) { return a.in_channels % 2 == 0; }
 static Slab slab_of(const SpectralGradient& a, int s) { return slab_of(s, a.in_channels, a.out_channels, even(a)); }
 
+static size_t row_size(const SpectralGradient& a) { return 2 * (size_t)a.batch * LANES; }
+static size_t line_size(const SpectralGradient& a) {
+  return 2 * a.kernel.x * all_lanes(a.in_channels, a.out_channels, even(a));
+}
+
 struct GradientWorkspace {
-  float *rows, *products, *taps, *even_z, *odd_z, *lines[2];
+  float *rows, *products, *taps, *even_z, *odd_z, *lines;
   size_t size;
 
   GradientWorkspace(const SpectralGradient& a) : size(0) {
     const Size k = a.kernel;
     const size_t all = all_lanes(a.in_channels, a.out_channels, even(a));
-    rows = take(a, 2 * (size_t)a.batch * LANES);
-    products = take(a, (size_t)AT_ONCE * 4 * a.in_channels * LANES);
+    rows = take(a, 2 * AT_ONCE * row_size(a));
+    products = take(a, (size_t)AT_ONCE * 4 * MAX_ROWS * LANES);
     if (a.stored) return;
     taps = take(a, k.voxels() * all);
     even_z = take(a, (size_t)k.y * k.x * all);
     odd_z = take(a, (size_t)k.y * k.x * all);
-    for (float*& line : lines) line = take(a, 2 * k.x * all);
+    lines = take(a, 2 * AT_ONCE * line_size(a));
   }
 
  private:
@@ -107,11 +113,11 @@ size_t spectral_gradient_scratch(const SpectralGradient& a) {
   return GradientWorkspace(unplaced).size;
 }
 
-// A slab's vectors as the part it is of an (in, out) matrix.
-static void unpack(const SpectralGradient& a, const Slab& slab, const float* from, float* to) {
+// n vectors of a slab as the part they are of an (in, out) matrix.
+static void unpack(const SpectralGradient& a, const Slab& slab, int n, const float* from, float* to) {
   const size_t out = a.out_channels;
   to += slab.first;
-  for (int i = 0; i < a.in_channels; i += slab.group, from += LANES, to += slab.group * out)
+  for (int i = 0; i < n; i++, from += LANES, to += slab.group * out)
     if (slab.group == 1)
       store_first(to, load(from), slab.outs);
     else
@@ -120,12 +126,25 @@ static void unpack(const SpectralGradient& a, const Slab& slab, const float* fro
 
 // ---- the way back from frequencies to taps
 
-// Along x: the sums of F frequencies' products, of both lines, to the parts (re, im) of a line.
+// to[j * stride] += sum over f < F of c[f * row + j] * part[f], for j < n; the first time it is not read.
 template <int F>
-static void spread_x(const Axis& x, int fx, const float* g, size_t lanes, bool pair, float* re, float* im) {
+ZNN_INLINE void add_parts(int n, bool first, const float* c, size_t row, const vf (&part)[F], float* to, size_t stride) {
+  for (int j = 0; j < n; j++, to += stride, c++) {
+    vf sum = first ? (vf){} : load(to);
+#pragma GCC unroll 4
+    for (int f = 0; f < F; f++) sum += c[f * row] * part[f];
+    store(to, sum);
+  }
+}
+
+// Along x: adds F frequencies' products g (F, 4, lanes), of both lines, to the parts (re, im) of a line.
+template <int F>
+static void spread_x(Count<F>, const Axis& x, int fx, const float* g, size_t lanes, bool pair, size_t stride, float* re, float* im) {
   const int n = evens(x.k);
+  const Row row = x.row(fx);
   for (size_t q = 0; q < lanes; q += LANES) {
     vf e_re[F], e_im[F], o_re[F], o_im[F];
+#pragma GCC unroll 4
     for (int f = 0; f < F; f++) {
       const float* p = g + 4 * f * lanes + q;
       const vf a_re = load(p), a_im = load(p + lanes);
@@ -133,71 +152,103 @@ static void spread_x(const Axis& x, int fx, const float* g, size_t lanes, bool p
       e_re[f] = a_re + b_re, e_im[f] = a_im - b_im;
       o_re[f] = -(a_im + b_im), o_im[f] = a_re - b_re;
     }
-    for (int j = 0; j < x.k; j++) {
-      float *to_re = re + j * lanes + q, *to_im = im + j * lanes + q;
-      vf r = fx ? load(to_re) : (vf){}, i = fx ? load(to_im) : (vf){};
-#pragma GCC unroll 4
-      for (int f = 0; f < F; f++) {
-        const float c = x.row(fx + f).c[j];
-        r += c * (j < n ? e_re[f] : o_re[f]);
-        i += c * (j < n ? e_im[f] : o_im[f]);
-      }
-      store(to_re, r);
-      store(to_im, i);
-    }
+    add_parts(n, fx == 0, row.cosines(), x.k + 2, e_re, re + q, stride);
+    add_parts(n, fx == 0, row.cosines(), x.k + 2, e_im, im + q, stride);
+    add_parts(x.k / 2, fx == 0, row.sines(), x.k + 2, o_re, re + n * stride + q, stride);
+    add_parts(x.k / 2, fx == 0, row.sines(), x.k + 2, o_im, im + n * stride + q, stride);
   }
 }
 
+// Along y: adds the lines at fy to fy + F - 1, two each (2, re and im) and a `step` apart, to the parts of fz.
 template <int F>
-static void spread_x_of(int n, const Axis& x, int fx, const float* g, size_t lanes, bool pair, float* re, float* im) {
-  if (n == F) return spread_x<F>(x, fx, g, lanes, pair, re, im);
-  if constexpr (F > 1) spread_x_of<F - 1>(n, x, fx, g, lanes, pair, re, im);
+static void spread_y(Count<F>, const Axis& y, int fy, const float* lines, size_t step, const bool* minus, size_t line, float* even,
+                     float* odd) {
+  const int n = evens(y.k);
+  const Row row = y.row(fy);
+  for (size_t q = 0; q < line; q += LANES) {
+    vf c_re[F], c_im[F], s_re[F], s_im[F];
+#pragma GCC unroll 4
+    for (int f = 0; f < F; f++) {
+      const float *a = lines + 2 * f * step + q, *b = a + step;
+      const vf a_re = load(a), a_im = load(a + line);
+      const vf b_re = minus[f] ? load(b) : (vf){}, b_im = minus[f] ? load(b + line) : (vf){};
+      c_re[f] = a_re + b_re, c_im[f] = -(a_im + b_im);
+      s_re[f] = b_im - a_im, s_im[f] = b_re - a_re;
+    }
+    add_parts(n, fy == 0, row.cosines(), y.k + 2, c_re, even + q, line);
+    add_parts(y.k / 2, fy == 0, row.sines(), y.k + 2, s_re, even + n * line + q, line);
+    if (odd == nullptr) continue;
+    add_parts(n, fy == 0, row.cosines(), y.k + 2, c_im, odd + q, line);
+    add_parts(y.k / 2, fy == 0, row.sines(), y.k + 2, s_im, odd + n * line + q, line);
+  }
 }
 
-// Along y: adds the lines at (fz, fy) and, unless null, (fz, -fy) to the even and, unless null, the odd part of fz.
-static void spread_y(const Row& row, bool first, const float* plus, const float* minus, size_t line, float* even, float* odd) {
-  const int n = evens(row.k);
-  for (size_t q = 0; q < line; q += LANES) {
-    const vf a_re = load(plus + q), a_im = load(plus + line + q);
-    const vf b_re = minus ? load(minus + q) : (vf){}, b_im = minus ? load(minus + line + q) : (vf){};
-    const vf c_re = a_re + b_re, c_im = -(a_im + b_im), s_re = b_im - a_im, s_im = b_re - a_re;
-    for (int j = 0; j < row.k; j++) {
-      float* to = even + j * line + q;
-      store(to, (first ? (vf){} : load(to)) + row.c[j] * (j < n ? c_re : s_re));
-      if (odd == nullptr) continue;
-      to = odd + j * line + q;
-      store(to, (first ? (vf){} : load(to)) + row.c[j] * (j < n ? c_im : s_im));
-    }
-  }
+// Calls body(Count<n>) for an n up to Most.
+template <int Most, typename Body>
+ZNN_INLINE void with_count(int n, const Body& body) {
+  if (n == Most) return body(Count<Most>());
+  if constexpr (Most > 1) with_count<Most - 1>(n, body);
 }
 
 static void spread_z(const Row& row, bool first, const float* even, const float* odd, size_t plane, float* taps) {
   const int n = evens(row.k);
-  for (int j = 0; j < row.k; j++, taps += plane) {
-    const float* from = j < n ? even : odd;
-    for (size_t q = 0; q < plane; q += LANES)
-      store(taps + q, (first ? (vf){} : load(taps + q)) + row.c[j] * load(from + q));
+  for (size_t q = 0; q < plane; q += LANES) {
+    const vf p[1] = {load(even + q)};
+    add_parts(n, first, row.cosines(), 0, p, taps + q, plane);
+    if (row.k == 1) continue;
+    const vf o[1] = {load(odd + q)};
+    add_parts(row.k / 2, first, row.sines(), 0, o, taps + n * plane + q, plane);
   }
 }
 
-static void lines_products(const SpectralGradient& a, const GradientWorkspace& w, const Axis& x, const Lines& lines, float* to) {
+// The outer products of one frequency and n vectors of input channels, the first being i.
+static void outer_all(const SpectralGradient& a, const Slab& slab, size_t index, int i, int n, const float* rows, float* re,
+                      float* im) {
+  const float* x = a.image + index * 2 * a.batch * a.in_channels + i * slab.group;
+  if (slab.group == 1) with_count<MAX_ROWS>(n, [&](auto r) { outer<1>(r, a, x, rows, re, im); });
+  if (slab.group == 2) with_count<MAX_ROWS>(n, [&](auto r) { outer<2>(r, a, x, rows, re, im); });
+}
+
+// Calls body(first vector, number of vectors) for parts of a slab's vectors of input channels that fit the registers.
+template <typename Body>
+ZNN_INLINE void in_parts(const SpectralGradient& a, const Slab& slab, const Body& body) {
+  const int all = a.in_channels / slab.group, parts = ceil_div(all, MAX_ROWS);
+  for (int p = 0, i = 0; p < parts; p++) {
+    const int n = ceil_div(all - i, parts - p);
+    body(i, n);
+    i += n;
+  }
+}
+
+// Adds n frequencies from fx on, of both lines, to a slab's parts of a line.
+static void add_frequencies(const SpectralGradient& a, const GradientWorkspace& w, const Axis& x, const Lines& lines,
+                            const Slab& slab, int fx, int n, float* line) {
   const float scale = 1.0f / a.transform.voxels();
+  const size_t size = row_size(a);
+  for (int f = 0; f < n; f++) {
+    // A frequency off the edges of the half spectrum stands for itself and its conjugate.
+    const float weight = is_own_mirror(fx + f, x.n) ? scale : 2 * scale;
+    const Complex phase = x.row(fx + f).phase() * Complex{weight, 0.0f};
+    pack_rows(a, slab, lines.a + fx + f, lines.phase_a * phase, w.rows + 2 * f * size);
+    if (lines.pair) pack_rows(a, slab, lines.b + fx + f, lines.phase_b * phase, w.rows + (2 * f + 1) * size);
+  }
+  in_parts(a, slab, [&](int i, int vectors) {
+    const size_t m = vectors * LANES;
+    for (int f = 0; f < n; f++) {
+      float *g = w.products + 4 * f * m, *rows = w.rows + 2 * f * size;
+      outer_all(a, slab, lines.a + fx + f, i, vectors, rows, g, g + m);
+      if (lines.pair) outer_all(a, slab, lines.b + fx + f, i, vectors, rows + size, g + 2 * m, g + 3 * m);
+    }
+    float *re = line + i * LANES, *im = re + x.k * slab.lanes;
+    with_count<AT_ONCE>(n, [&](auto c) { spread_x(c, x, fx, w.products, m, lines.pair, slab.lanes, re, im); });
+  });
+}
+
+static void add_lines(const SpectralGradient& a, const GradientWorkspace& w, const Axis& x, const Lines& lines, float* to) {
   for (int s = 0; s < n_slabs(a.out_channels); s++) {
     const Slab slab = slab_of(a, s);
-    const size_t m = slab.lanes;
-    float* re = to + 2 * x.k * slab.before;
-    for (int fx = 0; fx < half(x.n); fx += AT_ONCE) {
-      const int n = min_of(AT_ONCE, half(x.n) - fx);
-      for (int f = 0; f < n; f++) {
-        // A frequency off the edges of the half spectrum stands for itself and its conjugate.
-        const float weight = is_own_mirror(fx + f, x.n) ? scale : 2 * scale;
-        const Complex phase = x.row(fx + f).phase() * Complex{weight, 0.0f};
-        outer_all(a, slab, lines.a + fx + f, lines.phase_a * phase, w.rows, w.products + 4 * f * m);
-        if (lines.pair)
-          outer_all(a, slab, lines.b + fx + f, lines.phase_b * phase, w.rows, w.products + (4 * f + 2) * m);
-      }
-      spread_x_of<AT_ONCE>(n, x, fx, w.products, m, lines.pair, re, re + x.k * m);
-    }
+    for (int fx = 0; fx < half(x.n); fx += AT_ONCE)
+      add_frequencies(a, w, x, lines, slab, fx, min_of(AT_ONCE, half(x.n) - fx), to + 2 * x.k * slab.before);
   }
 }
 
@@ -207,9 +258,13 @@ static void gradient_stored(const SpectralGradient& a, const GradientWorkspace& 
   for (size_t f = 0; f < n; f++)
     for (int s = 0; s < n_slabs(a.out_channels); s++) {
       const Slab slab = slab_of(a, s);
-      outer_all(a, slab, f, {1.0f, 0.0f}, w.rows, w.products);
-      unpack(a, slab, w.products, a.d_kernel + 2 * f * matrix);
-      unpack(a, slab, w.products + slab.lanes, a.d_kernel + (2 * f + 1) * matrix);
+      pack_rows(a, slab, f, {1.0f, 0.0f}, w.rows);
+      in_parts(a, slab, [&](int i, int n) {
+        float *re = w.products, *im = re + n * LANES, *to = a.d_kernel + 2 * f * matrix + i * slab.group * a.out_channels;
+        outer_all(a, slab, f, i, n, w.rows, re, im);
+        unpack(a, slab, n, re, to);
+        unpack(a, slab, n, im, to + matrix);
+      });
     }
 }
 
@@ -219,7 +274,26 @@ static void taps_of(const SpectralGradient& a, const GradientWorkspace& w) {
     float* taps = w.taps + a.kernel.voxels() * slab.before;
     mirror_all<true>(taps, a.kernel, slab.lanes);
     for (size_t t = 0; t < a.kernel.voxels(); t++)
-      unpack(a, slab, taps + t * slab.lanes, a.d_kernel + t * a.in_channels * a.out_channels);
+      unpack(a, slab, a.in_channels / slab.group, taps + t * slab.lanes, a.d_kernel + t * a.in_channels * a.out_channels);
+  }
+}
+
+// Adds all frequencies at fz, and from fy on n rows of them, to the parts of fz.
+static void add_y(const SpectralGradient& a, const GradientWorkspace& w, const Axis& z, const Axis& y, const Axis& x, int fz,
+                  int fy, int n) {
+  bool minus[AT_ONCE];
+  const size_t step = line_size(a), area = (size_t)y.k * x.k;
+  for (int f = 0; f < n; f++) {
+    float* to = w.lines + 2 * f * step;
+    minus[f] = has_minus(z, y, fz, fy + f);
+    add_lines(a, w, x, lines_of(z, y, x.n, fz, fy + f, false), to);
+    if (minus[f]) add_lines(a, w, x, lines_of(z, y, x.n, fz, fy + f, true), to + step);
+  }
+  for (int s = 0; s < n_slabs(a.out_channels); s++) {
+    const Slab slab = slab_of(a, s);
+    const float* lines = w.lines + 2 * x.k * slab.before;
+    float *even_part = w.even_z + area * slab.before, *odd_part = z.k == 1 ? nullptr : w.odd_z + area * slab.before;
+    with_count<AT_ONCE>(n, [&](auto c) { spread_y(c, y, fy, lines, step, minus, x.k * slab.lanes, even_part, odd_part); });
   }
 }
 
@@ -230,17 +304,7 @@ void spectral_gradient(const SpectralGradient& a) {
       x{a.transform.x, a.kernel.x, a.twiddles.x};
   const size_t area = (size_t)y.k * x.k;
   for (int fz = 0; fz < half(z.n); fz++) {
-    for (int fy = 0; fy < half(y.n); fy++) {
-      const bool minus = has_minus(z, y, fz, fy);
-      lines_products(a, w, x, lines_of(z, y, x.n, fz, fy, false), w.lines[0]);
-      if (minus) lines_products(a, w, x, lines_of(z, y, x.n, fz, fy, true), w.lines[1]);
-      for (int s = 0; s < n_slabs(a.out_channels); s++) {
-        const Slab slab = slab_of(a, s);
-        const size_t at = 2 * x.k * slab.before;
-        spread_y(y.row(fy), fy == 0, w.lines[0] + at, minus ? w.lines[1] + at : nullptr, x.k * slab.lanes,
-                 w.even_z + area * slab.before, w.odd_z + area * slab.before);
-      }
-    }
+    for (int fy = 0; fy < half(y.n); fy += AT_ONCE) add_y(a, w, z, y, x, fz, fy, min_of(AT_ONCE, half(y.n) - fy));
     for (int s = 0; s < n_slabs(a.out_channels); s++) {
       const Slab slab = slab_of(a, s);
       const size_t at = area * slab.before;

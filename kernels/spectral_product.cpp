@@ -143,10 +143,10 @@ static void pack(const SpectralProduct& a, const Slab& slab, size_t offset, bool
       vf rows[LANES];
       if (a.transpose) {
         for (int o = 0; o < LANES; o++)
-          rows[o] = o < slab.outs ? load_first(from + (size_t)(slab.first + o) * channels + i, n) : (vf){};
+          rows[o] = o < slab.outs ? load_outs(from + (size_t)(slab.first + o) * channels + i, n) : (vf){};
         transpose(rows);
       } else {
-        for (int j = 0; j < n; j++) rows[j] = load_first(from + (size_t)(i + j) * out + slab.first, slab.outs);
+        for (int j = 0; j < n; j++) rows[j] = load_outs(from + (size_t)(i + j) * out + slab.first, slab.outs);
       }
       for (int j = 0; j < n; j += slab.group, to += LANES) {
         const vf v = slab.group == 1 ? rows[j] : interleave(rows[j], rows[j + 1], false);
@@ -191,8 +191,6 @@ size_t spectral_product_scratch(const SpectralProduct& a) {
 }
 
 // Calls body(q, Count<number of vectors at q>) all over `lanes`.
-template <int U>
-struct Count {};
 template <typename Body>
 ZNN_INLINE void in_steps(size_t lanes, const Body& body) {
   size_t q = 0;
