@@ -112,6 +112,10 @@ znn::Twiddles twiddles_of(const std::vector<Twiddle>& t, znn::Size n, znn::Size 
   return {t[0].data(), t[1].data(), t[2].data()};
 }
 
+void require_some(int batch, int in_channels, int out_channels) {
+  require(batch > 0 && in_channels > 0 && out_channels > 0, "spectra need at least one entry and one channel");
+}
+
 znn::SpectralProduct product_of(const std::vector<Spectrum>& images, const Ints& transform, const Array<float, 6>& out,
                                 std::vector<znn::Block>& blocks) {
   require(!images.empty(), "a spectral product needs an image");
@@ -125,6 +129,7 @@ znn::SpectralProduct product_of(const std::vector<Spectrum>& images, const Ints&
   a.batch = (int)out.shape(4);
   a.n_blocks = (int)blocks.size();
   a.out_channels = (int)out.shape(5);
+  for (const znn::Block& block : blocks) require_some(a.batch, block.channels, a.out_channels);
   a.blocks = blocks.data();
   a.out = out.data();
   return a;
@@ -186,6 +191,7 @@ znn::SpectralGradient gradient_of(const Spectrum& image, const Spectrum& d_out, 
   a.batch = (int)image.shape(4);
   a.in_channels = (int)image.shape(5);
   a.out_channels = (int)d_out.shape(5);
+  require_some(a.batch, a.in_channels, a.out_channels);
   a.image = image.data();
   a.d_out = d_out.data();
   return a;
