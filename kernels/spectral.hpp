@@ -22,6 +22,13 @@ constexpr int AT_ONCE = REGISTERS == 32 ? 4 : 2;  // vectors (or frequencies) si
 template <int N>
 struct Count {};
 
+// Calls body(Count<n>) for an n up to Most.
+template <int Most, typename Body>
+ZNN_INLINE void with_count(int n, const Body& body) {
+  if (n == Most) return body(Count<Most>());
+  if constexpr (Most > 1) with_count<Most - 1>(n, body);
+}
+
 struct Slab {
   int first, outs;  // output channels
   int group;        // input channels of a vector

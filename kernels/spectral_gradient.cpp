@@ -4,6 +4,7 @@
 
 namespace znn::ZNN_ISA {
 
+constexpr int PLANES = 2;  // of frequencies that wait to be added to the taps
 constexpr int MAX_ROWS = REGISTERS == 32 ? 12 : 4;
 
 // One frequency's output gradients for a slab, times the conjugate of a factor: (batch, 2, LANES).
@@ -83,6 +84,8 @@ static size_t line_size(const SpectralGradient& a) {
   return 2 * a.kernel.x * all_lanes(a.in_channels, a.out_channels, even(a));
 }
 
+static size_t plane_size(const SpectralGradient& a) { return line_size(a) / 2 * a.kernel.y; }
+
 struct GradientWorkspace {
   float *rows, *products, *taps, *even_z, *odd_z, *lines;
   size_t size;
@@ -94,8 +97,8 @@ struct GradientWorkspace {
     products = take(a, (size_t)AT_ONCE * 4 * MAX_ROWS * LANES);
     if (a.stored) return;
     taps = take(a, k.voxels() * all);
-    even_z = take(a, (size_t)k.y * k.x * all);
-    odd_z = take(a, (size_t)k.y * k.x * all);
+    even_z = take(a, PLANES * k.y * k.x * all);
+    odd_z = take(a, PLANES * k.y * k.x * all);
     lines = take(a, 2 * AT_ONCE * line_size(a));
   }
 
@@ -113,6 +116,18 @@ size_t spectral_gradient_scratch(const SpectralGradient& a) {
   return GradientWorkspace(unplaced).size;
 }
 
+// The even lanes, then the odd ones, of which `outs` count.
+ZNN_INLINE void store_pair(vf v, int outs, float* even, float* odd) {
+  typedef uint64_t vu __attribute__((vector_size(LANES * 4)));
+  typedef uint32_t half_vu __attribute__((vector_size(LANES * 2)));
+  const half_vu a = __builtin_convertvector((vu)v, half_vu), b = __builtin_convertvector((vu)v >> 32, half_vu);
+  for (int o = 0; o < 2; o++) {
+    vf whole = {};
+    __builtin_memcpy(&whole, o ? &b : &a, sizeof a);
+    store_first(o ? odd : even, whole, outs);
+  }
+}
+
 // n vectors of a slab as the part they are of an (in, out) matrix.
 static void unpack(const SpectralGradient& a, const Slab& slab, int n, const float* from, float* to) {
   const size_t out = a.out_channels;
@@ -121,7 +136,7 @@ static void unpack(const SpectralGradient& a, const Slab& slab, int n, const flo
     if (slab.group == 1)
       store_first(to, load(from), slab.outs);
     else
-      for (int o = 0; o < slab.outs; o++) to[o] = from[2 * o], to[out + o] = from[2 * o + 1];
+      store_pair(load(from), slab.outs, to, to + out);
 }
 
 // ---- the way back from frequencies to taps
@@ -183,21 +198,19 @@ static void spread_y(Count<F>, const Axis& y, int fy, const float* lines, size_t
   }
 }
 
-// Calls body(Count<n>) for an n up to Most.
-template <int Most, typename Body>
-ZNN_INLINE void with_count(int n, const Body& body) {
-  if (n == Most) return body(Count<Most>());
-  if constexpr (Most > 1) with_count<Most - 1>(n, body);
-}
-
-static void spread_z(const Row& row, bool first, const float* even, const float* odd, size_t plane, float* taps) {
-  const int n = evens(row.k);
+// Along z: adds the parts at fz to fz + F - 1, a `step` apart, to the taps.
+template <int F>
+static void spread_z(Count<F>, const Axis& z, int fz, const float* even, const float* odd, size_t step, size_t plane,
+                     float* taps) {
+  const int n = evens(z.k);
+  const Row row = z.row(fz);
   for (size_t q = 0; q < plane; q += LANES) {
-    const vf p[1] = {load(even + q)};
-    add_parts(n, first, row.cosines(), 0, p, taps + q, plane);
-    if (row.k == 1) continue;
-    const vf o[1] = {load(odd + q)};
-    add_parts(row.k / 2, first, row.sines(), 0, o, taps + n * plane + q, plane);
+    vf p[F], o[F];
+    for (int f = 0; f < F; f++) p[f] = load(even + f * step + q);
+    add_parts(n, fz == 0, row.cosines(), z.k + 2, p, taps + q, plane);
+    if (z.k == 1) continue;
+    for (int f = 0; f < F; f++) o[f] = load(odd + f * step + q);
+    add_parts(z.k / 2, fz == 0, row.sines(), z.k + 2, o, taps + n * plane + q, plane);
   }
 }
 
@@ -282,7 +295,7 @@ static void taps_of(const SpectralGradient& a, const GradientWorkspace& w) {
 static void add_y(const SpectralGradient& a, const GradientWorkspace& w, const Axis& z, const Axis& y, const Axis& x, int fz,
                   int fy, int n) {
   bool minus[AT_ONCE];
-  const size_t step = line_size(a), area = (size_t)y.k * x.k;
+  const size_t step = line_size(a), area = (size_t)y.k * x.k, plane = fz % PLANES * plane_size(a);
   for (int f = 0; f < n; f++) {
     float* to = w.lines + 2 * f * step;
     minus[f] = has_minus(z, y, fz, fy + f);
@@ -292,8 +305,19 @@ static void add_y(const SpectralGradient& a, const GradientWorkspace& w, const A
   for (int s = 0; s < n_slabs(a.out_channels); s++) {
     const Slab slab = slab_of(a, s);
     const float* lines = w.lines + 2 * x.k * slab.before;
-    float *even_part = w.even_z + area * slab.before, *odd_part = z.k == 1 ? nullptr : w.odd_z + area * slab.before;
+    const size_t at = plane + area * slab.before;
+    float *even_part = w.even_z + at, *odd_part = z.k == 1 ? nullptr : w.odd_z + at;
     with_count<AT_ONCE>(n, [&](auto c) { spread_y(c, y, fy, lines, step, minus, x.k * slab.lanes, even_part, odd_part); });
+  }
+}
+
+static void add_z(const SpectralGradient& a, const GradientWorkspace& w, const Axis& z, int fz, int n) {
+  const size_t area = (size_t)a.kernel.y * a.kernel.x, step = plane_size(a);
+  for (int s = 0; s < n_slabs(a.out_channels); s++) {
+    const Slab slab = slab_of(a, s);
+    const size_t at = area * slab.before;
+    float* taps = w.taps + z.k * at;
+    with_count<PLANES>(n, [&](auto c) { spread_z(c, z, fz, w.even_z + at, w.odd_z + at, step, area * slab.lanes, taps); });
   }
 }
 
@@ -302,14 +326,10 @@ void spectral_gradient(const SpectralGradient& a) {
   if (a.stored) return gradient_stored(a, w);
   const Axis z{a.transform.z, a.kernel.z, a.twiddles.z}, y{a.transform.y, a.kernel.y, a.twiddles.y},
       x{a.transform.x, a.kernel.x, a.twiddles.x};
-  const size_t area = (size_t)y.k * x.k;
   for (int fz = 0; fz < half(z.n); fz++) {
     for (int fy = 0; fy < half(y.n); fy += AT_ONCE) add_y(a, w, z, y, x, fz, fy, min_of(AT_ONCE, half(y.n) - fy));
-    for (int s = 0; s < n_slabs(a.out_channels); s++) {
-      const Slab slab = slab_of(a, s);
-      const size_t at = area * slab.before;
-      spread_z(z.row(fz), fz == 0, w.even_z + at, w.odd_z + at, area * slab.lanes, w.taps + z.k * at);
-    }
+    const int n = fz % PLANES + 1;
+    if (n == PLANES || fz + 1 == half(z.n)) add_z(a, w, z, fz + 1 - n, n);
   }
   taps_of(a, w);
 }

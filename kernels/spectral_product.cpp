@@ -15,18 +15,16 @@ struct Frequency {
   Complex phase;
 };
 
-// Stores rows (re, im) of which only `outs` values count, each the sum of a group of lanes.
-static void store_rests(const vf* rows, int n, int group, int outs, size_t stride, float* re, float* im) {
-  typedef uint64_t vu __attribute__((vector_size(LANES * 4)));
-  typedef uint32_t half_vu __attribute__((vector_size(LANES * 2)));
-  for (int j = 0; j < 2 * n; j++) {
-    float* to = (j % 2 ? im : re) + j / 2 * stride;
-    vf v = rows[j];
-    if (group == 2) {
-      const half_vu low = __builtin_convertvector((vu)(v + (vf)((vu)v >> 32)), half_vu);
-      __builtin_memcpy(&v, &low, sizeof low);
-    }
-    store_first(to, v, outs);
+// The sums of groups of lanes, as many floats as there are groups.
+template <int Group>
+ZNN_INLINE void store_sums(float* to, vf v) {
+  if constexpr (Group == 1) {
+    store(to, v);
+  } else {
+    typedef uint64_t vu __attribute__((vector_size(LANES * 4)));
+    typedef uint32_t half_vu __attribute__((vector_size(LANES * 2)));
+    const half_vu sums = __builtin_convertvector((vu)(v + (vf)((vu)v >> 32)), half_vu);
+    __builtin_memcpy(to, &sums, sizeof sums);
   }
 }
 
@@ -85,17 +83,22 @@ static void multiply(const Frequency& f, size_t first_batch) {
     found[b][0] = f.phase.re * r - f.phase.im * m;
     found[b][1] = f.phase.re * m + f.phase.im * r;
   }
-  if (Group == 1 && f.slab.outs == LANES) {
+  const int outs = f.slab.outs;
+  if (outs * Group == LANES) {
 #pragma GCC unroll 16
     for (int b = 0; b < B; b++) {
-      store(y + b * a.out_channels, found[b][0]);
-      store(y + plane_y + b * a.out_channels, found[b][1]);
+      store_sums<Group>(y + b * a.out_channels, found[b][0]);
+      store_sums<Group>(y + plane_y + b * a.out_channels, found[b][1]);
     }
   } else {
-    vf kept[B][2];
+    float sums[2 * B][LANES];
 #pragma GCC unroll 16
-    for (int b = 0; b < B; b++) kept[b][0] = found[b][0], kept[b][1] = found[b][1];
-    store_rests(&kept[0][0], B, Group, f.slab.outs, a.out_channels, y, y + plane_y);
+    for (int b = 0; b < B; b++) {
+      store_sums<Group>(sums[2 * b], found[b][0]);
+      store_sums<Group>(sums[2 * b + 1], found[b][1]);
+    }
+    for (int b = 0; b < B; b++, y += a.out_channels)
+      for (int o = 0; o < outs; o++) y[o] = sums[2 * b][o], y[plane_y + o] = sums[2 * b + 1][o];
   }
 }
 
@@ -158,8 +161,13 @@ static void pack(const SpectralProduct& a, const Slab& slab, size_t offset, bool
 
 // ---- the kernel's transform
 
+// Of the lines, re and im, of all slabs.
+static size_t line_size(const SpectralProduct& a) {
+  return 2 * a.kernel.x * all_lanes(total_channels(a), a.out_channels, all_even(a));
+}
+
 struct ProductWorkspace {
-  float *tables[3], *taps, *even_z, *odd_z, *lines[2], *weights;
+  float *tables[3], *taps, *even_z, *odd_z, *lines, *weights;
   size_t size;
 
   ProductWorkspace(const SpectralProduct& a) : size(0) {
@@ -173,7 +181,7 @@ struct ProductWorkspace {
     taps = take(a, k.voxels() * all);
     even_z = take(a, (size_t)k.y * k.x * all);
     odd_z = take(a, (size_t)k.y * k.x * all);
-    for (float*& line : lines) line = take(a, 2 * k.x * all);
+    lines = take(a, 2 * AT_ONCE * line_size(a));
   }
 
  private:
@@ -207,6 +215,17 @@ ZNN_INLINE void fold(int n, const float* c, const float* in, size_t stride, vf (
     for (int u = 0; u < U; u++) sum[u] += c[j] * load(in + u * LANES);
 }
 
+// The same for one vector and F frequencies, whose rows of c are `row` apart.
+template <int F>
+ZNN_INLINE void fold_rows(int n, const float* c, size_t row, const float* in, size_t stride, vf (&sum)[F]) {
+  for (int f = 0; f < F; f++) sum[f] = (vf){};
+  for (int j = 0; j < n; j++, in += stride, c++) {
+    const vf part = load(in);
+#pragma GCC unroll 4
+    for (int f = 0; f < F; f++) sum[f] += c[f * row] * part;
+  }
+}
+
 template <int U>
 ZNN_INLINE void store_all(float* to, const vf (&v)[U]) {
   for (int u = 0; u < U; u++) store(to + u * LANES, v[u]);
@@ -222,21 +241,24 @@ ZNN_INLINE void fold_z(Count<U>, const Row& row, const float* taps, size_t plane
   store_all(odd, q);
 }
 
-// Along y, to the complex lines (re, im) at (fz, fy) and, unless null, (fz, -fy).
-template <int U>
-ZNN_INLINE void fold_y(Count<U>, const Row& row, const float* even, const float* odd, size_t line, float* plus, float* minus) {
-  const int n = evens(row.k);
-  vf pp[U], pq[U], qp[U], qq[U];
-  fold(n, row.cosines(), even, line, pp);
-  fold(row.k / 2, row.sines(), even + n * line, line, pq);
-  fold(odd ? n : 0, row.cosines(), odd, line, qp);
-  fold(odd ? row.k / 2 : 0, row.sines(), odd + n * line, line, qq);
-  for (int u = 0; u < U; u++) {
-    store(plus + u * LANES, pp[u] - qq[u]);
-    store(plus + line + u * LANES, pq[u] + qp[u]);
-    if (minus == nullptr) continue;
-    store(minus + u * LANES, pp[u] + qq[u]);
-    store(minus + line + u * LANES, qp[u] - pq[u]);
+// Along y, to the complex lines (2, re and im) at (fz, fy) and (fz, -fy) for fy to fy + F - 1, each a `step` apart.
+template <int F>
+ZNN_INLINE void fold_y(Count<F>, const Axis& y, int fy, const float* even, const float* odd, size_t line, float* to,
+                       size_t step) {
+  const int n = evens(y.k);
+  const Row row = y.row(fy);
+  vf pp[F], pq[F], qp[F], qq[F];
+  fold_rows(n, row.cosines(), y.k + 2, even, line, pp);
+  fold_rows(y.k / 2, row.sines(), y.k + 2, even + n * line, line, pq);
+  fold_rows(odd ? n : 0, row.cosines(), y.k + 2, odd, line, qp);
+  fold_rows(odd ? y.k / 2 : 0, row.sines(), y.k + 2, odd + n * line, line, qq);
+#pragma GCC unroll 4
+  for (int f = 0; f < F; f++, to += 2 * step) {
+    store(to, pp[f] - qq[f]);
+    store(to + line, pq[f] + qp[f]);
+    if (odd == nullptr) continue;  // there (fz, -fy) is the mirror of (fz, fy)
+    store(to + step, pp[f] + qq[f]);
+    store(to + step + line, qp[f] - pq[f]);
   }
 }
 
@@ -270,15 +292,15 @@ static void all_of_z(const SpectralProduct& a, const ProductWorkspace& w, const 
   }
 }
 
-static void all_of_y(const SpectralProduct& a, const ProductWorkspace& w, const Row& row, bool no_odd, bool minus) {
-  const size_t k = a.kernel.x;
+static void all_of_y(const SpectralProduct& a, const ProductWorkspace& w, const Axis& y, int fz, int fy, int rows) {
+  const size_t k = a.kernel.x, step = line_size(a);
   for (int s = 0; s < n_slabs(a.out_channels); s++) {
     const Slab slab = slab_of(a, s);
-    const size_t line = k * slab.lanes, at = a.kernel.y * k * slab.before;
-    const float *even = w.even_z + at, *odd = no_odd ? nullptr : w.odd_z + at;
-    float *to = w.lines[0] + 2 * k * slab.before, *to_minus = w.lines[1] + 2 * k * slab.before;
-    in_steps(line, ZNN_STEP {
-      fold_y(count, row, even + q, odd ? odd + q : nullptr, line, to + q, minus ? to_minus + q : nullptr);
+    const size_t line = k * slab.lanes, at = y.k * k * slab.before;
+    const float *even = w.even_z + at, *odd = fz == 0 ? nullptr : w.odd_z + at;
+    float* to = w.lines + 2 * k * slab.before;
+    with_count<AT_ONCE>(rows, [&](auto count) {
+      for (size_t q = 0; q < line; q += LANES) fold_y(count, y, fy, even + q, odd ? odd + q : nullptr, line, to + q, step);
     });
   }
 }
@@ -326,10 +348,11 @@ void spectral_product(const SpectralProduct& a) {
   for (int fz = 0; fz < half(z.n); fz++) {
     all_of_z(a, w, z.row(fz));
     for (int fy = 0; fy < half(y.n); fy++) {
-      const bool minus = has_minus(z, y, fz, fy);
-      all_of_y(a, w, y.row(fy), fz == 0, minus);
-      multiply_lines(a, w, x, lines_of(z, y, x.n, fz, fy, false), w.lines[0]);
-      if (minus) multiply_lines(a, w, x, lines_of(z, y, x.n, fz, fy, true), w.lines[1]);
+      const size_t step = line_size(a);
+      if (fy % AT_ONCE == 0) all_of_y(a, w, y, fz, fy, min_of(AT_ONCE, half(y.n) - fy));
+      const float* line = w.lines + 2 * (fy % AT_ONCE) * step;
+      multiply_lines(a, w, x, lines_of(z, y, x.n, fz, fy, false), line);
+      if (has_minus(z, y, fz, fy)) multiply_lines(a, w, x, lines_of(z, y, x.n, fz, fy, true), line + step);
     }
   }
 }

@@ -130,7 +130,7 @@ def test_what_is_not_finite_stays_with_its_entry_and_channel(value, n_out):
     np.testing.assert_array_equal(np.isfinite(product).all(axis=(0, 1, 2, 3, 4)), np.arange(n_out) != n_out - 1)
 
 
-@pytest.mark.parametrize("n_in, batch", [(3, 0), (0, 3)])
+@pytest.mark.parametrize(("n_in", "batch"), [(3, 0), (0, 3)])
 def test_an_empty_batch_is_refused(n_in, batch):
     tiling, spectra, kernels, d_spectrum = spectra_and_kernels((4, 4, 4), (2, 2, 2), [n_in], 5, batch, 0)
     stored = [np.zeros((*tiling.half, 2, n_in, 5), np.float32)]
