@@ -24,7 +24,8 @@ using Array = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
 using Image = Array<const float, 5>;     // (batch, z, y, x, channel)
 using Kernel = Array<const float, 5>;    // (kz, ky, kx, in, out)
 using Spectrum = Array<const float, 6>;  // (batch, fz, fy, fx, 2, channel)
-using Twiddle = Array<const float, 3>;   // (n, k, 2)
+using Twiddle = Array<const float, 2>;   // (n / 2 + 1, k + 2), see znn::Twiddles
+using Split = Array<const float, 3>;     // (parts, points, 2), see znn::Axis
 using Ints = std::array<int, 3>;
 
 void require(bool holds, const char* rule) {
@@ -106,9 +107,16 @@ void direct_gradient(const Image& image, const Image& d_out, Array<float, 5> d_k
 
 znn::Twiddles twiddles_of(const std::vector<Twiddle>& t, znn::Size n, znn::Size k) {
   require(t.size() == 3, "three tables of twiddles, one per axis");
-  require((int)t[0].shape(0) == n.z && (int)t[1].shape(0) == n.y && (int)t[2].shape(0) == n.x / 2 + 1, "twiddles do not fit the transform");
-  require((int)t[0].shape(1) == k.z && (int)t[1].shape(1) == k.y && (int)t[2].shape(1) == k.x, "twiddles do not fit the kernel");
+  const int sizes[3] = {n.z, n.y, n.x}, taps[3] = {k.z, k.y, k.x};
+  for (int j = 0; j < 3; j++) {
+    require((int)t[j].shape(0) == sizes[j] / 2 + 1, "twiddles do not fit the transform");
+    require((int)t[j].shape(1) == taps[j] + 2, "twiddles do not fit the kernel");
+  }
   return {t[0].data(), t[1].data(), t[2].data()};
+}
+
+void require_some(int batch, int in_channels, int out_channels) {
+  require(batch > 0 && in_channels > 0 && out_channels > 0, "spectra need at least one entry and one channel");
 }
 
 znn::SpectralProduct product_of(const std::vector<Spectrum>& images, const Ints& transform, const Array<float, 6>& out,
@@ -124,6 +132,7 @@ znn::SpectralProduct product_of(const std::vector<Spectrum>& images, const Ints&
   a.batch = (int)out.shape(0);
   a.n_blocks = (int)blocks.size();
   a.out_channels = (int)out.shape(5);
+  for (const znn::Block& block : blocks) require_some(a.batch, block.channels, a.out_channels);
   a.blocks = blocks.data();
   a.out = out.data();
   return a;
@@ -185,6 +194,7 @@ znn::SpectralGradient gradient_of(const Spectrum& image, const Spectrum& d_out, 
   a.batch = (int)image.shape(0);
   a.in_channels = (int)image.shape(5);
   a.out_channels = (int)d_out.shape(5);
+  require_some(a.batch, a.in_channels, a.out_channels);
   a.image = image.data();
   a.d_out = d_out.data();
   return a;
@@ -245,7 +255,7 @@ void scatter_tile(const Lanes& tile, const Ints& skip, const Ints& count_zyx, fl
 
 // axes: per axis exp(-2 pi i p k / n) of shape (parts, points, 2), n = parts * points. spectrum: (tile * batch, fz, fy, fx, 2, channel).
 template <typename I, typename S>
-znn::TileTransform transform_of(const I& image, const std::vector<Twiddle>& axes, const Array<const int32_t, 2>& origins, const S& spectrum) {
+znn::TileTransform transform_of(const I& image, const std::vector<Split>& axes, const Array<const int32_t, 2>& origins, const S& spectrum) {
   require(axes.size() == 3, "three axes, one table each");
   require(origins.shape(1) == 3 && origins.shape(0) > 0 && image.size() > 0, "origins must be (tile, 3), and the image not empty");
   znn::TileTransform t{};
@@ -271,7 +281,7 @@ znn::TileTransform transform_of(const I& image, const std::vector<Twiddle>& axes
 }
 
 // The spectra of tiles of which `filled` voxels are taken from the image, those outside of it being zero.
-void tile_forward(const Image& image, const std::vector<Twiddle>& axes, const Ints& filled, const Array<const int32_t, 2>& origins,
+void tile_forward(const Image& image, const std::vector<Split>& axes, const Ints& filled, const Array<const int32_t, 2>& origins,
                   Array<float, 6> spectrum) {
   znn::TileTransform t = transform_of(image, axes, origins, spectrum);
   for (int j = 0; j < 3; j++) require(filled[j] > 0 && filled[j] <= t.axes[j].parts * t.axes[j].points, "voxels outside the tile");
@@ -283,7 +293,7 @@ void tile_forward(const Image& image, const std::vector<Twiddle>& axes, const In
 
 // The first `taken` voxels of every tile, times scale, plus bias, through the function; those of its first `overlap` voxels that lie in
 // the tile before it are added to it instead.
-void tile_inverse(const Spectrum& spectrum, const std::vector<Twiddle>& axes, const Ints& taken, const Ints& overlap,
+void tile_inverse(const Spectrum& spectrum, const std::vector<Split>& axes, const Ints& taken, const Ints& overlap,
                   const Array<const int32_t, 2>& origins, float scale, const std::optional<Array<const float, 1>>& bias, int function,
                   float a, float b, Array<float, 5> image) {
   znn::TileTransform t = transform_of(image, axes, origins, spectrum);

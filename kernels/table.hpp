@@ -39,7 +39,9 @@ struct DirectGradient {
   float* scratch;
 };
 
-// Tables of exp(+2 pi i f j / n), shape (n, k, 2), one per axis; the last axis only to n / 2.
+// Tables of a pruned transform, one per axis of n frequencies and k taps, of shape (n / 2 + 1, k + 2). In the row of
+// frequency f, with angle = 2 pi f / n and taps counted from their centre (k - 1) / 2: cos(angle * tap) of the taps
+// up to the centre, sin(angle * tap) of those after it, then cos and sin of angle * centre, the phase.
 struct Twiddles {
   const float *z, *y, *x;
 };
