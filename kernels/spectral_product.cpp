@@ -91,7 +91,7 @@ static void multiply(const Frequency& f, size_t first_batch) {
       store_sums<Group>(y + plane_y + b * a.out_channels, found[b][1]);
     }
   } else {
-    float sums[2 * B][LANES];
+    float sums[2 * B][LANES] = {};
 #pragma GCC unroll 16
     for (int b = 0; b < B; b++) {
       store_sums<Group>(sums[2 * b], found[b][0]);
