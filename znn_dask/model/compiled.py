@@ -89,7 +89,7 @@ def learn_transforms(net: Network, plan: Plan, known: fft.Wisdom | None = None) 
     arrangements = arrange(net, plan)
     tiles: dict[tuple[Triple, int], None] = {}
     for name, chosen in plan.convolutions.items():
-        if chosen.algorithm == "direct":
+        if chosen.backend != "pyfftw":
             continue
         edge = net.edges[name]
         counts = {_lanes(arrangements[node]) for node in (edge.source, edge.target)}
@@ -98,7 +98,7 @@ def learn_transforms(net: Network, plan: Plan, known: fft.Wisdom | None = None) 
             counts.add(frozenset(n_in * n_out for n_in, n_out in pairs))
         for n_lanes in frozenset.union(*counts):
             tiles[chosen.tile, fft.lanes_for(chosen.tile, n_lanes)] = None
-    return fft.learn(plan.fft_backend, plan.fft_effort, tiles, known)
+    return fft.learn("pyfftw" if tiles else "scipy", plan.fft_effort, tiles, known)
 
 
 def _lanes(arrangement: Arrangement) -> frozenset[int]:

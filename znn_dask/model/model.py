@@ -23,6 +23,7 @@ from znn_dask.model.views import graph_of
 from znn_dask.net import Network
 from znn_dask.ops import fft
 from znn_dask.ops.loss import check_loss
+from znn_dask.tune import timing
 
 Array = npt.NDArray[np.float32]
 Size: TypeAlias = Triple | dict[str, Triple]
@@ -59,6 +60,10 @@ class Model:
         Of the scheduler, see `Scheduler`.
     batch : int
         Examples the plan is made for; others are possible.
+    tune : bool, optional
+        Whether to measure which algorithms are fastest here; what was measured is kept in a folder and serves every
+        model of the same layers. False takes the cost model's choice. The default is True, or the setting "tune"
+        (``ZNN_DASK_TUNE=0``).
 
     Raises
     ------
@@ -84,12 +89,13 @@ class Model:
         sum: str = "tree",
         policy: str = "locality",
         batch: int = 1,
+        tune: bool | None = None,
     ) -> None:
         if not isinstance(net, Network):
             raise ParameterError(f"net must be a Network, got {type(net).__name__}; Network.parse(...) makes one")
         check_loss(loss)
         options = Options(convolution, granularity, block, fft_backend, fft_effort, sum)
-        plan = make_plan(net, output_sizes(net, output_size), batch, options)
+        plan = make_plan(net, output_sizes(net, output_size), batch, options, timing(tune))
         self._core = Core(net, plan, options, loss, as_optimizer(optimizer), as_seed(seed), num_workers, policy)
         self._core.start(initial_parameters(net, self.seed))
 
@@ -343,7 +349,9 @@ class Model:
         write_model(path, description, self.parameters, velocities, dict(metadata or {}))
 
     @classmethod
-    def load(cls, path: str | Path, output_size: Any = None, num_workers: int | None = None) -> "Model":
+    def load(
+        cls, path: str | Path, output_size: Any = None, num_workers: int | None = None, tune: bool | None = None
+    ) -> "Model":
         """Read a model that `save` wrote.
 
         Parameters
@@ -351,7 +359,7 @@ class Model:
         path : str or Path
         output_size : optional
             Another output size than it was saved with; the plan is then made anew.
-        num_workers : int, optional
+        num_workers, tune : optional
             As for `Model`.
 
         Raises
@@ -363,7 +371,7 @@ class Model:
         about, net = stored.description, stored.net
         plan = about.plan
         if output_size is not None and output_sizes(net, output_size) != plan.output_size:
-            plan = make_plan(net, output_sizes(net, output_size), plan.batch, about.options)
+            plan = make_plan(net, output_sizes(net, output_size), plan.batch, about.options, timing(tune))
         model = cls.__new__(cls)
         try:
             check_parameters(net, stored.parameters)

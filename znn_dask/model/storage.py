@@ -14,7 +14,7 @@ from znn_dask.model.state import SGD
 from znn_dask.net import Network
 
 Array = npt.NDArray[np.float32]
-FORMAT = "znn-dask model 1"
+FORMAT = "znn-dask model 2"
 
 
 class Description(msgspec.Struct, frozen=True):
