@@ -88,6 +88,13 @@ def make_plan(
     )
 
 
+def layers_of(net: Network, plan: Plan) -> dict[str, Layer]:
+    """Return the convolution layers as a plan has them."""
+    choice = _Choice(net, plan.output_size, plan.batch, Options(granularity=plan.granularity), True)
+    choice.groups_after = plan.groups_after
+    return choice.layers(plan.blocks, choice.grouped())
+
+
 class _Choice:
     """What is known while a plan is made; `settle` fixes the groups, `decide` the rest."""
 

@@ -12,20 +12,22 @@ from znn_dask.ops.memory import Array, empty
 
 ENOUGH_S = 0.02  # of repetitions of one task
 MOST_CALLS = 7
+FIRST_S = 0.1  # that the first call may take longer
 RANDOM = np.random.default_rng(0).standard_normal(1 << 18, dtype=np.float32)
 
 
 def seconds(work: Work, limit_s: float = math.inf) -> float:
     """Return the least time of a few calls; one call is enough if it takes more than ``limit_s``."""
     call = prepare(work)
-    least = spent = math.inf
+    least, spent = math.inf, 0.0
     for n_calls in range(MOST_CALLS):
         start = time.perf_counter()
         call()
         took = time.perf_counter() - start
+        least = min(least, took)
         # The first call also makes plans and takes memory from the system.
-        least, spent = min(least, took), took if n_calls == 0 else spent + took
-        if took > limit_s or (n_calls > 0 and spent > ENOUGH_S):
+        spent = spent + took if n_calls else 0.0
+        if spent > ENOUGH_S or took > limit_s + (0 if n_calls else FIRST_S):
             break
     return least
 

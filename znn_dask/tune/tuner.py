@@ -43,6 +43,11 @@ class Record:
     predicted: dict[Candidate, Times]
     measured: dict[Candidate, Measured]
 
+    @property
+    def times(self) -> dict[Candidate, Times]:
+        """The measured times; the counted ones if there are none."""
+        return {c: m.parts for c, m in self.measured.items() if m.complete} or self.predicted
+
 
 class Tuner:
     """A `Timing` that measures what its store lacks.
@@ -93,7 +98,7 @@ class Tuner:
         if self.n_measured:
             trim_pool()
         self.records += [told[i] for i in range(len(asked))]
-        return [_times(told[i]) for i in range(len(asked))]
+        return [told[i].times for i in range(len(asked))]
 
     def _layer(
         self, layer: Layer, candidates: Sequence[Candidate], counted: dict[Candidate, Times], worker: ThreadPoolExecutor
@@ -116,7 +121,7 @@ class Tuner:
                 if known[candidate].complete:
                     fastest = min(fastest, _total(known[candidate]))
             self._store.write(one, known, _choice(one, known))
-        return Record(layer, counted, {c: known[c] for c in near})
+        return Record(layer, counted, {c: _all_groups(known[c], layer.groups) for c in near})
 
     def _candidate(self, layer: Layer, candidate: Candidate, limit_s: float, worker: ThreadPoolExecutor) -> Measured:
         """Measure the tasks of one batch group, until they take longer than the limit or the budget is spent."""
@@ -151,13 +156,9 @@ def _choice(layer: Layer, known: Mapping[Candidate, Measured]) -> ConvolutionPla
     return best(layer, complete)[0] if complete else None
 
 
-def _times(record: Record) -> dict[Candidate, Times]:
-    """Return the measured times of all groups; the counted ones if there are none."""
-    groups = record.layer.groups
-    complete = {c: m.parts for c, m in record.measured.items() if m.complete}
-    if not complete:
-        return record.predicted
-    return {c: {name: groups * value for name, value in parts.items()} for c, parts in complete.items()}
+def _all_groups(measured: Measured, groups: int) -> Measured:
+    parts = {name: groups * value for name, value in measured.parts.items()}
+    return Measured(measured.candidate, parts, measured.complete)
 
 
 def name_of(layer: Layer) -> str:
