@@ -1,5 +1,6 @@
 """``znn-dask tune``: what was measured to choose algorithms for a network, and the choice."""
 
+import math
 import sys
 from typing import Any
 
@@ -62,14 +63,20 @@ def report(net: Network, plan: Plan, tuner: Tuner) -> str:
         explored = next(record for record in tuner.records if _same_shape(record.layer, layer))
         lines += [f"{name}: {name_of(explored.layer)}", _table(explored, chosen)]
         for record in about.values() if len(about) > 1 else ():
-            total_s = seconds_of(record.layer, record.times, chosen)
+            total_s = _seconds(record, chosen)
             mark = "*" if record.layer == layer else ""
             lines.append(f"as chosen, blocks {_widths(record.layer)}: {1e3 * total_s:.2f}{mark}")
-        step_s += seconds_of(layer, about[layer].times, chosen)
+        step_s += _seconds(about[layer], chosen)
         lines.append("")
     lines += [describe(net, plan, None), f"convolutions of a step: {1e3 * step_s:.1f} ms of one core"]
     lines.append(f"{tuner.n_measured} tasks were measured" if tuner.n_measured else "nothing had to be measured")
     return "\n".join(lines)
+
+
+def _seconds(record: Record, chosen: ConvolutionPlan) -> float:
+    """Return the measured time of a choice; the counted one where there was no time to measure it."""
+    measured = seconds_of(record.layer, record.times, chosen)
+    return measured if math.isfinite(measured) else seconds_of(record.layer, record.predicted, chosen)
 
 
 def _same_shape(one: Layer, other: Layer) -> bool:

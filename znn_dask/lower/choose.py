@@ -5,6 +5,7 @@ machine (`tune`). Nothing here depends on the number of workers; that there are 
 rule about blocks and groups.
 """
 
+import math
 from collections.abc import Mapping
 
 from znn_dask.errors import ParameterError
@@ -128,12 +129,9 @@ class _Choice:
         convolutions = self._best(layers[0], timing)
         if len(variants) == 1:
             return convolutions, variants[0]
-        places = [(variant, edge) for variant in range(len(variants)) for edge in layers[0]]
-        # All in one question: what is asked together is measured in the order of its weight.
-        told = timing([(layers[v][edge], used(layers[v][edge], convolutions[edge])) for v, edge in places])
-        totals = [0.0] * len(variants)
-        for (variant, edge), times in zip(places, told, strict=True):
-            totals[variant] += seconds_of(layers[variant][edge], times, convolutions[edge])
+        totals = _totals(layers, convolutions, timing)
+        if math.inf in totals:
+            totals = _totals(layers, convolutions, predict)
         least = min(totals)
         chosen = max(v for v, total in enumerate(totals) if total <= NARROWER_WITHIN * least)
         return convolutions, variants[chosen]
@@ -181,7 +179,8 @@ class _Choice:
                 )
             asked.append((layer, proposed))
         plans = {
-            name: best(layer, times)[0] for (name, layer), times in zip(layers.items(), timing(asked), strict=True)
+            name: best(layer, told or counted)[0]
+            for (name, layer), told, counted in zip(layers.items(), timing(asked), predict(asked), strict=True)
         }
         return {
             edge.name: plans.get(edge.name) or self._stored(edge.source)
@@ -246,6 +245,16 @@ class _Choice:
                 )
                 return z * y * x
         return 1
+
+
+def _totals(variants: list[dict[str, Layer]], convolutions: Convolutions, timing: Timing) -> list[float]:
+    """Return the seconds of all layers for every variant of them; infinite where some are not told."""
+    # All in one question: what is asked together is measured in the order of its weight.
+    asked = [(layer, convolutions[edge]) for layers in variants for edge, layer in layers.items()]
+    told = timing([(layer, used(layer, plan)) for layer, plan in asked])
+    each = [seconds_of(layer, times, plan) for (layer, plan), times in zip(asked, told, strict=True)]
+    count = len(variants[0])
+    return [sum(each[i * count : (i + 1) * count]) for i in range(len(variants))]
 
 
 def block_widths(channels: int, n_groups: int, widest: int) -> tuple[int, ...]:

@@ -96,7 +96,7 @@ class Work(NamedTuple):
 
 Times: TypeAlias = dict[str, float]  # seconds of all tasks of a part, by part
 Asked: TypeAlias = Sequence[tuple[Layer, Sequence[Candidate]]]
-# Says how long the candidates of some layers take; those it leaves out are not to be chosen.
+# Says how long the candidates of some layers take. Those it leaves out are not to be chosen; all, if it cannot say.
 Timing: TypeAlias = Callable[[Asked], list[dict[Candidate, Times]]]
 
 

@@ -28,6 +28,7 @@ WORTH_S = 1e-3  # predicted for a layer; below it nothing is measured
 PROMISING = 2.5  # times the least predicted time
 HOPELESS = 2.0  # times the least measured time
 BUDGET_S = 20.0  # for all that one tuner measures
+EXPLORING = 0.5  # of what is left of it, that one layer may take
 PATIENCE_S = 1.0  # after which it is said that something is being measured
 
 log = logging.getLogger("znn_dask.tune")
@@ -45,8 +46,9 @@ class Record:
 
     @property
     def times(self) -> dict[Candidate, Times]:
-        """The measured times; the counted ones if there are none."""
-        return {c: m.parts for c, m in self.measured.items() if m.complete} or self.predicted
+        """The measured times; the counted ones of a layer that is not worth measuring."""
+        complete = {c: m.parts for c, m in self.measured.items() if m.complete}
+        return complete if self.measured else self.predicted
 
 
 class Tuner:
@@ -108,28 +110,32 @@ class Tuner:
         if least < WORTH_S:
             return Record(layer, counted, {})
         # Two or one are what a plan is made of: asked about to compare blocks, not to choose between them.
-        near = [c for c in candidates if totals[c] <= PROMISING * least or len(candidates) <= 2]
+        settled = len(candidates) <= 2
+        near = [c for c in candidates if settled or totals[c] <= PROMISING * least]
         one = msgspec.structs.replace(layer, groups=1)
         known = self._known.get(one)
         if known is None:
             known = self._known[one] = {} if self._again else self._store.read(one)
         missing = [c for c in near if c not in known]
         if missing:
-            fastest = min((_total(m) for m in known.values() if m.complete), default=math.inf)
+            left_s = self._budget_s - self._spent_s
+            until_s = self._spent_s + left_s * (1.0 if settled else EXPLORING)
             for candidate in sorted(missing, key=lambda c: (totals[c], candidates.index(c))):
-                known[candidate] = self._candidate(one, candidate, HOPELESS * fastest, worker)
-                if known[candidate].complete:
-                    fastest = min(fastest, _total(known[candidate]))
+                fastest = min((_total(m) for m in known.values() if m.complete), default=math.inf)
+                limit_s = math.inf if settled else HOPELESS * fastest
+                known[candidate] = self._candidate(one, candidate, limit_s, until_s, worker)
             self._store.write(one, known, _choice(one, known))
         return Record(layer, counted, {c: _all_groups(known[c], layer.groups) for c in near})
 
-    def _candidate(self, layer: Layer, candidate: Candidate, limit_s: float, worker: ThreadPoolExecutor) -> Measured:
-        """Measure the tasks of one batch group, until they take longer than the limit or the budget is spent."""
+    def _candidate(
+        self, layer: Layer, candidate: Candidate, limit_s: float, until_s: float, worker: ThreadPoolExecutor
+    ) -> Measured:
+        """Measure the tasks of one batch group, unless they take longer than the limit or too much time is spent."""
         parts: Times = {}
         for name, tasks in works(layer, candidate).items():
             parts[name] = 0.0
             for work in tasks:
-                if self._spent_s > self._budget_s:
+                if self._spent_s > until_s:
                     return Measured(candidate, {}, False)
                 parts[name] += self._task(work, limit_s, worker)
             if sum(parts.values()) > limit_s:
