@@ -9,6 +9,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,12 +57,17 @@ def files(folder: Path) -> list[Path]:
 
 # --- one task ---
 
+CANDIDATES = [
+    DIRECT,
+    Candidate("fft", (6, 8, 4), "native"),
+    Candidate("fft", (6, 8, 4), "pyfftw"),
+    Candidate("fft", (10, 8, 8), "scipy"),
+]
 EVERY_WORK = [
     work
     for granularity in ("node", "edge")
-    for candidate in (DIRECT, Candidate("fft", (6, 8, 4), "pyfftw"), Candidate("fft", (10, 8, 8), "scipy"))
-    for works_of in [works(Layer(LAYER.size, LAYER.kernel, 2, 4, (16, 8), (5, 3), granularity=granularity), candidate)]
-    for tasks in works_of.values()
+    for candidate in CANDIDATES
+    for tasks in works(msgspec.structs.replace(LAYER, granularity=granularity), candidate).values()
     for work in tasks
 ]
 
@@ -71,17 +77,17 @@ def test_a_task_is_the_real_operation_on_its_shapes(work):
     result = measure.prepare(work)()
     tiling = Tiling(work.size, work.kernel, work.tile) if work.operation[:6] != "direct" else None
     valid = tuple(n - k + 1 for n, k in zip(work.size, work.kernel, strict=True))
-    spectrum = tiling and (*tiling.half, 2, tiling.n_tiles * work.entries, work.made)
+    spectrum = tiling and (tiling.n_tiles * work.entries, *tiling.half, 2, work.made)
     expected = {
-        "direct-forward": (*valid, work.entries, work.made),
-        "direct-backward": (*work.size, work.entries, work.made),
+        "direct-forward": (work.entries, *valid, work.made),
+        "direct-backward": (work.entries, *work.size, work.made),
         "direct-gradient": (*work.kernel, work.read[0], work.made),
         "image-spectrum": spectrum,
         "gradient-spectrum": spectrum,
         "product": spectrum,
         "product-backward": spectrum,
-        "output-image": (*valid, work.entries, work.made),
-        "gradient-image": (*work.size, work.entries, work.made),
+        "output-image": (work.entries, *valid, work.made),
+        "gradient-image": (work.entries, *work.size, work.made),
         "spectral-gradient": (*work.kernel, work.read[0], work.made),
     }
     assert result.shape == expected[work.operation]
@@ -139,7 +145,7 @@ def test_a_hopeless_candidate_is_given_up(clock, tmp_path):
     clock.seconds = lambda work: 1e-3 if work.tile == slow.tile else 1.0
     found = Tuner(Store(tmp_path / "other"))
     (told,) = found([(HEAVY, proposed)])
-    assert list(told) == [slow]
+    assert {candidate.tile for candidate in told} == {slow.tile}
     given_up = [m for m in found.records[0].measured.values() if not m.complete]
     assert given_up
     assert all(len(m.parts) < 5 for m in given_up)

@@ -8,7 +8,6 @@ rule about blocks and groups.
 import math
 from collections.abc import Mapping
 
-from znn_dask.errors import ParameterError
 from znn_dask.geometry import ONE, Triple, ceil_div, volume
 from znn_dask.lower.cost import candidates, predict, whole_size
 from znn_dask.lower.layers import Layer, Timing, best, seconds_of, used
@@ -23,7 +22,7 @@ from znn_dask.lower.plan import (
     shared_blocks,
 )
 from znn_dask.net import Convolution, MaxFilter, Network
-from znn_dask.ops.fft import resolve_backend
+from znn_dask.ops.fft import library, resolve_backend
 
 WIDEST_BLOCKS = (64, 32, 16)  # channels; how wide blocks may be is one of the choices
 NARROWEST_BLOCK = 16  # a whole vector of every instruction set: less would leave lanes idle
@@ -170,14 +169,7 @@ class _Choice:
     def _best(self, layers: Mapping[str, Layer], timing: Timing) -> Convolutions:
         asked = []
         for name, layer in layers.items():
-            proposed = candidates(layer, self.options.algorithm(name), self.options.fft_backend)
-            if not proposed:
-                backend = self.options.fft_backend
-                raise ParameterError(
-                    f"fft_backend {backend!r} has no transform for a kernel of {layer.kernel} voxels (edge {name!r}); "
-                    "use fft_backend='auto'"
-                )
-            asked.append((layer, proposed))
+            asked.append((layer, candidates(layer, self.options.algorithm(name), self.options.fft_backend)))
         plans = {
             name: best(layer, told or counted)[0]
             for (name, layer), told, counted in zip(layers.items(), timing(asked), predict(asked), strict=True)
@@ -189,8 +181,8 @@ class _Choice:
         }
 
     def _stored(self, source: str) -> ConvolutionPlan:
-        name, backend = "fft-stored", resolve_backend(self.options.fft_backend)
-        return ConvolutionPlan(name, name, name, whole_size(self.sizes[source]), backend)
+        name, tile = "fft-stored", whole_size(self.sizes[source])
+        return ConvolutionPlan(name, name, name, tile, library(resolve_backend(self.options.fft_backend), tile))
 
     def _variants(self, blocks: Mapping[str, tuple[int, ...]] | None) -> list[Blocks]:
         """Return the channel blocks of all nodes for every width they may have at most, each once."""

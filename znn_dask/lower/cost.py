@@ -13,7 +13,7 @@ import msgspec
 
 from znn_dask.geometry import Triple, ceil_div, volume
 from znn_dask.lower.layers import DIRECT, Asked, Candidate, Layer, Times, Work, works
-from znn_dask.ops.fft import resolve_backend
+from znn_dask.ops.fft import LONGEST, backends_for, library
 
 # FFTW's rate over 16 to 64 lanes for cubes of n, in GFLOP/s; sizes that are not here run at a third of these.
 FFT_RATE = {
@@ -32,7 +32,7 @@ FFT_RATE = {
 }
 LARGE_RATE = 4.0
 # Time of a backend's transforms, FFTW's being 1.
-BACKEND_TIME = {"native": 0.6, "pyfftw": 1.0, "scipy": 2.0}
+BACKEND_TIME = {"native": 0.5, "pyfftw": 1.0, "scipy": 2.0}
 PRODUCT_RATE = 50.0  # GFLOP/s of complex products
 DFT_RATE = 25.0  # of the kernel's transform
 DIRECT_RATE = 75.0
@@ -42,11 +42,6 @@ LANES = 16
 CALL_S = 20e-6  # of a task
 MOST_TILES = 7  # that are proposed for a layer
 LARGEST_LISTED = 32
-
-
-def backends_for(tile: Triple) -> tuple[str, ...]:
-    """Return the backends that can transform tiles of a size."""
-    return (resolve_backend("auto"),)
 
 
 def whole_size(size: Triple) -> Triple:
@@ -71,7 +66,7 @@ def tile_sizes(n: int, k: int) -> tuple[int, ...]:
     if k == 1:
         return (1,)
     whole = whole_size((n, n, n))[0]
-    listed = [m for m in range(k, whole) if _is_good(m) and (m <= LARGEST_LISTED or m % 16 == 0)]
+    listed = [m for m in range(k, whole) if m <= LONGEST or (_is_good(m) and (m <= LARGEST_LISTED or m % 16 == 0))]
     found: dict[int, tuple[int, float]] = {}
     sizes = []
     for m in [*listed, whole]:
@@ -148,9 +143,7 @@ def candidates(layer: Layer, algorithm: str, backend: str) -> tuple[Candidate, .
     """
     if algorithm == "direct":
         return (DIRECT,)
-    proposed = [
-        Candidate("fft", tile, able) for tile in _tiles(layer, backend) for able in _allowed_backends(backend, tile)
-    ]
+    proposed = [Candidate("fft", tile, able) for tile in _tiles(layer, backend) for able in _backends(backend, tile)]
     return (DIRECT, *proposed) if algorithm == "auto" else tuple(proposed)
 
 
@@ -160,10 +153,8 @@ def _tiles(layer: Layer, backend: str) -> list[Triple]:
     axes = [tile_sizes(n, k) for n, k in zip(layer.size, layer.kernel, strict=True)]
     costs = {}
     for z, y, x in product(*axes):
-        able = _allowed_backends(backend, (z, y, x))
-        if able:
-            parts = works(merged, Candidate("fft", (z, y, x), able[0]))
-            costs[z, y, x] = sum(work_seconds(work) for tasks in parts.values() for work in tasks)
+        parts = works(merged, Candidate("fft", (z, y, x), _backends(backend, (z, y, x))[0]))
+        costs[z, y, x] = sum(work_seconds(work) for tasks in parts.values() for work in tasks)
     found: list[Triple] = []
     same = len(set(layer.size)) == len(set(layer.kernel)) == 1
     seen = set()
@@ -173,12 +164,8 @@ def _tiles(layer: Layer, backend: str) -> list[Triple]:
             found.append(tile)
             seen.add(form)
     whole = (axes[0][-1], axes[1][-1], axes[2][-1])
-    return found if whole in found or whole not in costs else [*found, whole]
+    return found if whole in found else [*found, whole]
 
 
-def _allowed_backends(wanted: str, tile: Triple) -> tuple[str, ...]:
-    able = backends_for(tile)
-    if wanted == "auto":
-        return tuple(name for name in able if name != "scipy") or able
-    # Those that are asked for by name can do any size, unless they are listed for some.
-    return (wanted,) if wanted in ("pyfftw", "scipy") or wanted in able else ()
+def _backends(wanted: str, tile: Triple) -> tuple[str, ...]:
+    return backends_for(tile) if wanted == "auto" else (library(wanted, tile),)

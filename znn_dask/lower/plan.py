@@ -12,7 +12,7 @@ import msgspec
 from znn_dask.errors import ParameterError, nearest
 from znn_dask.geometry import ONE, Triple, ceil_div
 from znn_dask.net import Convolution, MaxFilter, Network, Transfer
-from znn_dask.ops.fft import EFFORTS, resolve_backend
+from znn_dask.ops.fft import EFFORTS, library, resolve_backend
 
 ALGORITHMS = ("fft", "direct", "fft-stored")
 PASSES = ("forward", "backward", "gradient")
@@ -207,7 +207,8 @@ def _is_possible(net: Network, edge: str, chosen: ConvolutionPlan) -> bool:
         return True
     holds = all(t >= k for t, k in zip(chosen.tile, op.kernel, strict=True))
     stored = [name == "fft-stored" for name in chosen.algorithms]
-    return holds and all(stored) == any(stored) and chosen.backend not in ("", "auto")
+    able = chosen.backend not in ("", "auto") and library(chosen.backend, chosen.tile) == chosen.backend
+    return holds and all(stored) == any(stored) and able
 
 
 def describe(net: Network, plan: Plan, peak_bytes: int | None) -> str:

@@ -102,6 +102,5 @@ def learn_transforms(net: Network, plan: Plan, known: fft.Wisdom | None = None) 
 
 
 def _lanes(arrangement: Arrangement) -> frozenset[int]:
-    """Return how many values per voxel the arrays of a node have."""
-    widths = [stop - first for first, stop in arrangement.blocks]
-    return frozenset(len(group) * width for group in arrangement.groups for width in widths)
+    """Return how many values per voxel an entry has in the arrays of a node."""
+    return frozenset(stop - first for first, stop in arrangement.blocks)

@@ -45,14 +45,14 @@ def _direct(work: Work) -> Callable[[], Array]:
     size, kernel, entries, read, made = work.size, work.kernel, work.entries, work.read, work.made
     valid = tuple(n - k + 1 for n, k in zip(size, kernel, strict=True))
     if work.operation == "direct-forward":
-        images = [_random(*size, entries, width) for width in read]
+        images = [_random(entries, *size, width) for width in read]
         kernels = [_random(*kernel, width, made) for width in read]
         return lambda: direct.forward(images, kernels)
-    d_outputs = [_random(*valid, entries, width) for width in read]
+    d_outputs = [_random(entries, *valid, width) for width in read]
     if work.operation == "direct-backward":
         kernels = [_random(*kernel, made, width) for width in read]
         return lambda: direct.backward(d_outputs, kernels)
-    image, d_output = _random(*size, entries, read[0]), _random(*valid, entries, made)
+    image, d_output = _random(entries, *size, read[0]), _random(entries, *valid, made)
     return lambda: direct.kernel_gradient(image, d_output)
 
 
@@ -61,13 +61,13 @@ def _spectral(work: Work) -> Callable[[], Array]:
     entries, made = work.entries, work.made
 
     def spectrum(width: int) -> Array:
-        return _random(*tiling.half, 2, tiling.n_tiles * entries, width)
+        return _random(tiling.n_tiles * entries, *tiling.half, 2, width)
 
     if work.operation == "image-spectrum":
-        image = _random(*work.size, entries, made)
+        image = _random(entries, *work.size, made)
         return lambda: spectral.image_spectrum(image, tiling)
     if work.operation == "gradient-spectrum":
-        d_output = _random(*tiling.output_size, entries, made)
+        d_output = _random(entries, *tiling.output_size, made)
         return lambda: spectral.gradient_spectrum(d_output, tiling)
     spectra = [spectrum(width) for width in work.read]
     if work.operation == "output-image":
