@@ -309,20 +309,30 @@ znn::Filter filter_of(znn::Size size, const Ints& window, const Ints& stride, bo
   const bool fits = pool ? same(out, {(m.z - 1) / s.z + 1, (m.y - 1) / s.y + 1, (m.x - 1) / s.x + 1})
                          : out.z * s.z == m.z && out.y * s.y == m.y && out.x * s.x == m.x;
   require(fits, "the filtered size must be a multiple of the stride, and the output that multiple");
-  require(batch > 0 && group_batch % batch == 0 && parities % (group_batch / batch) == 0, "groups must hold whole parities");
+  require(batch > 0 && channels > 0, "a filter needs at least one batch entry and one channel");
+  require(group_batch > 0 && group_batch % batch == 0 && parities % (group_batch / batch) == 0, "groups must hold whole parities");
   return {size, w, s, out, batch, channels, parities, (int)(group_batch / batch)};
 }
 
 template <typename Index>
-void filter_forward(const Image& image, const Ints& window, const Ints& stride, bool pool, int group, Array<float, 5> out,
-                    Argmax<Index> argmax) {
-  const znn::Filter f =
-      filter_of(size_of(image), window, stride, pool, (int)image.shape(3), (int)image.shape(4), size_of(out), out.shape(3));
-  require(group >= 0 && group * f.parities_per_group < f.n_parities, "no such group of parities");
-  require(argmax.size() == out.size() && out.shape(4) == image.shape(4), "the argmax or output does not fit");
+void filter_forward(const Image& image, const Ints& window, const Ints& stride, bool pool, const std::vector<Array<float, 5>>& out,
+                    const std::vector<Argmax<Index>>& argmax) {
+  require(!out.empty() && out.size() == argmax.size(), "filter_forward needs one argmax per output");
+  const znn::Filter f = filter_of(size_of(image), window, stride, pool, (int)image.shape(3), (int)image.shape(4), size_of(out[0]),
+                                  out[0].shape(3));
+  require((int)out.size() * f.parities_per_group == f.n_parities, "outputs for every parity are needed");
   require(f.window.voxels() <= (sizeof(Index) == 1 ? 256u : 65536u), "the window is too large for this argmax type");
+  std::vector<float*> outputs;
+  std::vector<void*> indices;
+  for (size_t j = 0; j < out.size(); j++) {
+    require(out[j].size() == out[0].size() && argmax[j].size() == out[0].size() && out[j].shape(4) == image.shape(4),
+            "the argmax or output does not fit");
+    outputs.push_back(out[j].data());
+    indices.push_back(argmax[j].data());
+  }
   nb::gil_scoped_release release;
-  znn::table().filter_forward(f, group, image.data(), out.data(), argmax.data(), sizeof(Index));
+  float* scratch = znn::pool::scratch(znn::table().filter_forward_scratch(f));
+  znn::table().filter_forward(f, image.data(), outputs.data(), indices.data(), sizeof(Index), scratch);
 }
 
 template <typename Index>
@@ -341,7 +351,8 @@ void filter_backward(const std::vector<Image>& d_out, const std::vector<Argmax<c
     indices.push_back(argmax[j].data());
   }
   nb::gil_scoped_release release;
-  znn::table().filter_backward(f, gradients.data(), indices.data(), sizeof(Index), d_image.data());
+  float* scratch = znn::pool::scratch(znn::table().filter_backward_scratch(f));
+  znn::table().filter_backward(f, gradients.data(), indices.data(), sizeof(Index), d_image.data(), scratch);
 }
 
 }  // namespace
@@ -376,8 +387,8 @@ NB_MODULE(_kernels, m) {
   m.def("dropout", &dropout, "image"_a, "entries"_a, "all_entries"_a, "all_channels"_a, "first_channel"_a, "key"_a, "rate"_a, "out"_a);
   m.def("sgd", &sgd, "parameter"_a, "velocity"_a, "gradient"_a, "rate"_a, "momentum"_a, "decay"_a, "new_parameter"_a,
         "new_velocity"_a);
-  m.def("filter_forward_uint8", &filter_forward<uint8_t>, "image"_a, "window"_a, "stride"_a, "pool"_a, "group"_a, "out"_a, "argmax"_a);
-  m.def("filter_forward_uint16", &filter_forward<uint16_t>, "image"_a, "window"_a, "stride"_a, "pool"_a, "group"_a, "out"_a, "argmax"_a);
+  m.def("filter_forward_uint8", &filter_forward<uint8_t>, "image"_a, "window"_a, "stride"_a, "pool"_a, "out"_a, "argmax"_a);
+  m.def("filter_forward_uint16", &filter_forward<uint16_t>, "image"_a, "window"_a, "stride"_a, "pool"_a, "out"_a, "argmax"_a);
   m.def("filter_backward_uint8", &filter_backward<uint8_t>, "d_out"_a, "argmax"_a, "window"_a, "stride"_a, "pool"_a, "d_image"_a);
   m.def("filter_backward_uint16", &filter_backward<uint16_t>, "d_out"_a, "argmax"_a, "window"_a, "stride"_a, "pool"_a, "d_image"_a);
 }

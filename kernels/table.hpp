@@ -121,9 +121,12 @@ struct Table {
                        size_t tile_lanes);
   void (*transfer_forward)(const Transfer&, const float* image, const float* bias, float* out);
   void (*transfer_backward)(const Transfer&, const float* d_out, const float* out, float* d_image, double* d_bias);
-  void (*filter_forward)(const Filter&, int group, const float* image, float* out, void* argmax, int argmax_bytes);
+  size_t (*filter_forward_scratch)(const Filter&);
+  void (*filter_forward)(const Filter&, const float* image, float* const* out, void* const* argmax, int argmax_bytes,
+                         float* scratch);
+  size_t (*filter_backward_scratch)(const Filter&);
   void (*filter_backward)(const Filter&, const float* const* d_out, const void* const* argmax, int argmax_bytes,
-                          float* d_image);
+                          float* d_image, float* scratch);
   void (*dropout)(const Dropout&, const float* image, const int64_t* entry, float* out);
   void (*sgd)(size_t n, const float* parameter, const float* velocity, const float* gradient, float rate, float momentum,
               float decay, float* new_parameter, float* new_velocity);
