@@ -68,80 +68,145 @@ void filter_forward(const Filter& f, const float* image, float* const* out, void
 
 // ---- backward
 
-// What window positions along x share: the parity, and how far its fragment's voxel is from the row's first.
-struct Column {
-  size_t parity, offset;
+// Along x, voxels whose distance is the stride see their windows in the same fragments, one voxel further on. So what
+// windows hold a voxel is listed once for every x below the stride, and serves the row.
+struct Column {  // of a window position x - dx
+  int parity;
+  ptrdiff_t offset;  // from the first voxel of its fragment's row, for an x below the stride
 };
-// Where a row of window positions begins, for one parity along x.
 template <typename Index>
-struct Row {
+struct Row {  // of window positions, in the fragment of one parity along x
   const float* d_out;
   const Index* argmax;
+  size_t at;
 };
-
-// One voxel of the gradient: the sum over the windows that hold it, in the order of its place in them.
-template <typename Index>
-struct Windows {
-  int n;
-  const float* d_out[GATHERED_WINDOW];
-  const Index* argmax[GATHERED_WINDOW];
-  int place[GATHERED_WINDOW];
-
-  void add(const Row<Index>& row, size_t offset, int in_window) {
-    d_out[n] = row.d_out + offset;
-    argmax[n] = row.argmax + offset;
-    place[n++] = in_window;
-  }
-  inline __attribute__((always_inline)) void gather(int count, size_t lanes, float* to) const {
-    for_lanes(lanes, ZNN_BODY(q, n_lanes) {
-      vf sum = {};
-      for (int k = 0; k < count; k++) {
-        const vi here = load_index(argmax[k] + q, n_lanes) == (vi){} + place[k];
-        sum += here ? load_first(d_out[k] + q, n_lanes) : (vf){};
-      }
-      store_first(to + q, sum, n_lanes);
-    });
-  }
-};
-
-// The window positions that hold voxel v along an axis are v - last to v - first.
-struct Reach {
+struct Reach {  // the windows that hold voxel v along an axis begin at v - last to v - first
   int first, last;
 };
 static Reach reach(int v, int window, int positions) {
   return {v < positions ? 0 : v - positions + 1, v < window ? v : window - 1};
 }
 
+// The windows that hold a voxel, in the order of its place in them.
+template <typename Index>
+struct Windows {
+  int n;
+  Row<Index> row[GATHERED_WINDOW];
+  int place[GATHERED_WINDOW];
+
+  // columns and rows: by dx, and by dz, dy and parity along x.
+  void list(const Filter& f, const Column* columns, const Row<Index>* rows, Reach z, Reach y, Reach x) {
+    n = 0;
+    for (int dz = z.first; dz <= z.last; dz++)
+      for (int dy = y.first; dy <= y.last; dy++)
+        for (int dx = x.first; dx <= x.last; dx++) {
+          row[n] = rows[(dz * f.window.y + dy) * f.stride.x + columns[dx].parity];
+          row[n].at += columns[dx].offset;
+          place[n++] = (dz * f.window.y + dy) * f.window.x + dx;
+        }
+  }
+  inline __attribute__((always_inline)) void sum(int count, size_t offset, size_t lanes, float* to) const {
+    for_lanes(lanes, ZNN_BODY(q, n_lanes) {
+      vf sum = {};
+      for (int k = 0; k < count; k++) {
+        const size_t at = row[k].at + offset + q;
+        const vi here = load_index(row[k].argmax + at, n_lanes) == (vi){} + place[k];
+        sum += here ? load_first(row[k].d_out + at, n_lanes) : (vf){};
+      }
+      store_first(to + q, sum, n_lanes);
+    });
+  }
+  void sum(size_t offset, size_t lanes, float* to) const {
+    if (n == 8) return sum(8, offset, lanes, to);
+    if (n == 4) return sum(4, offset, lanes, to);
+    sum(n, offset, lanes, to);
+  }
+};
+
+// A line of voxels of the image along x.
+template <typename Index>
+struct Line {
+  int z, y;
+  Reach reach_z, reach_y;
+  Row<Index>* rows;       // (dz, dy, parity along x)
+  Windows<Index>* inner;  // (x below the stride), of the voxels with whole windows
+};
+
+template <typename Index>
+struct Gather {
+  const Filter& f;
+  const float* const* d_out;
+  const Index* const* argmax;
+  float* d_image;
+  size_t lanes;
+  Size positions;
+  Column* columns;  // (x below the stride, dx)
+
+  void list_columns() const {
+    const size_t step = f.parities_per_group * lanes;
+    for (int x = 0; x < f.stride.x; x++)
+      for (int dx = 0; dx < f.window.x; dx++) {
+        const int down = (dx - x + f.stride.x - 1) / f.stride.x;  // fragment voxels from x to x - dx; 0 if dx <= x
+        columns[x * f.window.x + dx] = {x - dx + down * f.stride.x, -(ptrdiff_t)(down * step)};
+      }
+  }
+  void begin(Line<Index>& l, int z, int y) const {
+    const Size w = f.window, s = f.stride;
+    l.z = z;
+    l.y = y;
+    l.reach_z = reach(z, w.z, positions.z);
+    l.reach_y = reach(y, w.y, positions.y);
+    for (int dz = l.reach_z.first; dz <= l.reach_z.last; dz++)
+      for (int dy = l.reach_y.first; dy <= l.reach_y.last; dy++)
+        for (int px = 0; px < s.x; px++) {
+          const Place p = place_of(f, z - dz, y - dy, px, lanes);
+          l.rows[(dz * w.y + dy) * s.x + px] = {d_out[p.group], argmax[p.group], p.at};
+        }
+    for (int x = 0; x < s.x; x++) l.inner[x].list(f, columns + x * w.x, l.rows, l.reach_z, l.reach_y, {0, w.x - 1});
+  }
+  // The voxels from first on, as many as the stride; their windows are `offset` further on than was listed.
+  void sum(const Line<Index>& l, int first, size_t offset) const {
+    float* to = d_image + (((size_t)l.z * f.size.y + l.y) * f.size.x + first) * lanes;
+    for (int phase = 0, x = first; phase < f.stride.x && x < f.size.x; phase++, x++, to += lanes) {
+      if (x >= f.window.x - 1 && x < positions.x) {
+        l.inner[phase].sum(offset, lanes, to);
+        continue;
+      }
+      Windows<Index> edge;
+      edge.list(f, columns + phase * f.window.x, l.rows, l.reach_z, l.reach_y, reach(x, f.window.x, positions.x));
+      edge.sum(offset, lanes, to);
+    }
+  }
+};
+
+static size_t gather_bytes(const Filter& f) {
+  const size_t lines = (size_t)f.stride.z * f.stride.y, rows = (size_t)f.window.z * f.window.y * f.stride.x;
+  return lines * (sizeof(Line<uint8_t>) + rows * sizeof(Row<uint8_t>) + f.stride.x * sizeof(Windows<uint8_t>)) +
+         f.stride.x * f.window.x * sizeof(Column);
+}
+
+// All lines whose windows lie in the same rows of all fragments are done together: what is read lies together.
 template <typename Index>
 static void gather(const Filter& f, const float* const* d_out, const Index* const* argmax, float* d_image, float* scratch) {
-  const size_t lanes = (size_t)f.batch * f.channels, step = f.parities_per_group * lanes;
-  const Size s = f.stride, m = {f.out_size.z * s.z, f.out_size.y * s.y, f.out_size.x * s.x};
-  Column* columns = (Column*)scratch;
-  Row<Index>* rows = (Row<Index>*)(columns + m.x);  // (dz, dy, parity along x)
-  for (int x = 0; x < m.x; x++) columns[x] = {(size_t)(x % s.x), x / s.x * step};
-  for (int z = 0; z < f.size.z; z++)
-    for (int y = 0; y < f.size.y; y++) {
-      const Reach rz = reach(z, f.window.z, m.z), ry = reach(y, f.window.y, m.y);
-      for (int dz = rz.first; dz <= rz.last; dz++)
-        for (int dy = ry.first; dy <= ry.last; dy++)
-          for (int px = 0; px < s.x; px++) {
-            const Place p = place_of(f, z - dz, y - dy, px, lanes);
-            rows[(dz * f.window.y + dy) * s.x + px] = {d_out[p.group] + p.at, argmax[p.group] + p.at};
-          }
-      for (int x = 0; x < f.size.x; x++, d_image += lanes) {
-        const Reach rx = reach(x, f.window.x, m.x);
-        Windows<Index> w;
-        w.n = 0;
-        for (int dz = rz.first; dz <= rz.last; dz++)
-          for (int dy = ry.first; dy <= ry.last; dy++)
-            for (int dx = rx.first; dx <= rx.last; dx++) {
-              const Column c = columns[x - dx];
-              w.add(rows[(dz * f.window.y + dy) * s.x + c.parity], c.offset, (dz * f.window.y + dy) * f.window.x + dx);
-            }
-        if (w.n == 8) w.gather(8, lanes, d_image);
-        else if (w.n == 4) w.gather(4, lanes, d_image);
-        else w.gather(w.n, lanes, d_image);
-      }
+  const Size s = f.stride, positions = {f.out_size.z * s.z, f.out_size.y * s.y, f.out_size.x * s.x};
+  const size_t n_lines = (size_t)s.z * s.y, n_rows = (size_t)f.window.z * f.window.y * s.x;
+  Line<Index>* lines = (Line<Index>*)scratch;
+  Windows<Index>* inner = (Windows<Index>*)(lines + n_lines);
+  Row<Index>* rows = (Row<Index>*)(inner + n_lines * s.x);
+  const Gather<Index> g = {f, d_out, argmax, d_image, (size_t)f.batch * f.channels, positions, (Column*)(rows + n_lines * n_rows)};
+  g.list_columns();
+  for (int z0 = 0; z0 < f.size.z; z0 += s.z)
+    for (int y0 = 0; y0 < f.size.y; y0 += s.y) {
+      size_t n = 0;
+      for (int z = z0; z < z0 + s.z && z < f.size.z; z++)
+        for (int y = y0; y < y0 + s.y && y < f.size.y; y++, n++) {
+          lines[n].rows = rows + n * n_rows;
+          lines[n].inner = inner + n * s.x;
+          g.begin(lines[n], z, y);
+        }
+      size_t offset = 0;
+      for (int x = 0; x < f.size.x; x += s.x, offset += f.parities_per_group * g.lanes)
+        for (size_t j = 0; j < n; j++) g.sum(lines[j], x, offset);
     }
 }
 
@@ -198,8 +263,7 @@ static bool side_by_side(const Filter& f) {
 
 size_t filter_backward_scratch(const Filter& f) {
   size_t bytes = f.window.voxels() * sizeof(size_t);
-  if (gathered(f))
-    bytes = (size_t)f.size.x * sizeof(Column) + (size_t)f.window.z * f.window.y * f.stride.x * sizeof(Row<uint8_t>);
+  if (gathered(f)) bytes = gather_bytes(f);
   return bytes / sizeof(float);
 }
 
