@@ -1,43 +1,12 @@
-// The one binding file: checks shapes, takes views, releases the GIL, calls the table. No arithmetic here.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/array.h>
+// The bindings: check shapes, take views, release the GIL, call the table. No arithmetic here. What happens between
+// convolutions is in elementwise.cpp.
 #include <nanobind/stl/string.h>
-#include <nanobind/stl/vector.h>
 
-#include <array>
 #include <string>
-#include <vector>
 
-#include "pool.hpp"
-#include "table.hpp"
-
-namespace nb = nanobind;
-using namespace nb::literals;
+#include "bindings.hpp"
 
 namespace {
-
-template <typename T, int N>
-using Array = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
-using Image = Array<const float, 5>;     // (z, y, x, batch, channel)
-using Kernel = Array<const float, 5>;    // (kz, ky, kx, in, out)
-using Spectrum = Array<const float, 6>;  // (fz, fy, fx, 2, batch, channel)
-using Twiddle = Array<const float, 3>;   // (n, k, 2)
-using Ints = std::array<int, 3>;
-
-void require(bool holds, const char* rule) {
-  if (!holds) throw nb::value_error(rule);
-}
-
-template <typename A>
-znn::Size size_of(const A& a, int first = 0) {
-  return {(int)a.shape(first), (int)a.shape(first + 1), (int)a.shape(first + 2)};
-}
-znn::Size size_of(const Ints& s) { return {s[0], s[1], s[2]}; }
-bool same(znn::Size a, znn::Size b) { return a.z == b.z && a.y == b.y && a.x == b.x; }
-znn::Size valid(znn::Size n, znn::Size k) { return {n.z - k.z + 1, n.y - k.y + 1, n.x - k.x + 1}; }
-bool positive(znn::Size s) { return s.z > 0 && s.y > 0 && s.x > 0; }
-znn::Size half(znn::Size n) { return {n.z, n.y, n.x / 2 + 1}; }
 
 // ---- memory
 
@@ -60,13 +29,6 @@ nb::ndarray<nb::numpy, T> make(const std::vector<size_t>& shape) {
 }
 
 // ---- convolutions
-
-template <typename A>
-std::vector<znn::Block> blocks_of(const std::vector<A>& data, int channel_axis) {
-  std::vector<znn::Block> blocks;
-  for (const A& d : data) blocks.push_back({d.data(), nullptr, (int)d.shape(channel_axis)});
-  return blocks;
-}
 
 // pad_z, pad_y: zeros thought around the images along z and y.
 void direct_forward(const std::vector<Image>& images, const std::vector<Kernel>& kernels, Array<float, 5> out, int pad_z, int pad_y) {
@@ -254,107 +216,6 @@ void join_complex(const Array<const float, 5>& spectrum, size_t first, size_t co
   znn::table().join_complex(spectrum.data(), spectrum.shape(4), first, count, size_of(tile).voxels(), tile.data(), tile.shape(3) / 2);
 }
 
-// ---- pointwise
-
-znn::Transfer transfer_of(const Image& image, int function, float a, float b) {
-  require(function >= 0 && function <= znn::FORWARD_LOGISTIC, "unknown transfer function");
-  return {size_of(image).voxels() * image.shape(3), (int)image.shape(4), (znn::Function)function, a, b};
-}
-
-void transfer_forward(const Image& image, const Array<const float, 1>& bias, int function, float a, float b, Array<float, 5> out) {
-  const znn::Transfer t = transfer_of(image, function, a, b);
-  require(bias.shape(0) == image.shape(4) && out.size() == image.size(), "bias or output does not fit the image");
-  nb::gil_scoped_release release;
-  znn::table().transfer_forward(t, image.data(), bias.data(), out.data());
-}
-
-void transfer_backward(const Image& d_out, const Image& out, int function, float a, float b, Array<float, 5> d_image,
-                       Array<double, 1> d_bias) {
-  const znn::Transfer t = transfer_of(out, function, a, b);
-  require(d_out.size() == out.size() && d_image.size() == out.size() && d_bias.shape(0) == out.shape(4), "gradients do not fit the image");
-  nb::gil_scoped_release release;
-  znn::table().transfer_backward(t, d_out.data(), out.data(), d_image.data(), d_bias.data());
-}
-
-void dropout(const Image& image, const Array<const int64_t, 1>& entries, uint64_t all_entries, uint64_t all_channels,
-             uint64_t first_channel, uint64_t key, double rate, Array<float, 5> out) {
-  require(entries.shape(0) == image.shape(3) && out.size() == image.size(), "entries or output do not fit the image");
-  require(rate >= 0 && rate < 1, "the rate must be at least 0 and below 1");
-  const znn::Dropout d{size_of(image).voxels(),       (int)image.shape(3), (int)image.shape(4), key, all_entries, all_channels,
-                       first_channel,                 (uint32_t)(rate * 4294967296.0), (float)(1.0 / (1.0 - rate))};
-  nb::gil_scoped_release release;
-  znn::table().dropout(d, image.data(), entries.data(), out.data());
-}
-
-void sgd(const Array<const float, 1>& parameter, const Array<const float, 1>& velocity, const Array<const float, 1>& gradient,
-         float rate, float momentum, float decay, Array<float, 1> new_parameter, Array<float, 1> new_velocity) {
-  const size_t n = parameter.shape(0);
-  require(velocity.shape(0) == n && gradient.shape(0) == n && new_parameter.shape(0) == n && new_velocity.shape(0) == n,
-          "parameter, velocity and gradient differ in size");
-  nb::gil_scoped_release release;
-  znn::table().sgd(n, parameter.data(), velocity.data(), gradient.data(), rate, momentum, decay, new_parameter.data(),
-                   new_velocity.data());
-}
-
-// ---- filters
-
-template <typename Index>
-using Argmax = Array<Index, 5>;
-
-znn::Filter filter_of(znn::Size size, const Ints& window, const Ints& stride, bool pool, int batch, int channels, znn::Size out,
-                      size_t group_batch) {
-  const znn::Size w = size_of(window), s = size_of(stride), m = valid(size, w);
-  require(positive(w) && positive(s) && positive(m), "the window must fit the image");
-  const int parities = pool ? 1 : (int)s.voxels();
-  const bool fits = pool ? same(out, {(m.z - 1) / s.z + 1, (m.y - 1) / s.y + 1, (m.x - 1) / s.x + 1})
-                         : out.z * s.z == m.z && out.y * s.y == m.y && out.x * s.x == m.x;
-  require(fits, "the filtered size must be a multiple of the stride, and the output that multiple");
-  require(batch > 0 && channels > 0, "a filter needs at least one batch entry and one channel");
-  require(group_batch > 0 && group_batch % batch == 0 && parities % (group_batch / batch) == 0, "groups must hold whole parities");
-  return {size, w, s, out, batch, channels, parities, (int)(group_batch / batch)};
-}
-
-template <typename Index>
-void filter_forward(const Image& image, const Ints& window, const Ints& stride, bool pool, const std::vector<Array<float, 5>>& out,
-                    const std::vector<Argmax<Index>>& argmax) {
-  require(!out.empty() && out.size() == argmax.size(), "filter_forward needs one argmax per output");
-  const znn::Filter f = filter_of(size_of(image), window, stride, pool, (int)image.shape(3), (int)image.shape(4), size_of(out[0]),
-                                  out[0].shape(3));
-  require((int)out.size() * f.parities_per_group == f.n_parities, "outputs for every parity are needed");
-  require(f.window.voxels() <= (sizeof(Index) == 1 ? 256u : 65536u), "the window is too large for this argmax type");
-  std::vector<float*> outputs;
-  std::vector<void*> indices;
-  for (size_t j = 0; j < out.size(); j++) {
-    require(out[j].size() == out[0].size() && argmax[j].size() == out[0].size() && out[j].shape(4) == image.shape(4),
-            "the argmax or output does not fit");
-    outputs.push_back(out[j].data());
-    indices.push_back(argmax[j].data());
-  }
-  nb::gil_scoped_release release;
-  float* scratch = znn::pool::scratch(znn::table().filter_forward_scratch(f));
-  znn::table().filter_forward(f, image.data(), outputs.data(), indices.data(), sizeof(Index), scratch);
-}
-
-template <typename Index>
-void filter_backward(const std::vector<Image>& d_out, const std::vector<Argmax<const Index>>& argmax, const Ints& window,
-                     const Ints& stride, bool pool, Array<float, 5> d_image) {
-  require(!d_out.empty() && d_out.size() == argmax.size(), "filter_backward needs one argmax per gradient");
-  const znn::Filter f = filter_of(size_of(d_image), window, stride, pool, (int)d_image.shape(3), (int)d_image.shape(4),
-                                  size_of(d_out[0]), d_out[0].shape(3));
-  require((int)d_out.size() * f.parities_per_group == f.n_parities, "gradients of every parity are needed");
-  std::vector<const float*> gradients;
-  std::vector<const void*> indices;
-  for (size_t j = 0; j < d_out.size(); j++) {
-    require(d_out[j].size() == d_out[0].size() && argmax[j].size() == d_out[0].size() && d_out[j].shape(4) == d_image.shape(4),
-            "gradients or argmax differ in size");
-    gradients.push_back(d_out[j].data());
-    indices.push_back(argmax[j].data());
-  }
-  nb::gil_scoped_release release;
-  float* scratch = znn::pool::scratch(znn::table().filter_backward_scratch(f));
-  znn::table().filter_backward(f, gradients.data(), indices.data(), sizeof(Index), d_image.data(), scratch);
-}
-
 }  // namespace
 
 NB_MODULE(_kernels, m) {
@@ -382,13 +243,5 @@ NB_MODULE(_kernels, m) {
   m.def("scatter_tile", &scatter_tile, "tile"_a, "skip"_a, "size"_a, "scale"_a, "add"_a, "origin"_a, "first"_a, "count"_a, "image"_a);
   m.def("split_complex", &split_complex, "tile"_a, "first"_a, "count"_a, "spectrum"_a);
   m.def("join_complex", &join_complex, "spectrum"_a, "first"_a, "count"_a, "tile"_a);
-  m.def("transfer_forward", &transfer_forward, "image"_a, "bias"_a, "function"_a, "a"_a, "b"_a, "out"_a);
-  m.def("transfer_backward", &transfer_backward, "d_out"_a, "out"_a, "function"_a, "a"_a, "b"_a, "d_image"_a, "d_bias"_a);
-  m.def("dropout", &dropout, "image"_a, "entries"_a, "all_entries"_a, "all_channels"_a, "first_channel"_a, "key"_a, "rate"_a, "out"_a);
-  m.def("sgd", &sgd, "parameter"_a, "velocity"_a, "gradient"_a, "rate"_a, "momentum"_a, "decay"_a, "new_parameter"_a,
-        "new_velocity"_a);
-  m.def("filter_forward_uint8", &filter_forward<uint8_t>, "image"_a, "window"_a, "stride"_a, "pool"_a, "out"_a, "argmax"_a);
-  m.def("filter_forward_uint16", &filter_forward<uint16_t>, "image"_a, "window"_a, "stride"_a, "pool"_a, "out"_a, "argmax"_a);
-  m.def("filter_backward_uint8", &filter_backward<uint8_t>, "d_out"_a, "argmax"_a, "window"_a, "stride"_a, "pool"_a, "d_image"_a);
-  m.def("filter_backward_uint16", &filter_backward<uint16_t>, "d_out"_a, "argmax"_a, "window"_a, "stride"_a, "pool"_a, "d_image"_a);
+  bind_elementwise(m);
 }

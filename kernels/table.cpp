@@ -23,6 +23,8 @@ size_t filter_forward_scratch(const Filter&);
 void filter_forward(const Filter&, const float*, float* const*, void* const*, int, float*);
 size_t filter_backward_scratch(const Filter&);
 void filter_backward(const Filter&, const float* const*, const void* const*, int, float*, float*);
+size_t loss_scratch(const Loss&);
+double loss(const Loss&, float*);
 void dropout(const Dropout&, const float*, const int64_t*, float*);
 void sgd(size_t, const float*, const float*, const float*, float, float, float, float*, float*);
 
@@ -41,6 +43,7 @@ const Table TABLE = {
     transfer_forward,         transfer_backward,
     filter_forward_scratch,   filter_forward,
     filter_backward_scratch,  filter_backward,
+    loss_scratch,             loss,
     dropout,                  sgd,
 };
 
