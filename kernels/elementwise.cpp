@@ -10,6 +10,7 @@ namespace {
 // ---- pointwise
 
 znn::Transfer transfer_of(const Image& image, int function, float a, float b) {
+  require(image.size() > 0, "an image needs at least one voxel, batch entry and channel");
   require(function >= 0 && function <= znn::FORWARD_LOGISTIC, "unknown transfer function");
   return {size_of(image).voxels() * image.shape(3), (int)image.shape(4), (znn::Function)function, a, b};
 }
@@ -31,6 +32,7 @@ void transfer_backward(const Image& d_out, const Image& out, int function, float
 
 void dropout(const Image& image, const Array<const int64_t, 1>& entries, uint64_t all_entries, uint64_t all_channels,
              uint64_t first_channel, uint64_t key, double rate, Array<float, 5> out) {
+  require(image.size() > 0, "an image needs at least one voxel, batch entry and channel");
   require(entries.shape(0) == image.shape(3) && out.size() == image.size(), "entries or output do not fit the image");
   require(rate >= 0 && rate < 1, "the rate must be at least 0 and below 1");
   const znn::Dropout d{size_of(image).voxels(),       (int)image.shape(3), (int)image.shape(4), key, all_entries, all_channels,
@@ -62,7 +64,7 @@ znn::Filter filter_of(znn::Size size, const Ints& window, const Ints& stride, bo
   const bool fits = pool ? same(out, {(m.z - 1) / s.z + 1, (m.y - 1) / s.y + 1, (m.x - 1) / s.x + 1})
                          : out.z * s.z == m.z && out.y * s.y == m.y && out.x * s.x == m.x;
   require(fits, "the filtered size must be a multiple of the stride, and the output that multiple");
-  require(batch > 0 && channels > 0, "a filter needs at least one batch entry and one channel");
+  require(batch > 0 && channels > 0, "an image needs at least one voxel, batch entry and channel");
   require(group_batch > 0 && group_batch % batch == 0 && parities % (group_batch / batch) == 0, "groups must hold whole parities");
   return {size, w, s, out, batch, channels, parities, (int)(group_batch / batch)};
 }
@@ -126,6 +128,7 @@ double loss(const std::vector<Image>& blocks, const std::vector<Array<float, 5>>
   std::vector<float*> gradients;
   for (size_t j = 0; j < blocks.size(); j++) {
     require(same(size_of(blocks[j]), a.size) && (int)blocks[j].shape(3) == a.batch, "blocks differ in size or batch");
+    require(blocks[j].size() > 0, "an image needs at least one voxel, batch entry and channel");
     require(d_blocks[j].size() == blocks[j].size(), "a gradient does not fit its block");
     a.channels += parts[j].channels;
     gradients.push_back(d_blocks[j].data());
