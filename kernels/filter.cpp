@@ -68,50 +68,74 @@ void filter_forward(const Filter& f, const float* image, float* const* out, void
 
 // ---- backward
 
-// Along x, voxels whose distance is the stride see their windows in the same fragments, one voxel further on. So what
-// windows hold a voxel is listed once for every x below the stride, and serves the row.
-struct Column {  // of a window position x - dx
-  int parity;
-  ptrdiff_t offset;  // from the first voxel of its fragment's row, for an x below the stride
-};
-template <typename Index>
-struct Row {  // of window positions, in the fragment of one parity along x
-  const float* d_out;
-  const Index* argmax;
-  size_t at;
-};
 struct Reach {  // the windows that hold voxel v along an axis begin at v - last to v - first
   int first, last;
+
+  bool operator==(const Reach& r) const { return first == r.first && last == r.last; }
 };
 static Reach reach(int v, int window, int positions) {
   return {v < positions ? 0 : v - positions + 1, v < window ? v : window - 1};
 }
 
-// The windows that hold a voxel, in the order of its place in them.
+// Where window position v - d is kept along an axis, for a voxel v below the stride: its parity, and how many voxels
+// of the fragment it is before v.
+struct Back {
+  int parity, voxels;
+};
+static Back back(int v, int d, int stride) {
+  const int voxels = d > v ? (d - v + stride - 1) / stride : 0;
+  return {v - d + voxels * stride, voxels};
+}
+
+// The windows that hold a voxel, in the order of its place in them. Voxels whose distance is the stride see theirs in
+// the same fragments, one voxel further on: a list of those of every voxel below the stride serves the whole image.
 template <typename Index>
 struct Windows {
   int n;
-  Row<Index> row[GATHERED_WINDOW];
+  Reach of_z, of_y, of_x;
   int place[GATHERED_WINDOW];
+  const float* d_out[GATHERED_WINDOW];
+  const Index* argmax[GATHERED_WINDOW];
+  size_t at[GATHERED_WINDOW];  // counted modulo 2^64: before the array's first value until the voxel's offset is added
 
-  // columns and rows: by dx, and by dz, dy and parity along x.
-  void list(const Filter& f, const Column* columns, const Row<Index>* rows, Reach z, Reach y, Reach x) {
+  void add(int in_window, const float* d, const Index* where, size_t from) {
+    place[n] = in_window;
+    d_out[n] = d;
+    argmax[n] = where;
+    at[n++] = from;
+  }
+  void list(const Filter& f, Size voxel, size_t lanes, const float* const* gradients, const Index* const* indices) {
+    for (int dz = 0; dz < f.window.z; dz++)
+      for (int dy = 0; dy < f.window.y; dy++)
+        for (int dx = 0; dx < f.window.x; dx++) {
+          const Back z = back(voxel.z, dz, f.stride.z), y = back(voxel.y, dy, f.stride.y), x = back(voxel.x, dx, f.stride.x);
+          const int parity = (z.parity * f.stride.y + y.parity) * f.stride.x + x.parity, group = parity / f.parities_per_group;
+          const size_t cells = ((size_t)z.voxels * f.out_size.y + y.voxels) * f.out_size.x + x.voxels;
+          add(n, gradients[group], indices[group],
+              (parity % f.parities_per_group - cells * f.parities_per_group) * lanes);
+        }
+  }
+  // Those of `all` that lie in the image; nothing is done if that is what the list holds already.
+  void restrict_to(const Windows& all, Size window, Reach z, Reach y, Reach x) {
+    if (n > 0 && z == of_z && y == of_y && x == of_x) return;
     n = 0;
+    of_z = z;
+    of_y = y;
+    of_x = x;
     for (int dz = z.first; dz <= z.last; dz++)
       for (int dy = y.first; dy <= y.last; dy++)
         for (int dx = x.first; dx <= x.last; dx++) {
-          row[n] = rows[(dz * f.window.y + dy) * f.stride.x + columns[dx].parity];
-          row[n].at += columns[dx].offset;
-          place[n++] = (dz * f.window.y + dy) * f.window.x + dx;
+          const int k = (dz * window.y + dy) * window.x + dx;
+          add(k, all.d_out[k], all.argmax[k], all.at[k]);
         }
   }
   inline __attribute__((always_inline)) void sum(int count, size_t offset, size_t lanes, float* to) const {
     for_lanes(lanes, ZNN_BODY(q, n_lanes) {
       vf sum = {};
       for (int k = 0; k < count; k++) {
-        const size_t at = row[k].at + offset + q;
-        const vi here = load_index(row[k].argmax + at, n_lanes) == (vi){} + place[k];
-        sum += here ? load_first(row[k].d_out + at, n_lanes) : (vf){};
+        const size_t from = at[k] + offset + q;
+        const vi here = load_index(argmax[k] + from, n_lanes) == (vi){} + place[k];
+        sum += here ? load_first(d_out[k] + from, n_lanes) : (vf){};
       }
       store_first(to + q, sum, n_lanes);
     });
@@ -119,95 +143,35 @@ struct Windows {
   void sum(size_t offset, size_t lanes, float* to) const {
     if (n == 8) return sum(8, offset, lanes, to);
     if (n == 4) return sum(4, offset, lanes, to);
+    if (n == 2) return sum(2, offset, lanes, to);
     sum(n, offset, lanes, to);
   }
 };
 
-// A line of voxels of the image along x.
-template <typename Index>
-struct Line {
-  int z, y;
-  Reach reach_z, reach_y;
-  Row<Index>* rows;       // (dz, dy, parity along x)
-  Windows<Index>* inner;  // (x below the stride), of the voxels with whole windows
-};
-
-template <typename Index>
-struct Gather {
-  const Filter& f;
-  const float* const* d_out;
-  const Index* const* argmax;
-  float* d_image;
-  size_t lanes;
-  Size positions;
-  Column* columns;  // (x below the stride, dx)
-
-  void list_columns() const {
-    const size_t step = f.parities_per_group * lanes;
-    for (int x = 0; x < f.stride.x; x++)
-      for (int dx = 0; dx < f.window.x; dx++) {
-        const int down = (dx - x + f.stride.x - 1) / f.stride.x;  // fragment voxels from x to x - dx; 0 if dx <= x
-        columns[x * f.window.x + dx] = {x - dx + down * f.stride.x, -(ptrdiff_t)(down * step)};
-      }
-  }
-  void begin(Line<Index>& l, int z, int y) const {
-    const Size w = f.window, s = f.stride;
-    l.z = z;
-    l.y = y;
-    l.reach_z = reach(z, w.z, positions.z);
-    l.reach_y = reach(y, w.y, positions.y);
-    for (int dz = l.reach_z.first; dz <= l.reach_z.last; dz++)
-      for (int dy = l.reach_y.first; dy <= l.reach_y.last; dy++)
-        for (int px = 0; px < s.x; px++) {
-          const Place p = place_of(f, z - dz, y - dy, px, lanes);
-          l.rows[(dz * w.y + dy) * s.x + px] = {d_out[p.group], argmax[p.group], p.at};
-        }
-    for (int x = 0; x < s.x; x++) l.inner[x].list(f, columns + x * w.x, l.rows, l.reach_z, l.reach_y, {0, w.x - 1});
-  }
-  // The voxels from first on, as many as the stride; their windows are `offset` further on than was listed.
-  void sum(const Line<Index>& l, int first, size_t offset) const {
-    float* to = d_image + (((size_t)l.z * f.size.y + l.y) * f.size.x + first) * lanes;
-    for (int phase = 0, x = first; phase < f.stride.x && x < f.size.x; phase++, x++, to += lanes) {
-      if (x >= f.window.x - 1 && x < positions.x) {
-        l.inner[phase].sum(offset, lanes, to);
-        continue;
-      }
-      Windows<Index> edge;
-      edge.list(f, columns + phase * f.window.x, l.rows, l.reach_z, l.reach_y, reach(x, f.window.x, positions.x));
-      edge.sum(offset, lanes, to);
-    }
-  }
-};
-
-static size_t gather_bytes(const Filter& f) {
-  const size_t lines = (size_t)f.stride.z * f.stride.y, rows = (size_t)f.window.z * f.window.y * f.stride.x;
-  return lines * (sizeof(Line<uint8_t>) + rows * sizeof(Row<uint8_t>) + f.stride.x * sizeof(Windows<uint8_t>)) +
-         f.stride.x * f.window.x * sizeof(Column);
-}
-
-// All lines whose windows lie in the same rows of all fragments are done together: what is read lies together.
+// Voxels between which lies less than a stride are done together: what is read for them lies together.
 template <typename Index>
 static void gather(const Filter& f, const float* const* d_out, const Index* const* argmax, float* d_image, float* scratch) {
-  const Size s = f.stride, positions = {f.out_size.z * s.z, f.out_size.y * s.y, f.out_size.x * s.x};
-  const size_t n_lines = (size_t)s.z * s.y, n_rows = (size_t)f.window.z * f.window.y * s.x;
-  Line<Index>* lines = (Line<Index>*)scratch;
-  Windows<Index>* inner = (Windows<Index>*)(lines + n_lines);
-  Row<Index>* rows = (Row<Index>*)(inner + n_lines * s.x);
-  const Gather<Index> g = {f, d_out, argmax, d_image, (size_t)f.batch * f.channels, positions, (Column*)(rows + n_lines * n_rows)};
-  g.list_columns();
-  for (int z0 = 0; z0 < f.size.z; z0 += s.z)
-    for (int y0 = 0; y0 < f.size.y; y0 += s.y) {
-      size_t n = 0;
-      for (int z = z0; z < z0 + s.z && z < f.size.z; z++)
-        for (int y = y0; y < y0 + s.y && y < f.size.y; y++, n++) {
-          lines[n].rows = rows + n * n_rows;
-          lines[n].inner = inner + n * s.x;
-          g.begin(lines[n], z, y);
-        }
-      size_t offset = 0;
-      for (int x = 0; x < f.size.x; x += s.x, offset += f.parities_per_group * g.lanes)
-        for (size_t j = 0; j < n; j++) g.sum(lines[j], x, offset);
-    }
+  const size_t lanes = (size_t)f.batch * f.channels;
+  const Size n = f.size, w = f.window, s = f.stride, m = {f.out_size.z * s.z, f.out_size.y * s.y, f.out_size.x * s.x};
+  // (z, y, x), below the stride: all windows, and those that lie in the image for the voxel done last.
+  Windows<Index>*windows = (Windows<Index>*)scratch, *inside = windows + s.voxels();
+  for (int v = 0; v < (int)s.voxels(); v++) {
+    windows[v].n = inside[v].n = 0;
+    windows[v].list(f, {v / (s.y * s.x), v / s.x % s.y, v % s.x}, lanes, d_out, argmax);
+  }
+  for (int z0 = 0; z0 < n.z; z0 += s.z)
+    for (int y0 = 0; y0 < n.y; y0 += s.y)
+      for (int x0 = 0; x0 < n.x; x0 += s.x) {
+        const size_t cell = ((size_t)(z0 / s.z) * f.out_size.y + y0 / s.y) * f.out_size.x + x0 / s.x;
+        int v = 0;
+        for (int z = z0; z < z0 + s.z; z++)
+          for (int y = y0; y < y0 + s.y; y++)
+            for (int x = x0; x < x0 + s.x; x++, v++) {
+              if (z >= n.z || y >= n.y || x >= n.x) continue;
+              inside[v].restrict_to(windows[v], w, reach(z, w.z, m.z), reach(y, w.y, m.y), reach(x, w.x, m.x));
+              inside[v].sum(cell * f.parities_per_group * lanes, lanes, d_image + (((size_t)z * n.y + y) * n.x + x) * lanes);
+            }
+      }
 }
 
 // Windows that do not overlap: each position writes its whole window.
@@ -263,7 +227,7 @@ static bool side_by_side(const Filter& f) {
 
 size_t filter_backward_scratch(const Filter& f) {
   size_t bytes = f.window.voxels() * sizeof(size_t);
-  if (gathered(f)) bytes = gather_bytes(f);
+  if (gathered(f)) bytes = 2 * f.stride.voxels() * sizeof(Windows<uint8_t>);
   return bytes / sizeof(float);
 }
 
