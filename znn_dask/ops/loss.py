@@ -31,7 +31,7 @@ def check_loss(name: str) -> None:
         raise ParameterError(f"loss must be one of {', '.join(LOSSES)}, got {name!r}.{nearest(name, list(LOSSES))}")
 
 
-def _reference(
+def reference(
     blocks: Sequence[Array],
     target: Values,
     weight: Values | None,
@@ -55,7 +55,7 @@ def _reference(
 
 
 @fresh
-@twin(_reference)
+@twin(reference)
 def loss_and_gradients(
     blocks: Sequence[Array],
     target: Values,
