@@ -20,12 +20,15 @@ ZNN_INLINE void for_lanes(size_t lanes, const Body& body) {
 // lane, but knows the instruction for a list of neighbours and for a shuffle of bytes.
 #define ZNN_FOUR(p, j) p[j], p[j + 1], p[j + 2], p[j + 3]
 #if defined(__AVX512F__)
-#define ZNN_NEIGHBOURS(p) ZNN_FOUR(p, 0), ZNN_FOUR(p, 4), ZNN_FOUR(p, 8), ZNN_FOUR(p, 12)
+#define ZNN_HALF_NEIGHBOURS(p) ZNN_FOUR(p, 0), ZNN_FOUR(p, 4)
+#define ZNN_NEIGHBOURS(p) ZNN_HALF_NEIGHBOURS(p), ZNN_FOUR(p, 8), ZNN_FOUR(p, 12)
 #elif defined(__AVX2__)
-#define ZNN_NEIGHBOURS(p) ZNN_FOUR(p, 0), ZNN_FOUR(p, 4)
+#define ZNN_HALF_NEIGHBOURS(p) ZNN_FOUR(p, 0)
+#define ZNN_NEIGHBOURS(p) ZNN_HALF_NEIGHBOURS(p), ZNN_FOUR(p, 4)
 #define ZNN_FIRST_BYTES 0, 4, 8, 12, 16, 20, 24, 28
 #define ZNN_FIRST_TWO_BYTES 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29
 #else
+#define ZNN_HALF_NEIGHBOURS(p) p[0], p[1]
 #define ZNN_NEIGHBOURS(p) ZNN_FOUR(p, 0)
 #define ZNN_FIRST_BYTES 0, 4, 8, 12
 #define ZNN_FIRST_TWO_BYTES 0, 1, 4, 5, 8, 9, 12, 13
@@ -34,11 +37,9 @@ ZNN_INLINE void for_lanes(size_t lanes, const Body& body) {
 template <typename Index>
 ZNN_INLINE vi load_index(const Index* p, int n) {
   if (n >= LANES) return (vi){ZNN_NEIGHBOURS(p)};
+  if (n == LANES / 2) return beside_zeros<vi>((vi_half){ZNN_HALF_NEIGHBOURS(p)});
   Index some[LANES] = {};
-  if (n == LANES / 2)
-    __builtin_memcpy(some, p, sizeof(some) / 2);
-  else
-    for (int j = 0; j < n; j++) some[j] = p[j];
+  for (int j = 0; j < n; j++) some[j] = p[j];
   return (vi){ZNN_NEIGHBOURS(some)};
 }
 
