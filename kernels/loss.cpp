@@ -62,8 +62,14 @@ ZNN_INLINE vd log_of(vd v) {
 // Some values of a block, in its order, beside their targets. What was added by rounding up is all zero.
 struct Values {
   static constexpr int MOST = 512;
-  int n;
+  int n = 0;
+  bool any_outside = false;
   float prediction[MOST], target[MOST], weight[MOST];
+  bool outside[MOST];
+
+  Values() {
+    for (int j = 0; j < MOST; j++) weight[j] = 1.0f;  // unless there are others
+  }
 };
 
 static double square(const Values& v, double scale, float* d_prediction) {
@@ -90,12 +96,18 @@ static double logistic(const Values& v, double scale, float* d_prediction) {
   return sum_of(sum);
 }
 
-static double evaluate(const Loss& a, Values& v, float* d_prediction) {
+static double evaluate(const Loss& a, Values& v, const float* prediction, float* d_prediction) {
   float d[Values::MOST];
-  for (int j = v.n; j % DOUBLES; j++) v.prediction[j] = v.target[j] = v.weight[j] = 0.0f;
+  copy(v.prediction, prediction, v.n);
+  for (int j = 0; v.any_outside && j < v.n; j++)
+    if (v.outside[j]) v.prediction[j] = v.target[j] = v.weight[j] = 0.0f;
+  const int whole = ceil_div(v.n, DOUBLES) * DOUBLES;
+  for (int j = v.n; j < whole; j++) v.prediction[j] = v.target[j] = v.weight[j] = 0.0f;
   const double sum = a.kind == SQUARE ? square(v, a.scale, d) : logistic(v, a.scale, d);
   copy(d_prediction, d, v.n);
+  for (int j = 0; j < whole && (v.any_outside || v.n < whole); j++) v.weight[j] = 1.0f;
   v.n = 0;
+  v.any_outside = false;
   return sum;
 }
 
@@ -130,46 +142,44 @@ struct Cursor {
   }
 };
 
-// Takes in `count` channels of a voxel, from `channel` of the node on.
-static void gather(const Cursor& at, const float* prediction, int channel, int count, Values& v) {
+// Takes in the targets of `count` channels of a voxel, from `channel` of the node on.
+static void gather(const Cursor& at, int channel, int count, Values& v) {
   const ptrdiff_t voxel = at.voxel();
-  const size_t voxels = at.a.target_size.voxels();
-  float *p = v.prediction + v.n, *t = v.target + v.n, *w = v.weight + v.n;
+  const size_t voxels = at.a.target_size.voxels(), first = v.n;
   v.n += count;
+  for (int c = 0; c < count; c++) v.outside[first + c] = voxel < 0;
   if (voxel < 0) {
-    for (int c = 0; c < count; c++) p[c] = t[c] = w[c] = 0.0f;
+    v.any_outside = true;
     return;
   }
   const float* target = at.a.target + ((size_t)at.of_entry()[0] * at.a.channels + channel) * voxels + voxel;
-  for (int c = 0; c < count; c++) {
-    p[c] = prediction[c];
-    t[c] = target[c * voxels];
-    w[c] = 1.0f;
-  }
+  for (int c = 0; c < count; c++) v.target[first + c] = target[c * voxels];
   if (at.a.weight == nullptr) return;
   const float* weight = at.weight(voxel, channel);
-  for (int c = 0; c < count; c++) w[c] = weight[c * at.weight_step()];
+  const size_t step = at.weight_step();
+  for (int c = 0; c < count; c++) v.weight[first + c] = weight[c * step];
 }
 
 static double value_by_value(const Loss& a) {
   double sum = 0.0;
   Values v;
-  v.n = 0;
   for (int b = 0, first = 0; b < a.n_blocks; first += a.blocks[b++].channels) {
     const int channels = a.blocks[b].channels;
     const float* prediction = a.blocks[b].data;
     float* d_prediction = a.d_blocks[b];
-    for (Cursor at = {a}; !at.done(); at.next(), prediction += channels)
+    const auto flush = [&] {
+      const int n = v.n;
+      sum += evaluate(a, v, prediction, d_prediction);
+      prediction += n;
+      d_prediction += n;
+    };
+    for (Cursor at = {a}; !at.done(); at.next())
       for (int c = 0, count; c < channels; c += count) {
         count = min_of(channels - c, Values::MOST);
-        if (v.n + count > Values::MOST) {
-          const int n = v.n;
-          sum += evaluate(a, v, d_prediction);
-          d_prediction += n;
-        }
-        gather(at, prediction + c, first + c, count, v);
+        if (v.n + count > Values::MOST) flush();
+        gather(at, first + c, count, v);
       }
-    sum += evaluate(a, v, d_prediction);
+    flush();
   }
   return sum;
 }
