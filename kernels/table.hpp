@@ -19,12 +19,19 @@ struct Block {
   int channels;
 };
 
+enum Function { LINEAR, RELU, TANH, LOGISTIC, SOFTSIGN, ELU, LEAKY_RELU, FORWARD_LOGISTIC };
+
 struct DirectForward {
   Size size;    // of the input image
   Size kernel;  // taps
-  int pad_z, pad_y;  // zeros thought around the image along z and y; along x they must be there
+  Size pad;     // zeros thought around the image
+  bool turned;  // kernels are (.., out, in) of this product, turned around: the input gradient
   int batch, n_blocks, out_channels;
   const Block* blocks;
+  bool transfer;      // apply the function to the sum with the bias: LINEAR, RELU or LEAKY_RELU
+  const float* bias;  // null: zeros
+  Function function;
+  float a, b;
   float* out;
   float* scratch;
 };
@@ -83,8 +90,6 @@ struct Filter {
   int n_parities;          // 1 for max-pool, stride volume for max-filter
   int parities_per_group;  // each group's array is (z, y, x, parities_per_group * batch, channel)
 };
-
-enum Function { LINEAR, RELU, TANH, LOGISTIC, SOFTSIGN, ELU, LEAKY_RELU, FORWARD_LOGISTIC };
 
 struct Transfer {
   size_t rows;

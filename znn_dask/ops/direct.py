@@ -11,10 +11,13 @@ import numpy as np
 
 from znn_dask import _kernels
 from znn_dask.ops import reference, transfer
-from znn_dask.ops.memory import Array, empty, zeros
+from znn_dask.ops.memory import Array, empty
 from znn_dask.ops.transfer import Activation
 from znn_dask.ops.validation import twin
 from znn_dask.tasks import fresh
+
+# Transfer functions that the kernel applies to its sums.
+FUSED = ("linear", "relu", "leaky_relu")
 
 
 def _reference_forward(images: Sequence[Array], kernels: Sequence[Array]) -> Array:
@@ -22,11 +25,31 @@ def _reference_forward(images: Sequence[Array], kernels: Sequence[Array]) -> Arr
     return total
 
 
+def _reference_forward_transfer(
+    images: Sequence[Array],
+    kernels: Sequence[Array],
+    bias: Array | None = None,
+    activation: Activation | None = None,
+) -> Array:
+    image = _reference_forward(images, kernels)
+    if activation is None:
+        return image
+    return reference.transfer_forward(image, bias, activation.function, activation.args)
+
+
 def _reference_backward(d_outputs: Sequence[Array], kernels: Sequence[Array]) -> Array:
     total: Array = np.sum(
         [reference.conv_input_gradient(d, k) for d, k in zip(d_outputs, kernels, strict=True)], axis=0
     )
     return total
+
+
+def _empty_output(images: Sequence[Array], kernels: Sequence[Array]) -> Array:
+    size, kernel = images[0].shape, kernels[0].shape
+    valid = tuple(n - k + 1 for n, k in zip(size[:3], kernel[:3], strict=True))
+    if min(valid) < 1:
+        raise ValueError(f"a kernel of {kernel[:3]} does not fit an image of {size[:3]} (z, y, x)")
+    return empty((*valid, size[3], kernel[4]))
 
 
 @fresh
@@ -50,31 +73,39 @@ def forward(images: Sequence[Array], kernels: Sequence[Array]) -> Array:
     ValueError
         If shapes do not fit.
     """
-    size, kernel = images[0].shape, kernels[0].shape
-    valid = tuple(n - k + 1 for n, k in zip(size[:3], kernel[:3], strict=True))
-    if min(valid) < 1:
-        raise ValueError(f"a kernel of {kernel[:3]} does not fit an image of {size[:3]} (z, y, x)")
-    out = empty((*valid, size[3], kernel[4]))
+    out = _empty_output(images, kernels)
     _kernels.direct_forward(list(images), list(kernels), out)
     return out
 
 
 @fresh
+@twin(_reference_forward_transfer)
 def forward_transfer(
     images: Sequence[Array],
     kernels: Sequence[Array],
     bias: Array | None = None,
     activation: Activation | None = None,
 ) -> Array:
-    """Convolve, then add the bias and apply the transfer function if one is given."""
-    image = forward(images, kernels)
-    return image if activation is None else transfer.forward(image, bias, activation, out=image)
+    """Convolve, then add the bias and apply the transfer function if one is given.
+
+    The simplest functions are applied as the sums leave the registers, others in a second pass; the values are the
+    same, bit for bit.
+    """
+    if activation is None:
+        return forward(images, kernels)
+    if activation.function not in FUSED:
+        return transfer.forward(out := forward(images, kernels), bias, activation, out=out)
+    out = _empty_output(images, kernels)
+    _kernels.direct_forward(
+        list(images), list(kernels), out, bias, activation.code, activation.a, activation.b
+    )
+    return out
 
 
 @fresh
 @twin(_reference_backward)
 def backward(d_outputs: Sequence[Array], kernels: Sequence[Array]) -> Array:
-    """Return the gradient of the image: a full convolution, as a valid one of the padded gradient.
+    """Return the gradient of the image: a full convolution with the turned kernel.
 
     Parameters
     ----------
@@ -89,11 +120,9 @@ def backward(d_outputs: Sequence[Array], kernels: Sequence[Array]) -> Array:
     """
     kz, ky, kx, n_in, _ = kernels[0].shape
     z, y, x, batch, _ = d_outputs[0].shape
-    turned = [np.ascontiguousarray(kernel[::-1, ::-1, ::-1].swapaxes(3, 4)) for kernel in kernels]
-    out = empty((z + kz - 1, y + ky - 1, x + kx - 1, batch, n_in))
-    # Only x is padded in memory: along z and y the kernel skips the taps that fall on zeros.
-    _kernels.direct_forward([_pad_x(d, kx - 1) for d in d_outputs], turned, out, kz - 1, ky - 1)
-    return out
+    d_image = empty((z + kz - 1, y + ky - 1, x + kx - 1, batch, n_in))
+    _kernels.direct_backward(list(d_outputs), list(kernels), d_image)
+    return d_image
 
 
 @fresh
@@ -110,12 +139,3 @@ def kernel_gradient(image: Array, d_output: Array) -> Array:
     d_kernel = empty((*size, image.shape[4], d_output.shape[4]))
     _kernels.direct_gradient(image, d_output, d_kernel)
     return d_kernel
-
-
-def _pad_x(image: Array, pad: int) -> Array:
-    if pad == 0:
-        return image
-    z, y, x, batch, channels = image.shape
-    padded = zeros((z, y, x + 2 * pad, batch, channels))
-    padded[:, :, pad : pad + x] = image
-    return padded

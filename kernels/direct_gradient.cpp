@@ -1,0 +1,212 @@
+// Direct kernel gradient: d_kernel[d, i, o] = sum over voxels v of image[v + d, i] * d_out[v, o].
+//
+// Sums of P pointers (a tap and an input channel, or `fold` channels, each) x T neighbouring taps along x x V vectors of
+// output channels stay in registers while the rows of several lines pass. The rows are taken in chunks that fit the first
+// cache; sums of chunks are added, which also keeps long sums precise.
+#include "direct.hpp"
+#include "table.hpp"
+
+namespace znn::ZNN_ISA {
+
+constexpr int MAX_POINTERS = 12, MAX_TAPS = 3;
+constexpr size_t CHUNK = 4096;  // floats of the output gradient, padded
+
+constexpr int pointers_for(int vectors, int taps) {
+  if (REGISTERS == 32) return vectors * taps == 3 ? 9 : 12;
+  return vectors * taps == 3 ? 4 : vectors * taps == 2 ? 6 : 10;
+}
+
+// `lines` lines of `runs` runs of `n` rows.
+struct Walk {
+  int lines, runs;
+  size_t n;
+  size_t x_line, x_run, x_step;  // floats from one to the next in the image,
+  size_t d_line, d_run, d_step;  // and in the output gradient
+};
+
+struct Taps {
+  const float* x[MAX_POINTERS];
+  float* sum[MAX_POINTERS];  // of the first of the taps
+  size_t sum_step;           // from tap to tap
+  bool add;                  // to what is there
+};
+
+// Adds row `at` of the image times the output gradients that meet it through taps FROM to TO - 1.
+template <int P, int V, int T, int FOLD, int FROM, int TO>
+ZNN_INLINE void add_row(vf (&sum)[P][T][V], const float* const (&x)[P], size_t at, const float* d, size_t d_step) {
+  vf g[T][V];
+  for (int t = FROM; t < TO; t++)
+    for (int v = 0; v < V; v++) g[t][v] = load(d - t * d_step + v * LANES);
+#pragma GCC unroll 12
+  for (int p = 0; p < P; p++) {
+    const vf value = spread<FOLD>(x[p] + at);
+#pragma GCC unroll 3
+    for (int t = FROM; t < TO; t++)
+      for (int v = 0; v < V; v++) sum[p][t][v] += value * g[t][v];
+  }
+}
+
+// A run of n rows of the output gradient meets n + T - 1 rows of the image; n is at least T - 1.
+template <int P, int V, int T, int FOLD>
+ZNN_INLINE void add_run(vf (&sum)[P][T][V], const float* const (&x)[P], size_t at, size_t x_step, const float* d, size_t d_step, size_t n) {
+  if constexpr (T >= 2) add_row<P, V, T, FOLD, 0, 1>(sum, x, at, d, d_step), at += x_step, d += d_step;
+  if constexpr (T >= 3) add_row<P, V, T, FOLD, 0, 2>(sum, x, at, d, d_step), at += x_step, d += d_step;
+  for (size_t r = T - 1; r < n; r++, at += x_step, d += d_step) add_row<P, V, T, FOLD, 0, T>(sum, x, at, d, d_step);
+  if constexpr (T >= 3) add_row<P, V, T, FOLD, T - 2, T>(sum, x, at, d, d_step), at += x_step, d += d_step;
+  if constexpr (T >= 2) add_row<P, V, T, FOLD, T - 1, T>(sum, x, at, d, d_step);
+}
+
+template <int P, int V, int T, int FOLD>
+static void taps_gradient(const Walk& walk, const Taps& taps, const float* d) {
+  vf sum[P][T][V];
+  const float* x[P];
+  for (int p = 0; p < P; p++) {
+    x[p] = taps.x[p];
+    for (int t = 0; t < T; t++)
+      for (int v = 0; v < V; v++) sum[p][t][v] = (vf){};
+  }
+  for (int line = 0; line < walk.lines; line++)
+    for (int run = 0; run < walk.runs; run++)
+      add_run<P, V, T, FOLD>(sum, x, line * walk.x_line + run * walk.x_run, walk.x_step,
+                             d + line * walk.d_line + run * walk.d_run, walk.d_step, walk.n);
+  for (int p = 0; p < P; p++)
+    for (int t = 0; t < T; t++)
+      for (int v = 0; v < V; v++) {
+        float* to = taps.sum[p] + t * taps.sum_step + v * LANES;
+        store(to, taps.add ? load(to) + sum[p][t][v] : sum[p][t][v]);
+      }
+}
+
+using Kernel = void (*)(const Walk&, const Taps&, const float*);
+
+template <int V, int T, int FOLD, int P>
+static Kernel pick(int pointers) {
+  if constexpr (P > 1)
+    if (pointers < P) return pick<V, T, FOLD, P - 1>(pointers);
+  return taps_gradient<P, V, T, FOLD>;
+}
+
+template <int FOLD>
+static Kernel one_vector_kernel(int taps, int pointers) {
+  if (taps == 3) return pick<1, 3, FOLD, pointers_for(1, 3)>(pointers);
+  if (taps == 2) return pick<1, 2, FOLD, pointers_for(1, 2)>(pointers);
+  return pick<1, 1, FOLD, pointers_for(1, 1)>(pointers);
+}
+
+static Kernel kernel_for(const Part& part, int taps, int pointers) {
+  if (part.fold == 4) return one_vector_kernel<4>(taps, pointers);
+  if (part.fold == 2) return one_vector_kernel<2>(taps, pointers);
+  if (part.vectors == 1) return one_vector_kernel<1>(taps, pointers);
+  if (part.vectors == 2) return pick<2, 1, 1, pointers_for(2, 1)>(pointers);
+  return pick<MAX_VECTORS, 1, 1, pointers_for(MAX_VECTORS, 1)>(pointers);
+}
+
+struct Job {
+  const DirectGradient& a;
+  Part part;
+  Size out_size;
+  float* sums;  // (tap, group of `fold` inputs, width of the part)
+  int groups() const { return ceil_div(a.in_channels, part.fold); }
+  // The last group overlaps the one before it rather than reach past the inputs.
+  int input_of(int group) const { return min_of(group * part.fold, a.in_channels - part.fold); }
+};
+
+// Adds a chunk's products for the taps dx .. dx + taps - 1 together, or for `columns` columns from dx one by one.
+static void columns_gradient(const Job& job, Walk walk, const float* image, const float* d, int dx, int columns, int taps, bool add) {
+  const DirectGradient& a = job.a;
+  const int groups = job.groups(), width = job.part.width();
+  const size_t n = (size_t)a.kernel.z * a.kernel.y * columns * groups;
+  const size_t most = pointers_for(job.part.vectors, taps), pieces = (n + most - 1) / most;
+  if (taps > 1) {
+    walk.runs = a.batch;
+    walk.n = job.out_size.x;
+    walk.x_run = walk.x_step, walk.x_step *= a.batch;
+    walk.d_run = walk.d_step, walk.d_step *= a.batch;
+  }
+  Taps t{};
+  t.sum_step = (size_t)groups * width;
+  t.add = add;
+  for (size_t piece = 0; piece < pieces; piece++) {
+    const size_t from = piece * n / pieces, to = (piece + 1) * n / pieces;
+    for (size_t u = from; u < to; u++) {
+      const size_t line = u / ((size_t)columns * groups), x = dx + u / groups % columns, group = u % groups;
+      const size_t row = (line / a.kernel.y * a.size.y + line % a.kernel.y) * a.size.x + x;
+      t.x[u - from] = image + row * a.batch * a.in_channels + job.input_of((int)group);
+      t.sum[u - from] = job.sums + ((line * a.kernel.x + x) * groups + group) * width;
+    }
+    kernel_for(job.part, taps, (int)(to - from))(walk, t, d);
+  }
+}
+
+static void chunk_gradient(const Job& job, const Walk& walk, const float* image, const float* d, bool add) {
+  const int kx = job.a.kernel.x;
+  if (job.part.vectors > 1 || kx == 1) return columns_gradient(job, walk, image, d, 0, kx, 1, add);
+  const int most = min_of(MAX_TAPS, job.out_size.x + 1);
+  for (int dx = 0; dx < kx;) {
+    const int left = kx - dx, taps = left == 4 ? 2 : min_of(left, most);
+    columns_gradient(job, walk, image, d, dx, 1, taps, add);
+    dx += taps;
+  }
+}
+
+// Rows of the output gradient, as wide as the part: zero beyond the last channel, or each value `fold` times.
+static void pack(const Job& job, const float* from, size_t rows, float* to) {
+  const Part& part = job.part;
+  from += part.first;
+  for (size_t r = 0; r < rows; r++, from += job.a.out_channels, to += part.width()) {
+    for (int o = 0; o < part.count; o++)
+      for (int f = 0; f < part.fold; f++) to[o * part.fold + f] = from[o];
+    fill_zero(to + part.count * part.fold, part.width() - part.count * part.fold);
+  }
+}
+
+static void unpack(const Job& job) {
+  const DirectGradient& a = job.a;
+  const Part& part = job.part;
+  const float* from = job.sums;
+  for (size_t tap = 0; tap < a.kernel.voxels(); tap++)
+    for (int group = 0; group < job.groups(); group++, from += part.width())
+      for (int f = 0; f < part.fold; f++) {
+        float* to = a.d_kernel + (tap * a.in_channels + job.input_of(group) + f) * a.out_channels + part.first;
+        for (int o = 0; o < part.count; o++) to[o] = from[o * part.fold + f];
+      }
+}
+
+static int lines_at_once(const Job& job) {
+  const size_t line = (size_t)job.out_size.x * job.a.batch * job.part.width();
+  return line >= CHUNK ? 1 : min_of((int)(CHUNK / line), job.out_size.y);
+}
+
+static void part_gradient(const Job& job, float* packed) {
+  const DirectGradient& a = job.a;
+  const Size m = job.out_size;
+  const size_t rows = (size_t)m.x * a.batch, x_line = (size_t)a.size.x * a.batch * a.in_channels;
+  const size_t d_step = job.part.partial() ? job.part.width() : a.out_channels;
+  const int at_once = lines_at_once(job);
+  for (int z = 0; z < m.z; z++)
+    for (int y = 0; y < m.y; y += at_once) {
+      const int lines = min_of(at_once, m.y - y);
+      const float* d = a.d_out + ((size_t)z * m.y + y) * rows * a.out_channels;
+      if (job.part.partial()) pack(job, d, lines * rows, packed);
+      const Walk walk = {lines, 1, rows, x_line, 0, (size_t)a.in_channels, rows * d_step, 0, d_step};
+      chunk_gradient(job, walk, a.image + ((size_t)z * a.size.y + y) * x_line, job.part.partial() ? packed : d + job.part.first, z + y > 0);
+    }
+  unpack(job);
+}
+
+size_t direct_gradient_scratch(const DirectGradient& a) {
+  const size_t line = (size_t)(a.size.x - a.kernel.x + 1) * a.batch * MAX_VECTORS * LANES;
+  return a.kernel.voxels() * a.in_channels * MAX_VECTORS * LANES + (line > CHUNK ? line : CHUNK);
+}
+
+void direct_gradient(const DirectGradient& a) {
+  const Size m = {a.size.z - a.kernel.z + 1, a.size.y - a.kernel.y + 1, a.size.x - a.kernel.x + 1};
+  for (int first = 0; first < a.out_channels;) {
+    const Part part = part_at(first, a.out_channels, a.in_channels);
+    const Job job = {a, part, m, a.scratch};
+    part_gradient(job, a.scratch + a.kernel.voxels() * job.groups() * part.width());
+    first += part.count;
+  }
+}
+
+}  // namespace znn::ZNN_ISA
