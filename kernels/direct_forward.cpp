@@ -8,8 +8,8 @@
 
 namespace znn::ZNN_ISA {
 
-constexpr int MAX_ROWS = 12, MAX_RUN = 8;
-constexpr int rows_for(int vectors) { return REGISTERS == 32 ? (vectors == 3 ? 9 : 12) : (vectors == 2 ? 6 : 10); }
+constexpr int MAX_ROWS = 12, MAX_RUN = 8, MAX_TAPS = 3;
+constexpr int rows_for(int vectors) { return REGISTERS == 32 ? (vectors == 3 ? 9 : vectors == 2 ? 10 : 12) : (vectors == 2 ? 6 : 10); }
 // Runs of `positions` neighbours along x done at once where there is one vector of channels.
 constexpr int runs_for(int positions) { return positions > 4 && REGISTERS == 32 ? 2 : rows_for(1) / positions; }
 
@@ -65,20 +65,35 @@ ZNN_INLINE void store_rest(float* to, vf value, int n) {
     }
 }
 
-template <int V>
-ZNN_INLINE void store_row(const Job& job, size_t row, const vf* sum) {
-  float* to = job.a.out + row * job.a.out_channels + job.part.first;
-  for (int v = 0; v < V - 1; v++) store(to + v * LANES, finish(job.a, sum[v], job.bias + v * LANES));
-  store_rest(to + (V - 1) * LANES, finish(job.a, sum[V - 1], job.bias + (V - 1) * LANES), job.part.count - (V - 1) * LANES);
+// Where sums become values of the output: n rows of sums, each as wide as the part.
+static __attribute__((noinline)) void finish_rows(const Job& job, const size_t* rows, int n, const float* sums) {
+  const Part& part = job.part;
+  for (int r = 0; r < n; r++) {
+    float* to = job.a.out + rows[r] * job.a.out_channels + part.first;
+    for (int v = 0; v < part.vectors; v++, sums += LANES) {
+      vf value = load(sums);
+      if (part.fold == 2) value = add_pairs(value);
+      store_rest(to + v * LANES, finish(job.a, value, job.bias + v * LANES), min_of(LANES, part.count - v * LANES));
+    }
+  }
 }
 
-template <int FOLD>
-ZNN_INLINE vf unfold(vf sum) {
-  if constexpr (FOLD == 1) return sum;
-  vf folded = {};
-  for (int j = 0; j < LANES / FOLD; j++)
-    for (int f = 0; f < FOLD; f++) folded[j] += sum[j * FOLD + f];
-  return folded;
+template <int R, int V>
+ZNN_INLINE void store_rows(const Job& job, const size_t* rows, const vf* sum) {
+  const int rest = job.part.count - (V - 1) * LANES;
+  if (job.a.transfer || job.part.fold > 1 || (rest != LANES && rest != LANES / 2)) {
+    float sums[R * V * LANES];
+    for (int j = 0; j < R * V; j++) store(sums + j * LANES, sum[j]);
+    return finish_rows(job, rows, R, sums);
+  }
+  for (int r = 0; r < R; r++) {
+    float* to = job.a.out + rows[r] * job.a.out_channels + job.part.first;
+    for (int v = 0; v < V - 1; v++) store(to + v * LANES, sum[r * V + v]);
+    if (rest == LANES)
+      store(to + (V - 1) * LANES, sum[r * V + V - 1]);
+    else
+      __builtin_memcpy(to + (V - 1) * LANES, &sum[r * V + V - 1], sizeof(vf) / 2);
+  }
 }
 
 // ---- two or three vectors: R rows anywhere
@@ -86,6 +101,7 @@ ZNN_INLINE vf unfold(vf sum) {
 template <int R, int V>
 ZNN_INLINE void add_inputs(vf (&sum)[R][V], const float* const (&x)[R], size_t at, size_t n, const float* w, size_t step) {
   for (const size_t end = at + n; at < end; at++, w += step) {
+    keep_as_index(at);
     vf weight[V];
     for (int v = 0; v < V; v++) weight[v] = load(w + v * LANES);
 #pragma GCC unroll 12
@@ -120,27 +136,23 @@ static void rows_forward(const Job& job, const Cell& cell, const Rows& rows) {
         }
     if (packed) packed += a.kernel.voxels() * channels * job.step;
   }
-  for (int r = 0; r < R; r++) store_row<V>(job, rows.to[r], sum[r]);
+  store_rows<R, V>(job, rows.to, sum[0]);
 }
 
 // ---- one vector: B runs of X neighbours along x; each value is loaded once for T neighbouring taps
 
 template <int X, int B, int T, int FOLD, bool LAST = false>
-ZNN_INLINE void add_shared(vf (&sum)[B][X], const float* const (&x)[B], size_t at, size_t next, const float* w, size_t tap_step) {
+ZNN_INLINE void add_input(vf (&sum)[B][X], const float* const (&x)[B][X + MAX_TAPS - 1], size_t at, const float* w, size_t tap_step) {
   vf weight[T];
   for (int t = 0; t < T; t++) weight[t] = load(w + t * tap_step);
 #pragma GCC unroll 12
   for (int b = 0; b < B; b++)
 #pragma GCC unroll 12
     for (int q = 0; q < X + T - 1; q++) {
-      vf value;
-      if constexpr (LAST) {  // fewer inputs than FOLD are left: one at a time, in the first lane of each FOLD
-        typedef int32_t bits __attribute__((vector_size(sizeof(vf))));
-        bits mask;
-        for (int j = 0; j < LANES; j++) mask[j] = j % FOLD == 0 ? -1 : 0;
-        value = (vf)((bits)spread<1>(x[b] + at + q * next) & mask);
-      } else {
-        value = spread<FOLD>(x[b] + at + q * next);
+      vf value = spread<LAST ? 1 : FOLD>(x[b][q] + at);
+      if constexpr (LAST) {  // one input is left: to the first lane of each two
+        typedef int64_t pairs __attribute__((vector_size(sizeof(vf))));
+        value = (vf)((pairs)value & (0xffffffff - (pairs){}));
       }
 #pragma GCC unroll 3
       for (int t = 0; t < T; t++)
@@ -149,15 +161,17 @@ ZNN_INLINE void add_shared(vf (&sum)[B][X], const float* const (&x)[B], size_t a
 }
 
 template <int X, int B, int T, int FOLD>
-ZNN_INLINE void add_taps(vf (&sum)[B][X], const float* const (&x)[B], size_t at, size_t next, size_t channels, const float* w,
-                         size_t tap_step, size_t step) {
-  size_t i = 0;
-  for (; i + FOLD <= channels; i += FOLD, w += step) add_shared<X, B, T, FOLD>(sum, x, at + i, next, w, tap_step);
-  if constexpr (FOLD > 1)
-    for (; i < channels; i++, w += step) add_shared<X, B, T, FOLD, true>(sum, x, at + i, next, w, tap_step);
+ZNN_INLINE void add_inputs(vf (&sum)[B][X], const float* const (&x)[B][X + MAX_TAPS - 1], size_t at, size_t channels, const float* w,
+                           size_t tap_step, size_t step) {
+  size_t end = at + channels / FOLD * FOLD;
+  for (; at < end; at += FOLD, w += step) {
+    keep_as_index(at);
+    add_input<X, B, T, FOLD>(sum, x, at, w, tap_step);
+  }
+  if (FOLD == 2 && channels % 2 == 1) add_input<X, B, T, FOLD, true>(sum, x, at, w, tap_step);
 }
 
-static size_t groups_of(size_t channels, int fold) { return channels / fold + channels % fold; }
+static size_t groups_of(size_t channels, int fold) { return (channels + fold - 1) / fold; }
 
 template <int X, int B, int FOLD>
 static void runs_forward(const Job& job, const Cell& cell, const Rows& rows) {
@@ -170,8 +184,9 @@ static void runs_forward(const Job& job, const Cell& cell, const Rows& rows) {
     const size_t channels = a.blocks[block].channels, next = a.batch * channels;
     const size_t tap_step = groups_of(channels, FOLD) * job.step;
     const float* weights = packed ? packed : a.blocks[block].kernel + job.part.first;
-    const float* x[B];
-    for (int b = 0; b < B; b++) x[b] = a.blocks[block].data + rows.from[b] * channels;
+    const float* x[B][X + MAX_TAPS - 1];
+    for (int b = 0; b < B; b++)
+      for (int q = 0; q < X + MAX_TAPS - 1; q++) x[b][q] = a.blocks[block].data + rows.from[b] * channels + q * next;
     for (int dz = cell.dz.from; dz < cell.dz.to; dz++)
       for (int dy = cell.dy.from; dy < cell.dy.to; dy++) {
         size_t at = ((size_t)(dz - cell.dz.from) * a.size.y + (dy - cell.dy.from)) * a.size.x * next;
@@ -179,20 +194,19 @@ static void runs_forward(const Job& job, const Cell& cell, const Rows& rows) {
         int left = cell.dx.count();
         if constexpr (X > 1) {
           for (; left > 4 || left == 3; left -= 3, at += 3 * next, w += 3 * tap_step)
-            add_taps<X, B, 3, FOLD>(sum, x, at, next, channels, w, tap_step, job.step);
+            add_inputs<X, B, 3, FOLD>(sum, x, at, channels, w, tap_step, job.step);
           for (; left >= 2; left -= 2, at += 2 * next, w += 2 * tap_step)
-            add_taps<X, B, 2, FOLD>(sum, x, at, next, channels, w, tap_step, job.step);
+            add_inputs<X, B, 2, FOLD>(sum, x, at, channels, w, tap_step, job.step);
         }
         for (; left > 0; left--, at += next, w += tap_step)
-          add_taps<X, B, 1, FOLD>(sum, x, at, next, channels, w, tap_step, job.step);
+          add_inputs<X, B, 1, FOLD>(sum, x, at, channels, w, tap_step, job.step);
       }
     if (packed) packed += a.kernel.voxels() * tap_step;
   }
+  size_t to[B * X];
   for (int b = 0; b < B; b++)
-    for (int r = 0; r < X; r++) {
-      const vf total = unfold<FOLD>(sum[b][r]);
-      store_row<1>(job, rows.to[b] + (size_t)r * a.batch, &total);
-    }
+    for (int r = 0; r < X; r++) to[b * X + r] = rows.to[b] + (size_t)r * a.batch;
+  store_rows<B * X, 1>(job, to, sum[0]);
 }
 
 // ---- the rows of a cell
@@ -216,7 +230,6 @@ static Kernel runs_kernel(int positions, int runs) {
 }
 
 static Kernel kernel_for(const Part& part, int positions, int rows) {
-  if (part.fold == 4) return runs_kernel<4, MAX_RUN, runs_for(MAX_RUN)>(positions, rows);
   if (part.fold == 2) return runs_kernel<2, MAX_RUN, runs_for(MAX_RUN)>(positions, rows);
   if (part.vectors == 1) return runs_kernel<1, MAX_RUN, runs_for(MAX_RUN)>(positions, rows);
   if (part.vectors == 2) return rows_kernel<2, rows_for(2)>(rows);
@@ -301,8 +314,7 @@ static void pack_tap(const float* kernel, size_t input_step, size_t output_step,
   }
   fill_zero(to, groups_of(channels, fold) * width);
   for (size_t i = 0; i < channels; to += width) {
-    const int inputs = i + fold <= channels ? fold : 1;
-    for (int f = 0; f < inputs; f++, i++)
+    for (int f = 0; f < fold && i < channels; f++, i++)
       for (int o = 0; o < part.count; o++) to[o * fold + f] = kernel[i * input_step + (part.first + o) * output_step];
   }
 }
@@ -332,7 +344,7 @@ void direct_forward(const DirectForward& a) {
   int inputs = a.blocks[0].channels;
   for (int block = 1; block < a.n_blocks; block++) inputs = min_of(inputs, a.blocks[block].channels);
   for (int first = 0; first < a.out_channels;) {
-    const Part part = part_at(first, a.out_channels, inputs);
+    const Part part = part_at(first, a.out_channels, inputs > 1);
     float *bias = a.scratch, *packed = bias + MAX_VECTORS * LANES;
     fill_zero(bias, part.width());
     if (a.bias) copy(bias, a.bias + first, part.count);

@@ -9,6 +9,7 @@
 namespace znn::ZNN_ISA {
 
 constexpr int MAX_POINTERS = 12, MAX_TAPS = 3;
+constexpr int FEW = 3;  // groups of inputs, below which pointers are taken from several taps
 constexpr size_t CHUNK = 4096;  // floats of the output gradient, padded
 
 constexpr int pointers_for(int vectors, int taps) {
@@ -28,7 +29,6 @@ struct Taps {
   const float* x[MAX_POINTERS];
   float* sum[MAX_POINTERS];  // of the first of the taps
   size_t sum_step;           // from tap to tap
-  bool add;                  // to what is there
 };
 
 // Adds row `at` of the image times the output gradients that meet it through taps FROM to TO - 1.
@@ -47,104 +47,134 @@ ZNN_INLINE void add_row(vf (&sum)[P][T][V], const float* const (&x)[P], size_t a
 }
 
 // A run of n rows of the output gradient meets n + T - 1 rows of the image; n is at least T - 1.
-template <int P, int V, int T, int FOLD>
+template <int P, int V, int T, int FOLD, bool NEAR>
 ZNN_INLINE void add_run(vf (&sum)[P][T][V], const float* const (&x)[P], size_t at, size_t x_step, const float* d, size_t d_step, size_t n) {
   if constexpr (T >= 2) add_row<P, V, T, FOLD, 0, 1>(sum, x, at, d, d_step), at += x_step, d += d_step;
   if constexpr (T >= 3) add_row<P, V, T, FOLD, 0, 2>(sum, x, at, d, d_step), at += x_step, d += d_step;
-  for (size_t r = T - 1; r < n; r++, at += x_step, d += d_step) add_row<P, V, T, FOLD, 0, T>(sum, x, at, d, d_step);
+  for (size_t r = T - 1; r < n; r++, at += x_step, d += d_step) {
+    if constexpr (!NEAR) keep_as_index(at);
+    add_row<P, V, T, FOLD, 0, T>(sum, x, at, d, d_step);
+  }
   if constexpr (T >= 3) add_row<P, V, T, FOLD, T - 2, T>(sum, x, at, d, d_step), at += x_step, d += d_step;
   if constexpr (T >= 2) add_row<P, V, T, FOLD, T - 1, T>(sum, x, at, d, d_step);
 }
 
-template <int P, int V, int T, int FOLD>
+// NEAR: the pointers are neighbours in memory, and so are their sums.
+template <int P, int V, int T, int FOLD, bool NEAR>
 static void taps_gradient(const Walk& walk, const Taps& taps, const float* d) {
   vf sum[P][T][V];
   const float* x[P];
   for (int p = 0; p < P; p++) {
-    x[p] = taps.x[p];
+    x[p] = NEAR ? taps.x[0] + p * FOLD : taps.x[p];
     for (int t = 0; t < T; t++)
       for (int v = 0; v < V; v++) sum[p][t][v] = (vf){};
   }
   for (int line = 0; line < walk.lines; line++)
     for (int run = 0; run < walk.runs; run++)
-      add_run<P, V, T, FOLD>(sum, x, line * walk.x_line + run * walk.x_run, walk.x_step,
-                             d + line * walk.d_line + run * walk.d_run, walk.d_step, walk.n);
+      add_run<P, V, T, FOLD, NEAR>(sum, x, line * walk.x_line + run * walk.x_run, walk.x_step,
+                                   d + line * walk.d_line + run * walk.d_run, walk.d_step, walk.n);
   for (int p = 0; p < P; p++)
-    for (int t = 0; t < T; t++)
-      for (int v = 0; v < V; v++) {
-        float* to = taps.sum[p] + t * taps.sum_step + v * LANES;
-        store(to, taps.add ? load(to) + sum[p][t][v] : sum[p][t][v]);
-      }
+    for (int t = 0; t < T; t++) {
+      float* to = (NEAR ? taps.sum[0] + p * V * LANES : taps.sum[p]) + t * taps.sum_step;
+      for (int v = 0; v < V; v++) store(to + v * LANES, load(to + v * LANES) + sum[p][t][v]);
+    }
 }
 
 using Kernel = void (*)(const Walk&, const Taps&, const float*);
 
-template <int V, int T, int FOLD, int P>
+template <int V, int T, int FOLD, bool NEAR, int P = pointers_for(V, T)>
 static Kernel pick(int pointers) {
-  if constexpr (P > 1)
-    if (pointers < P) return pick<V, T, FOLD, P - 1>(pointers);
-  return taps_gradient<P, V, T, FOLD>;
+  if constexpr (P > (NEAR ? FEW : 1))
+    if (pointers < P) return pick<V, T, FOLD, NEAR, P - 1>(pointers);
+  return taps_gradient<P, V, T, FOLD, NEAR>;
 }
 
-template <int FOLD>
+template <int FOLD, bool NEAR>
 static Kernel one_vector_kernel(int taps, int pointers) {
-  if (taps == 3) return pick<1, 3, FOLD, pointers_for(1, 3)>(pointers);
-  if (taps == 2) return pick<1, 2, FOLD, pointers_for(1, 2)>(pointers);
-  return pick<1, 1, FOLD, pointers_for(1, 1)>(pointers);
+  if (taps == 3) return pick<1, 3, FOLD, NEAR>(pointers);
+  if (taps == 2) return pick<1, 2, FOLD, NEAR>(pointers);
+  return pick<1, 1, FOLD, NEAR>(pointers);
 }
 
+template <bool NEAR>
 static Kernel kernel_for(const Part& part, int taps, int pointers) {
-  if (part.fold == 4) return one_vector_kernel<4>(taps, pointers);
-  if (part.fold == 2) return one_vector_kernel<2>(taps, pointers);
-  if (part.vectors == 1) return one_vector_kernel<1>(taps, pointers);
-  if (part.vectors == 2) return pick<2, 1, 1, pointers_for(2, 1)>(pointers);
-  return pick<MAX_VECTORS, 1, 1, pointers_for(MAX_VECTORS, 1)>(pointers);
+  if constexpr (NEAR) {
+    if (part.fold == 2) return one_vector_kernel<2, true>(taps, pointers);
+  }
+  if (part.vectors == 1) return one_vector_kernel<1, NEAR>(taps, pointers);
+  if (part.vectors == 2) return pick<2, 1, 1, NEAR>(pointers);
+  return pick<MAX_VECTORS, 1, 1, NEAR>(pointers);
 }
 
 struct Job {
   const DirectGradient& a;
   Part part;
   Size out_size;
-  float* sums;  // (tap, group of `fold` inputs, width of the part)
-  int groups() const { return ceil_div(a.in_channels, part.fold); }
-  // The last group overlaps the one before it rather than reach past the inputs.
-  int input_of(int group) const { return min_of(group * part.fold, a.in_channels - part.fold); }
+  int groups;   // of `fold` inputs
+  float* sums;  // (tap, group, width of the part)
+};
+
+// A column of taps, or several next to each other, from which pointers are taken: groups of inputs first, z last.
+struct Cursor {
+  const Job& job;
+  int dx, columns;
+  int z = 0, y = 0, x = 0, group = 0;
+  bool done() const { return z == job.a.kernel.z; }
+  size_t image_offset() const {
+    const DirectGradient& a = job.a;
+    const size_t row = ((size_t)z * a.size.y + y) * a.size.x + dx + x;
+    return row * a.batch * a.in_channels + group * job.part.fold;
+  }
+  size_t sum_offset() const {
+    const Size& k = job.a.kernel;
+    return ((((size_t)z * k.y + y) * k.x + dx + x) * job.groups + group) * job.part.width();
+  }
+  void next(int n = 1) {
+    group += n;
+    if (group < job.groups) return;
+    group = 0;
+    if (++x < columns) return;
+    x = 0;
+    if (++y < job.a.kernel.y) return;
+    y = 0, z++;
+  }
 };
 
 // Adds a chunk's products for the taps dx .. dx + taps - 1 together, or for `columns` columns from dx one by one.
-static void columns_gradient(const Job& job, Walk walk, const float* image, const float* d, int dx, int columns, int taps, bool add) {
+static void columns_gradient(const Job& job, Walk walk, const float* image, const float* d, int dx, int columns, int taps) {
   const DirectGradient& a = job.a;
-  const int groups = job.groups(), width = job.part.width();
-  const size_t n = (size_t)a.kernel.z * a.kernel.y * columns * groups;
-  const size_t most = pointers_for(job.part.vectors, taps), pieces = (n + most - 1) / most;
   if (taps > 1) {
     walk.runs = a.batch;
     walk.n = job.out_size.x;
     walk.x_run = walk.x_step, walk.x_step *= a.batch;
     walk.d_run = walk.d_step, walk.d_step *= a.batch;
   }
-  Taps t{};
-  t.sum_step = (size_t)groups * width;
-  t.add = add;
-  for (size_t piece = 0; piece < pieces; piece++) {
-    const size_t from = piece * n / pieces, to = (piece + 1) * n / pieces;
-    for (size_t u = from; u < to; u++) {
-      const size_t line = u / ((size_t)columns * groups), x = dx + u / groups % columns, group = u % groups;
-      const size_t row = (line / a.kernel.y * a.size.y + line % a.kernel.y) * a.size.x + x;
-      t.x[u - from] = image + row * a.batch * a.in_channels + job.input_of((int)group);
-      t.sum[u - from] = job.sums + ((line * a.kernel.x + x) * groups + group) * width;
+  Taps t;
+  t.sum_step = (size_t)job.groups * job.part.width();
+  const bool near = job.groups >= FEW;
+  const int most = pointers_for(job.part.vectors, taps);
+  const int all = near ? job.groups : a.kernel.z * a.kernel.y * columns * job.groups;
+  for (Cursor at{job, dx, columns}; !at.done();) {
+    int pieces = ceil_div(all, most);
+    for (int left = all; left > 0; pieces--) {
+      const int count = ceil_div(left, pieces);
+      for (int p = 0; p < (near ? 1 : count); p++, at.next(near ? count : 1)) {
+        t.x[p] = image + at.image_offset();
+        t.sum[p] = job.sums + at.sum_offset();
+      }
+      (near ? kernel_for<true>(job.part, taps, count) : kernel_for<false>(job.part, taps, count))(walk, t, d);
+      left -= count;
     }
-    kernel_for(job.part, taps, (int)(to - from))(walk, t, d);
   }
 }
 
-static void chunk_gradient(const Job& job, const Walk& walk, const float* image, const float* d, bool add) {
+static void chunk_gradient(const Job& job, const Walk& walk, const float* image, const float* d) {
   const int kx = job.a.kernel.x;
-  if (job.part.vectors > 1 || kx == 1) return columns_gradient(job, walk, image, d, 0, kx, 1, add);
+  if (job.part.vectors > 1 || kx == 1) return columns_gradient(job, walk, image, d, 0, kx, 1);
   const int most = min_of(MAX_TAPS, job.out_size.x + 1);
   for (int dx = 0; dx < kx;) {
     const int left = kx - dx, taps = left == 4 ? 2 : min_of(left, most);
-    columns_gradient(job, walk, image, d, dx, 1, taps, add);
+    columns_gradient(job, walk, image, d, dx, 1, taps);
     dx += taps;
   }
 }
@@ -154,8 +184,11 @@ static void pack(const Job& job, const float* from, size_t rows, float* to) {
   const Part& part = job.part;
   from += part.first;
   for (size_t r = 0; r < rows; r++, from += job.a.out_channels, to += part.width()) {
-    for (int o = 0; o < part.count; o++)
-      for (int f = 0; f < part.fold; f++) to[o * part.fold + f] = from[o];
+    if (part.fold == 1)
+      copy(to, from, part.count);
+    else
+      for (int o = 0; o < part.count; o++)
+        for (int f = 0; f < part.fold; f++) to[o * part.fold + f] = from[o];
     fill_zero(to + part.count * part.fold, part.width() - part.count * part.fold);
   }
 }
@@ -165,9 +198,9 @@ static void unpack(const Job& job) {
   const Part& part = job.part;
   const float* from = job.sums;
   for (size_t tap = 0; tap < a.kernel.voxels(); tap++)
-    for (int group = 0; group < job.groups(); group++, from += part.width())
+    for (int group = 0; group < job.groups; group++, from += part.width())
       for (int f = 0; f < part.fold; f++) {
-        float* to = a.d_kernel + (tap * a.in_channels + job.input_of(group) + f) * a.out_channels + part.first;
+        float* to = a.d_kernel + (tap * a.in_channels + group * part.fold + f) * a.out_channels + part.first;
         for (int o = 0; o < part.count; o++) to[o] = from[o * part.fold + f];
       }
 }
@@ -183,13 +216,14 @@ static void part_gradient(const Job& job, float* packed) {
   const size_t rows = (size_t)m.x * a.batch, x_line = (size_t)a.size.x * a.batch * a.in_channels;
   const size_t d_step = job.part.partial() ? job.part.width() : a.out_channels;
   const int at_once = lines_at_once(job);
+  fill_zero(job.sums, a.kernel.voxels() * job.groups * job.part.width());
   for (int z = 0; z < m.z; z++)
     for (int y = 0; y < m.y; y += at_once) {
       const int lines = min_of(at_once, m.y - y);
       const float* d = a.d_out + ((size_t)z * m.y + y) * rows * a.out_channels;
       if (job.part.partial()) pack(job, d, lines * rows, packed);
       const Walk walk = {lines, 1, rows, x_line, 0, (size_t)a.in_channels, rows * d_step, 0, d_step};
-      chunk_gradient(job, walk, a.image + ((size_t)z * a.size.y + y) * x_line, job.part.partial() ? packed : d + job.part.first, z + y > 0);
+      chunk_gradient(job, walk, a.image + ((size_t)z * a.size.y + y) * x_line, job.part.partial() ? packed : d + job.part.first);
     }
   unpack(job);
 }
@@ -202,9 +236,9 @@ size_t direct_gradient_scratch(const DirectGradient& a) {
 void direct_gradient(const DirectGradient& a) {
   const Size m = {a.size.z - a.kernel.z + 1, a.size.y - a.kernel.y + 1, a.size.x - a.kernel.x + 1};
   for (int first = 0; first < a.out_channels;) {
-    const Part part = part_at(first, a.out_channels, a.in_channels);
-    const Job job = {a, part, m, a.scratch};
-    part_gradient(job, a.scratch + a.kernel.voxels() * job.groups() * part.width());
+    const Part part = part_at(first, a.out_channels, a.in_channels % 2 == 0 && a.in_channels >= 2 * FEW);
+    const Job job = {a, part, m, a.in_channels / part.fold, a.scratch};
+    part_gradient(job, a.scratch + a.kernel.voxels() * job.groups * part.width());
     first += part.count;
   }
 }
