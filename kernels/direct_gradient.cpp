@@ -9,7 +9,7 @@
 namespace znn::ZNN_ISA {
 
 constexpr int MAX_POINTERS = 12, MAX_TAPS = 3;
-constexpr int FEW = 3;  // groups of inputs, below which pointers are taken from several taps
+constexpr int FEW = 4;  // groups of inputs, below which pointers are taken from several taps
 constexpr size_t CHUNK = 4096;  // floats of the output gradient, padded
 
 constexpr int pointers_for(int vectors, int taps) {
@@ -84,7 +84,7 @@ using Kernel = void (*)(const Walk&, const Taps&, const float*);
 
 template <int V, int T, int FOLD, bool NEAR, int P = pointers_for(V, T)>
 static Kernel pick(int pointers) {
-  if constexpr (P > (NEAR ? FEW : 1))
+  if constexpr (P > (NEAR ? FEW / 2 : 1))
     if (pointers < P) return pick<V, T, FOLD, NEAR, P - 1>(pointers);
   return taps_gradient<P, V, T, FOLD, NEAR>;
 }

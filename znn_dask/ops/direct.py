@@ -96,9 +96,7 @@ def forward_transfer(
     if activation.function not in FUSED:
         return transfer.forward(out := forward(images, kernels), bias, activation, out=out)
     out = _empty_output(images, kernels)
-    _kernels.direct_forward(
-        list(images), list(kernels), out, bias, activation.code, activation.a, activation.b
-    )
+    _kernels.direct_forward(list(images), list(kernels), out, bias, activation.code, activation.a, activation.b)
     return out
 
 
