@@ -1,8 +1,9 @@
 // Direct convolution: channels-last, register-blocked, no im2col. Vectors run over output channels.
 //
-// A row is one position of one batch entry. Outputs that meet the same taps (all of them without padding; with it, the
-// taps that fall on zeros are left out) form a cell, and the rows of a cell are taken many at a time, across the ends of
-// lines, so that short lines and small batches fill the registers too.
+// A row is one voxel. Outputs that meet the same taps (all of them without padding; with it, the taps that fall on zeros
+// are left out) form a cell. The rows of a cell are taken many at a time, across the ends of lines and of batch entries,
+// so that short lines fill the registers too.
+#include "activation.hpp"
 #include "direct.hpp"
 #include "table.hpp"
 
@@ -38,19 +39,6 @@ struct Rows {
   size_t to[MAX_ROWS];    // row of the output
 };
 
-// ---- what is done to a sum before it is stored
-
-ZNN_INLINE vf finish(const DirectForward& a, vf value, const float* bias) {
-  if (!a.transfer) return value;
-  value += load(bias);
-  switch (a.function) {
-    case LINEAR: return a.a * value + a.b;
-    case RELU: return value < 0.0f ? (vf){} : value;  // NaN stays NaN
-    case LEAKY_RELU: return value > 0.0f ? value : a.a * value;
-    default: return value;
-  }
-}
-
 // The first n lanes in few moves.
 ZNN_INLINE void store_rest(float* to, vf value, int n) {
   if (n == LANES) return store(to, value);
@@ -65,17 +53,27 @@ ZNN_INLINE void store_rest(float* to, vf value, int n) {
     }
 }
 
-// Where sums become values of the output: n rows of sums, each as wide as the part.
-static __attribute__((noinline)) void finish_rows(const Job& job, const size_t* rows, int n, const float* sums) {
+// Where sums become values of the output: `change` is applied to n rows of sums, each as wide as the part.
+template <typename Change>
+ZNN_INLINE void finish_with(const Job& job, const size_t* rows, int n, const float* sums, const Change& change) {
   const Part& part = job.part;
   for (int r = 0; r < n; r++) {
     float* to = job.a.out + rows[r] * job.a.out_channels + part.first;
     for (int v = 0; v < part.vectors; v++, sums += LANES) {
-      vf value = load(sums);
-      if (part.fold == 2) value = add_pairs(value);
-      store_rest(to + v * LANES, finish(job.a, value, job.bias + v * LANES), min_of(LANES, part.count - v * LANES));
+      const vf sum = part.fold == 2 ? add_pairs(load(sums)) : load(sums);
+      store_rest(to + v * LANES, change(sum, job.bias + v * LANES), min_of(LANES, part.count - v * LANES));
     }
   }
+}
+
+static __attribute__((noinline)) void finish_rows(const Job& job, const size_t* rows, int n, const float* sums) {
+  const DirectForward& a = job.a;
+  if (!a.transfer) return finish_with(job, rows, n, sums, [](vf sum, const float*) { return sum; });
+  with_function(a.function, [&](auto chosen) {
+    finish_with(job, rows, n, sums, [&](vf sum, const float* bias) {
+      return activate<decltype(chosen)::function>(sum + load(bias), a.a, a.b);
+    });
+  });
 }
 
 template <int R, int V>
@@ -119,21 +117,18 @@ static void rows_forward(const Job& job, const Cell& cell, const Rows& rows) {
   for (int r = 0; r < R; r++)
     for (int v = 0; v < V; v++) sum[r][v] = (vf){};
   const float* packed = job.packed;
-  // Without a batch, neighbours along x follow each other in memory, inputs and weights.
-  const int taps_at_once = a.batch == 1 ? cell.dx.count() : 1;
   for (int block = 0; block < a.n_blocks; block++) {
     const size_t channels = a.blocks[block].channels;
     const float* weights = packed ? packed : a.blocks[block].kernel + job.part.first;
     const float* x[R];
     for (int r = 0; r < R; r++) x[r] = a.blocks[block].data + rows.from[r] * channels;
     for (int dz = cell.dz.from; dz < cell.dz.to; dz++)
-      for (int dy = cell.dy.from; dy < cell.dy.to; dy++)
-        for (int dx = cell.dx.from; dx < cell.dx.to; dx += taps_at_once) {
-          const size_t line = (size_t)(dz - cell.dz.from) * a.size.y + (dy - cell.dy.from);
-          const size_t at = (line * a.size.x + (dx - cell.dx.from)) * a.batch * channels;
-          const size_t tap = ((size_t)dz * a.kernel.y + dy) * a.kernel.x + dx;
-          add_inputs<R, V>(sum, x, at, channels * taps_at_once, weights + tap * channels * job.step, job.step);
-        }
+      for (int dy = cell.dy.from; dy < cell.dy.to; dy++) {
+        // Taps along x follow each other in memory, inputs and weights.
+        const size_t line = (size_t)(dz - cell.dz.from) * a.size.y + (dy - cell.dy.from);
+        const size_t tap = ((size_t)dz * a.kernel.y + dy) * a.kernel.x + cell.dx.from;
+        add_inputs<R, V>(sum, x, line * a.size.x * channels, channels * cell.dx.count(), weights + tap * channels * job.step, job.step);
+      }
     if (packed) packed += a.kernel.voxels() * channels * job.step;
   }
   store_rows<R, V>(job, rows.to, sum[0]);
@@ -181,31 +176,31 @@ static void runs_forward(const Job& job, const Cell& cell, const Rows& rows) {
     for (int r = 0; r < X; r++) sum[b][r] = (vf){};
   const float* packed = job.packed;
   for (int block = 0; block < a.n_blocks; block++) {
-    const size_t channels = a.blocks[block].channels, next = a.batch * channels;
+    const size_t channels = a.blocks[block].channels;
     const size_t tap_step = groups_of(channels, FOLD) * job.step;
     const float* weights = packed ? packed : a.blocks[block].kernel + job.part.first;
     const float* x[B][X + MAX_TAPS - 1];
     for (int b = 0; b < B; b++)
-      for (int q = 0; q < X + MAX_TAPS - 1; q++) x[b][q] = a.blocks[block].data + rows.from[b] * channels + q * next;
+      for (int q = 0; q < X + MAX_TAPS - 1; q++) x[b][q] = a.blocks[block].data + rows.from[b] * channels + q * channels;
     for (int dz = cell.dz.from; dz < cell.dz.to; dz++)
       for (int dy = cell.dy.from; dy < cell.dy.to; dy++) {
-        size_t at = ((size_t)(dz - cell.dz.from) * a.size.y + (dy - cell.dy.from)) * a.size.x * next;
+        size_t at = ((size_t)(dz - cell.dz.from) * a.size.y + (dy - cell.dy.from)) * a.size.x * channels;
         const float* w = weights + (((size_t)dz * a.kernel.y + dy) * a.kernel.x + cell.dx.from) * tap_step;
         int left = cell.dx.count();
         if constexpr (X > 1) {
-          for (; left > 4 || left == 3; left -= 3, at += 3 * next, w += 3 * tap_step)
+          for (; left > 4 || left == 3; left -= 3, at += 3 * channels, w += 3 * tap_step)
             add_inputs<X, B, 3, FOLD>(sum, x, at, channels, w, tap_step, job.step);
-          for (; left >= 2; left -= 2, at += 2 * next, w += 2 * tap_step)
+          for (; left >= 2; left -= 2, at += 2 * channels, w += 2 * tap_step)
             add_inputs<X, B, 2, FOLD>(sum, x, at, channels, w, tap_step, job.step);
         }
-        for (; left > 0; left--, at += next, w += tap_step)
+        for (; left > 0; left--, at += channels, w += tap_step)
           add_inputs<X, B, 1, FOLD>(sum, x, at, channels, w, tap_step, job.step);
       }
     if (packed) packed += a.kernel.voxels() * tap_step;
   }
   size_t to[B * X];
   for (int b = 0; b < B; b++)
-    for (int r = 0; r < X; r++) to[b * X + r] = rows.to[b] + (size_t)r * a.batch;
+    for (int r = 0; r < X; r++) to[b * X + r] = rows.to[b] + r;
   store_rows<B * X, 1>(job, to, sum[0]);
 }
 
@@ -236,32 +231,33 @@ static Kernel kernel_for(const Part& part, int positions, int rows) {
   return rows_kernel<MAX_VECTORS, rows_for(MAX_VECTORS)>(rows);
 }
 
-// Starts of rows (runs of `positions` rows) at x, for all lines and, unless runs cover them, all x and batch entries.
-static void cell_rows(const Job& job, const Cell& cell, int x, int positions, size_t per_line, int at_once) {
+// Outputs x .. x + n - 1 of all lines, as rows, or as runs of `positions` rows where that is n.
+static void cell_rows(const Job& job, const Cell& cell, int x, int n, int positions, int at_once) {
   const DirectForward& a = job.a;
   const Kernel full = kernel_for(job.part, positions, at_once);
   Rows rows;
   int held = 0;
-  for (int z = cell.z.from; z < cell.z.to; z++)
-    for (int y = cell.y.from; y < cell.y.to; y++) {
-      const size_t iz = z + cell.dz.from - a.pad.z, iy = y + cell.dy.from - a.pad.y, ix = x + cell.dx.from - a.pad.x;
-      const size_t from = ((iz * a.size.y + iy) * a.size.x + ix) * a.batch;
-      const size_t to = (((size_t)z * job.out_size.y + y) * job.out_size.x + x) * a.batch;
-      for (size_t r = 0; r < per_line; r++) {
-        rows.from[held] = from + r;
-        rows.to[held] = to + r;
-        if (++held == at_once) full(job, cell, rows), held = 0;
+  for (int entry = 0; entry < a.batch; entry++)
+    for (int z = cell.z.from; z < cell.z.to; z++)
+      for (int y = cell.y.from; y < cell.y.to; y++) {
+        const int iz = z + cell.dz.from - a.pad.z, iy = y + cell.dy.from - a.pad.y, ix = x + cell.dx.from - a.pad.x;
+        const size_t from = (((size_t)entry * a.size.z + iz) * a.size.y + iy) * a.size.x + ix;
+        const size_t to = (((size_t)entry * job.out_size.z + z) * job.out_size.y + y) * job.out_size.x + x;
+        for (int r = 0; r < n; r += positions) {
+          rows.from[held] = from + r;
+          rows.to[held] = to + r;
+          if (++held == at_once) full(job, cell, rows), held = 0;
+        }
       }
-    }
   if (held > 0) kernel_for(job.part, positions, held)(job, cell, rows);
 }
 
 static void cell_forward(const Job& job, const Cell& cell) {
-  if (job.part.vectors > 1) return cell_rows(job, cell, cell.x.from, 1, (size_t)cell.x.count() * job.a.batch, rows_for(job.part.vectors));
   int left = cell.x.count(), pieces = ceil_div(left, MAX_RUN);
+  if (job.part.vectors > 1) return cell_rows(job, cell, cell.x.from, left, 1, rows_for(job.part.vectors));
   for (int x = cell.x.from; left > 0; pieces--) {
     const int positions = ceil_div(left, pieces);
-    cell_rows(job, cell, x, positions, job.a.batch, runs_for(positions));
+    cell_rows(job, cell, x, positions, positions, runs_for(positions));
     x += positions;
     left -= positions;
   }

@@ -10,19 +10,19 @@ namespace znn::ZNN_ISA {
 
 constexpr int MAX_POINTERS = 12, MAX_TAPS = 3;
 constexpr int FEW = 4;  // groups of inputs, below which pointers are taken from several taps
-constexpr size_t CHUNK = 4096;  // floats of the output gradient, padded
+constexpr int MAX_LINES = 128;
+constexpr size_t CHUNK = 4096;  // floats of the output gradient
 
 constexpr int pointers_for(int vectors, int taps) {
   if (REGISTERS == 32) return vectors * taps == 3 ? 9 : 12;
   return vectors * taps == 3 ? 4 : vectors * taps == 2 ? 6 : 10;
 }
 
-// `lines` lines of `runs` runs of `n` rows.
+// Lines of n rows of the output gradient, which follow each other, and where those lines begin in the image.
 struct Walk {
-  int lines, runs;
-  size_t n;
-  size_t x_line, x_run, x_step;  // floats from one to the next in the image,
-  size_t d_line, d_run, d_step;  // and in the output gradient
+  int lines, n;
+  size_t x_at[MAX_LINES];  // floats before each line in the image
+  size_t x_step, d_step;   // floats from row to row, in the image and in the output gradient
 };
 
 struct Taps {
@@ -48,10 +48,10 @@ ZNN_INLINE void add_row(vf (&sum)[P][T][V], const float* const (&x)[P], size_t a
 
 // A run of n rows of the output gradient meets n + T - 1 rows of the image; n is at least T - 1.
 template <int P, int V, int T, int FOLD, bool NEAR>
-ZNN_INLINE void add_run(vf (&sum)[P][T][V], const float* const (&x)[P], size_t at, size_t x_step, const float* d, size_t d_step, size_t n) {
+ZNN_INLINE void add_run(vf (&sum)[P][T][V], const float* const (&x)[P], size_t at, size_t x_step, const float* d, size_t d_step, int n) {
   if constexpr (T >= 2) add_row<P, V, T, FOLD, 0, 1>(sum, x, at, d, d_step), at += x_step, d += d_step;
   if constexpr (T >= 3) add_row<P, V, T, FOLD, 0, 2>(sum, x, at, d, d_step), at += x_step, d += d_step;
-  for (size_t r = T - 1; r < n; r++, at += x_step, d += d_step) {
+  for (int r = T - 1; r < n; r++, at += x_step, d += d_step) {
     if constexpr (!NEAR) keep_as_index(at);
     add_row<P, V, T, FOLD, 0, T>(sum, x, at, d, d_step);
   }
@@ -69,10 +69,8 @@ static void taps_gradient(const Walk& walk, const Taps& taps, const float* d) {
     for (int t = 0; t < T; t++)
       for (int v = 0; v < V; v++) sum[p][t][v] = (vf){};
   }
-  for (int line = 0; line < walk.lines; line++)
-    for (int run = 0; run < walk.runs; run++)
-      add_run<P, V, T, FOLD, NEAR>(sum, x, line * walk.x_line + run * walk.x_run, walk.x_step,
-                                   d + line * walk.d_line + run * walk.d_run, walk.d_step, walk.n);
+  for (int line = 0; line < walk.lines; line++, d += walk.n * walk.d_step)
+    add_run<P, V, T, FOLD, NEAR>(sum, x, walk.x_at[line], walk.x_step, d, walk.d_step, walk.n);
   for (int p = 0; p < P; p++)
     for (int t = 0; t < T; t++) {
       float* to = (NEAR ? taps.sum[0] + p * V * LANES : taps.sum[p]) + t * taps.sum_step;
@@ -123,7 +121,7 @@ struct Cursor {
   size_t image_offset() const {
     const DirectGradient& a = job.a;
     const size_t row = ((size_t)z * a.size.y + y) * a.size.x + dx + x;
-    return row * a.batch * a.in_channels + group * job.part.fold;
+    return row * a.in_channels + group * job.part.fold;
   }
   size_t sum_offset() const {
     const Size& k = job.a.kernel;
@@ -141,14 +139,8 @@ struct Cursor {
 };
 
 // Adds a chunk's products for the taps dx .. dx + taps - 1 together, or for `columns` columns from dx one by one.
-static void columns_gradient(const Job& job, Walk walk, const float* image, const float* d, int dx, int columns, int taps) {
+static void columns_gradient(const Job& job, const Walk& walk, const float* image, const float* d, int dx, int columns, int taps) {
   const DirectGradient& a = job.a;
-  if (taps > 1) {
-    walk.runs = a.batch;
-    walk.n = job.out_size.x;
-    walk.x_run = walk.x_step, walk.x_step *= a.batch;
-    walk.d_run = walk.d_step, walk.d_step *= a.batch;
-  }
   Taps t;
   t.sum_step = (size_t)job.groups * job.part.width();
   const bool near = job.groups >= FEW;
@@ -205,31 +197,36 @@ static void unpack(const Job& job) {
       }
 }
 
-static int lines_at_once(const Job& job) {
-  const size_t line = (size_t)job.out_size.x * job.a.batch * job.part.width();
-  return line >= CHUNK ? 1 : min_of((int)(CHUNK / line), job.out_size.y);
+static int lines_at_once(size_t floats_per_line) {
+  const size_t lines = CHUNK / floats_per_line;
+  return lines > (size_t)MAX_LINES ? MAX_LINES : lines > 0 ? (int)lines : 1;
 }
 
 static void part_gradient(const Job& job, float* packed) {
   const DirectGradient& a = job.a;
   const Size m = job.out_size;
-  const size_t rows = (size_t)m.x * a.batch, x_line = (size_t)a.size.x * a.batch * a.in_channels;
-  const size_t d_step = job.part.partial() ? job.part.width() : a.out_channels;
-  const int at_once = lines_at_once(job);
+  const bool partial = job.part.partial();
+  const size_t d_step = partial ? job.part.width() : a.out_channels, all = (size_t)a.batch * m.z * m.y;
+  const int at_once = lines_at_once((size_t)m.x * job.part.width());
   fill_zero(job.sums, a.kernel.voxels() * job.groups * job.part.width());
-  for (int z = 0; z < m.z; z++)
-    for (int y = 0; y < m.y; y += at_once) {
-      const int lines = min_of(at_once, m.y - y);
-      const float* d = a.d_out + ((size_t)z * m.y + y) * rows * a.out_channels;
-      if (job.part.partial()) pack(job, d, lines * rows, packed);
-      const Walk walk = {lines, 1, rows, x_line, 0, (size_t)a.in_channels, rows * d_step, 0, d_step};
-      chunk_gradient(job, walk, a.image + ((size_t)z * a.size.y + y) * x_line, job.part.partial() ? packed : d + job.part.first);
+  Walk walk{0, m.x, {}, (size_t)a.in_channels, d_step};
+  int entry = 0, z = 0, y = 0;
+  for (size_t done = 0; done < all; done += walk.lines) {
+    walk.lines = all - done < (size_t)at_once ? (int)(all - done) : at_once;
+    for (int line = 0; line < walk.lines; line++) {
+      walk.x_at[line] = (((size_t)entry * a.size.z + z) * a.size.y + y) * a.size.x * a.in_channels;
+      if (++y == m.y) y = 0, z++;
+      if (z == m.z) z = 0, entry++;
     }
+    const float* d = a.d_out + done * m.x * a.out_channels;
+    if (partial) pack(job, d, (size_t)walk.lines * m.x, packed);
+    chunk_gradient(job, walk, a.image, partial ? packed : d + job.part.first);
+  }
   unpack(job);
 }
 
 size_t direct_gradient_scratch(const DirectGradient& a) {
-  const size_t line = (size_t)(a.size.x - a.kernel.x + 1) * a.batch * MAX_VECTORS * LANES;
+  const size_t line = (size_t)(a.size.x - a.kernel.x + 1) * MAX_VECTORS * LANES;
   return a.kernel.voxels() * a.in_channels * MAX_VECTORS * LANES + (line > CHUNK ? line : CHUNK);
 }
 

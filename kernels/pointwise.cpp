@@ -1,88 +1,103 @@
 // Transfer functions with their biases, and the update of parameters. The derivative is taken from the output, so
 // that the value before the function need not be kept.
-#include <math.h>
-
+#include "activation.hpp"
 #include "simd.hpp"
 #include "table.hpp"
 
 namespace znn::ZNN_ISA {
 
-template <Function F>
-ZNN_INLINE float apply(float v, float a, float b) {
-  if constexpr (F == LINEAR) return a * v + b;
-  if constexpr (F == RELU) return v < 0.0f ? 0.0f : v;  // NaN stays NaN
-  if constexpr (F == TANH) return a * tanhf(b * v);
-  if constexpr (F == LOGISTIC || F == FORWARD_LOGISTIC) return 1.0f / (1.0f + expf(-v));
-  if constexpr (F == SOFTSIGN) return v / (1.0f + fabsf(v));
-  if constexpr (F == ELU) return v > 0.0f ? v : a * expm1f(v);
-  if constexpr (F == LEAKY_RELU) return v > 0.0f ? v : a * v;
-  return v;
+// Rows of channels end anywhere in a vector, but after some rows a row begins with a vector again. Within such a period
+// memory goes by in whole vectors. Short periods are repeated, so that sums over periods need not wait for each other.
+constexpr int MAX_PERIOD = 256, MIN_PERIOD = 8;  // in vectors
+
+static int period_of(int channels) {
+  const int common = channels & -channels;  // the greatest power of two that divides it
+  int period = channels / min_of(common, LANES);
+  while (period < MIN_PERIOD) period *= 2;
+  return period;
 }
 
 template <Function F>
-ZNN_INLINE float slope(float y, float a, float b) {
-  if constexpr (F == LINEAR) return a;
-  if constexpr (F == RELU) return y > 0.0f ? 1.0f : 0.0f;
-  if constexpr (F == TANH) return b * (a - y * y / a);
-  if constexpr (F == LOGISTIC) return y * (1.0f - y);
-  if constexpr (F == SOFTSIGN) return (1.0f - fabsf(y)) * (1.0f - fabsf(y));
-  if constexpr (F == ELU) return y > 0.0f ? 1.0f : y + a;
-  if constexpr (F == LEAKY_RELU) return y > 0.0f ? 1.0f : a;
-  return 1.0f;
+static void forward_rows(const Transfer& t, const float* image, const float* bias, float* out) {
+  for (size_t r = 0; r < t.rows; r++, image += t.channels, out += t.channels)
+    for (int c = 0; c < t.channels; c += LANES) {
+      const int n = min_of(LANES, t.channels - c);
+      store_first(out + c, activate<F>(load_first(image + c, n) + load_first(bias + c, n), t.a, t.b), n);
+    }
 }
 
 template <Function F>
 static void forward(const Transfer& t, const float* image, const float* bias, float* out) {
-  for (size_t r = 0; r < t.rows; r++, image += t.channels, out += t.channels)
-    for (int c = 0; c < t.channels; c++) out[c] = apply<F>(image[c] + bias[c], t.a, t.b);
+  const int period = period_of(t.channels);
+  if (period > MAX_PERIOD) return forward_rows<F>(t, image, bias, out);
+  vf biases[MAX_PERIOD];
+  for (int j = 0, c = 0; j < period * LANES; j++, c = c + 1 < t.channels ? c + 1 : 0) biases[j / LANES][j % LANES] = bias[c];
+  const size_t n = t.rows * t.channels;
+  const float* const end = image + n / LANES * LANES;
+  while (image < end) {
+    const size_t left = (end - image) / LANES;
+    const int vectors = left < (size_t)period ? (int)left : period;
+    for (int j = 0; j < vectors; j++, image += LANES, out += LANES)
+      store(out, activate<F>(load(image) + biases[j], t.a, t.b));
+  }
+  if (const int rest = (int)(n % LANES))
+    store_first(out, activate<F>(load_first(image, rest) + biases[n / LANES % period], t.a, t.b), rest);
+}
+
+constexpr int SINGLE = 64;  // so many terms of the bias gradient are added in single precision, then sums in double
+
+template <Function F>
+static void backward_rows(const Transfer& t, const float* d_out, const float* out, float* d_image, double* d_bias) {
+  for (size_t r0 = 0; r0 < t.rows; r0 += SINGLE)
+    for (int c0 = 0; c0 < t.channels; c0 += LANES) {
+      const int n = min_of(LANES, t.channels - c0);
+      const size_t end = r0 + SINGLE < t.rows ? r0 + SINGLE : t.rows;
+      vf sum = {};
+      for (size_t r = r0; r < end; r++) {
+        const size_t at = r * t.channels + c0;
+        const vf g = load_first(d_out + at, n) * slope<F>(load_first(out + at, n), t.a, t.b);
+        sum += g;
+        store_first(d_image + at, g, n);
+      }
+      for (int c = 0; c < n; c++) d_bias[c0 + c] += sum[c];
+    }
 }
 
 template <Function F>
 static void backward(const Transfer& t, const float* d_out, const float* out, float* d_image, double* d_bias) {
-  constexpr int BLOCK = 64;  // channels summed in single precision over 64 rows, then in double
+  const int period = period_of(t.channels);
   for (int c = 0; c < t.channels; c++) d_bias[c] = 0.0;
-  for (size_t r0 = 0; r0 < t.rows; r0 += BLOCK)
-    for (int c0 = 0; c0 < t.channels; c0 += BLOCK) {
-      const int width = min_of(BLOCK, t.channels - c0);
-      const size_t end = r0 + BLOCK < t.rows ? r0 + BLOCK : t.rows;
-      float sum[BLOCK] = {};
-      for (size_t r = r0; r < end; r++) {
-        const float *d = d_out + r * t.channels + c0, *y = out + r * t.channels + c0;
-        float* to = d_image + r * t.channels + c0;
-        for (int c = 0; c < width; c++) {
-          const float g = d[c] * slope<F>(y[c], t.a, t.b);
-          sum[c] += g;
-          to[c] = g;
-        }
+  if (period > MAX_PERIOD) return backward_rows<F>(t, d_out, out, d_image, d_bias);
+  const size_t n = t.rows * t.channels;
+  size_t left = n / LANES;  // vectors
+  vf sums[MAX_PERIOD];
+  while (left > 0) {
+    for (int j = 0; j < period; j++) sums[j] = (vf){};
+    for (int k = 0; k < SINGLE && left > 0; k++) {
+      const int vectors = left < (size_t)period ? (int)left : period;
+      for (int j = 0; j < vectors; j++, d_out += LANES, out += LANES, d_image += LANES) {
+        const vf g = load(d_out) * slope<F>(load(out), t.a, t.b);
+        sums[j] += g;
+        store(d_image, g);
       }
-      for (int c = 0; c < width; c++) d_bias[c0 + c] += sum[c];
+      left -= vectors;
     }
+    for (int j = 0, c = 0; j < period * LANES; j++, c = c + 1 < t.channels ? c + 1 : 0) d_bias[c] += sums[j / LANES][j % LANES];
+  }
+  if (const int rest = (int)(n % LANES)) {
+    const vf g = load_first(d_out, rest) * slope<F>(load_first(out, rest), t.a, t.b);
+    store_first(d_image, g, rest);
+    for (int j = 0; j < rest; j++) d_bias[(n - rest + j) % t.channels] += g[j];
+  }
 }
 
 void transfer_forward(const Transfer& t, const float* image, const float* bias, float* out) {
-  switch (t.function) {
-    case LINEAR: return forward<LINEAR>(t, image, bias, out);
-    case RELU: return forward<RELU>(t, image, bias, out);
-    case TANH: return forward<TANH>(t, image, bias, out);
-    case LOGISTIC:
-    case FORWARD_LOGISTIC: return forward<LOGISTIC>(t, image, bias, out);
-    case SOFTSIGN: return forward<SOFTSIGN>(t, image, bias, out);
-    case ELU: return forward<ELU>(t, image, bias, out);
-    case LEAKY_RELU: return forward<LEAKY_RELU>(t, image, bias, out);
-  }
+  with_function(t.function, [&](auto chosen) { forward<decltype(chosen)::function>(t, image, bias, out); });
 }
 
 void transfer_backward(const Transfer& t, const float* d_out, const float* out, float* d_image, double* d_bias) {
-  switch (t.function) {
-    case LINEAR: return backward<LINEAR>(t, d_out, out, d_image, d_bias);
-    case RELU: return backward<RELU>(t, d_out, out, d_image, d_bias);
-    case TANH: return backward<TANH>(t, d_out, out, d_image, d_bias);
-    case LOGISTIC: return backward<LOGISTIC>(t, d_out, out, d_image, d_bias);
-    case SOFTSIGN: return backward<SOFTSIGN>(t, d_out, out, d_image, d_bias);
-    case ELU: return backward<ELU>(t, d_out, out, d_image, d_bias);
-    case LEAKY_RELU: return backward<LEAKY_RELU>(t, d_out, out, d_image, d_bias);
-    case FORWARD_LOGISTIC: return backward<FORWARD_LOGISTIC>(t, d_out, out, d_image, d_bias);
-  }
+  with_function(t.function,
+                [&](auto chosen) { backward<decltype(chosen)::function>(t, d_out, out, d_image, d_bias); });
 }
 
 // Philox4x32-10 (Salmon et al. 2011): the four words of one counter.
@@ -102,8 +117,8 @@ static void philox(uint64_t counter, uint64_t key, uint32_t words[4]) {
 // Keeps a value where its own random word is at least `threshold`. `index` names each (voxel, batch entry) row in the
 // whole node, so that the choice does not depend on blocks or groups.
 void dropout(const Dropout& d, const float* image, const int64_t* entry, float* out) {
-  for (size_t v = 0; v < d.voxels; v++)
-    for (int b = 0; b < d.batch; b++, image += d.channels, out += d.channels) {
+  for (int b = 0; b < d.batch; b++)
+    for (size_t v = 0; v < d.voxels; v++, image += d.channels, out += d.channels) {
       const uint64_t row = ((uint64_t)v * d.all_entries + entry[b]) * d.all_channels + d.first_channel;
       uint64_t held = ~(uint64_t)0;
       uint32_t words[4] = {};

@@ -1,6 +1,6 @@
 """Direct convolution: forward, input gradient and kernel gradient.
 
-Images are float32 of shape ``(z, y, x, batch, channel)``, kernels ``(kz, ky, kx, in, out)``, sizes in voxels.
+Images are float32 of shape ``(batch, z, y, x, channel)``, kernels ``(kz, ky, kx, in, out)``, sizes in voxels.
 Convolution is valid cross-correlation: ``output[v, o] = sum_d,i image[v + d, i] * kernel[d, i, o]``.
 Values of a node may come as several blocks of channels, which are summed over in registers.
 """
@@ -10,15 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from znn_dask import _kernels
-from znn_dask.ops import reference, transfer
+from znn_dask.ops import reference
 from znn_dask.ops.memory import Array, empty
 from znn_dask.ops.transfer import Activation
 from znn_dask.ops.validation import twin
 from znn_dask.tasks import fresh
-
-# Transfer functions that the kernel applies to its sums.
-FUSED = ("linear", "relu", "leaky_relu")
-
 
 def _reference_forward(images: Sequence[Array], kernels: Sequence[Array]) -> Array:
     total: Array = np.sum([reference.conv_forward(i, k) for i, k in zip(images, kernels, strict=True)], axis=0)
@@ -45,11 +41,11 @@ def _reference_backward(d_outputs: Sequence[Array], kernels: Sequence[Array]) ->
 
 
 def _empty_output(images: Sequence[Array], kernels: Sequence[Array]) -> Array:
-    size, kernel = images[0].shape, kernels[0].shape
-    valid = tuple(n - k + 1 for n, k in zip(size[:3], kernel[:3], strict=True))
+    (batch, *size, _), kernel = images[0].shape, kernels[0].shape
+    valid = tuple(n - k + 1 for n, k in zip(size, kernel[:3], strict=True))
     if min(valid) < 1:
-        raise ValueError(f"a kernel of {kernel[:3]} does not fit an image of {size[:3]} (z, y, x)")
-    return empty((*valid, size[3], kernel[4]))
+        raise ValueError(f"a kernel of {kernel[:3]} does not fit an image of {tuple(size)} (z, y, x)")
+    return empty((batch, *valid, kernel[4]))
 
 
 @fresh
@@ -59,14 +55,14 @@ def forward(images: Sequence[Array], kernels: Sequence[Array]) -> Array:
 
     Parameters
     ----------
-    images : blocks of float32 of shape (z, y, x, batch, in)
+    images : blocks of float32 of shape (batch, z, y, x, in)
         The channel blocks of the source.
     kernels : blocks of float32 of shape (kz, ky, kx, in, out)
         One per image block.
 
     Returns
     -------
-    float32 array of shape (z - kz + 1, y - ky + 1, x - kx + 1, batch, out)
+    float32 array of shape (batch, z - kz + 1, y - ky + 1, x - kx + 1, out)
 
     Raises
     ------
@@ -86,17 +82,13 @@ def forward_transfer(
     bias: Array | None = None,
     activation: Activation | None = None,
 ) -> Array:
-    """Convolve, then add the bias and apply the transfer function if one is given.
+    """Convolve, then add the bias and apply the transfer function if one is given, as the sums leave the registers.
 
-    The simplest functions are applied as the sums leave the registers, others in a second pass; the values are the
-    same, bit for bit.
+    The values are those of `forward` and `transfer.forward`, bit for bit.
     """
-    if activation is None:
-        return forward(images, kernels)
-    if activation.function not in FUSED:
-        return transfer.forward(out := forward(images, kernels), bias, activation, out=out)
     out = _empty_output(images, kernels)
-    _kernels.direct_forward(list(images), list(kernels), out, bias, activation.code, activation.a, activation.b)
+    function = () if activation is None else (bias, activation.code, activation.a, activation.b)
+    _kernels.direct_forward(list(images), list(kernels), out, *function)
     return out
 
 
@@ -107,18 +99,18 @@ def backward(d_outputs: Sequence[Array], kernels: Sequence[Array]) -> Array:
 
     Parameters
     ----------
-    d_outputs : blocks of float32 of shape (z, y, x, batch, out)
+    d_outputs : blocks of float32 of shape (batch, z, y, x, out)
         The channel blocks of the target's gradient.
     kernels : blocks of float32 of shape (kz, ky, kx, in, out)
         One per gradient block.
 
     Returns
     -------
-    float32 array of shape (z + kz - 1, y + ky - 1, x + kx - 1, batch, in)
+    float32 array of shape (batch, z + kz - 1, y + ky - 1, x + kx - 1, in)
     """
     kz, ky, kx, n_in, _ = kernels[0].shape
-    z, y, x, batch, _ = d_outputs[0].shape
-    d_image = empty((z + kz - 1, y + ky - 1, x + kx - 1, batch, n_in))
+    batch, z, y, x, _ = d_outputs[0].shape
+    d_image = empty((batch, z + kz - 1, y + ky - 1, x + kx - 1, n_in))
     _kernels.direct_backward(list(d_outputs), list(kernels), d_image)
     return d_image
 
@@ -130,10 +122,10 @@ def kernel_gradient(image: Array, d_output: Array) -> Array:
 
     Parameters
     ----------
-    image : float32 of shape (z, y, x, batch, in)
-    d_output : float32 of shape (z - kz + 1, y - ky + 1, x - kx + 1, batch, out)
+    image : float32 of shape (batch, z, y, x, in)
+    d_output : float32 of shape (batch, z - kz + 1, y - ky + 1, x - kx + 1, out)
     """
-    size = tuple(n - m + 1 for n, m in zip(image.shape[:3], d_output.shape[:3], strict=True))
+    size = tuple(n - m + 1 for n, m in zip(image.shape[1:4], d_output.shape[1:4], strict=True))
     d_kernel = empty((*size, image.shape[4], d_output.shape[4]))
     _kernels.direct_gradient(image, d_output, d_kernel)
     return d_kernel
