@@ -7,26 +7,56 @@
 
 namespace {
 
-// pad_z, pad_y: zeros thought around the images along z and y.
-void direct_forward(const std::vector<Image>& images, const std::vector<Kernel>& kernels, Array<float, 5> out, int pad_z, int pad_y) {
-  require(!images.empty() && images.size() == kernels.size(), "direct_forward needs one kernel per image");
+// What forward and backward share.
+void direct_product(znn::DirectForward& a, const std::vector<Image>& images, const std::vector<Kernel>& kernels, Array<float, 5>& out) {
+  require(!images.empty() && images.size() == kernels.size(), "direct convolution needs one kernel per image");
   std::vector<znn::Block> blocks = blocks_of(images, 4);
-  const znn::Size size = size_of(images[0], 1), kernel = size_of(kernels[0]);
-  const int batch = (int)images[0].shape(0), n_out = (int)out.shape(4);
+  const int inner = a.turned ? 4 : 3, outer = a.turned ? 3 : 4;  // the kernels' channels of the images, of the output
+  a.size = size_of(images[0], 1);
+  a.kernel = size_of(kernels[0]);
+  a.batch = (int)images[0].shape(0);
+  a.out_channels = (int)out.shape(4);
+  require(positive(a.size) && positive(a.kernel), "images and kernels must have at least one voxel");
+  require(a.batch > 0 && a.out_channels > 0, "batch and channels must not be empty");
   for (size_t j = 0; j < images.size(); j++) {
-    require(same(size_of(images[j], 1), size) && (int)images[j].shape(0) == batch, "images differ in size or batch");
-    require(same(size_of(kernels[j]), kernel) && kernels[j].shape(3) == images[j].shape(4) && (int)kernels[j].shape(4) == n_out,
+    require(same(size_of(images[j], 1), a.size) && (int)images[j].shape(0) == a.batch, "images differ in size or batch");
+    require(same(size_of(kernels[j]), a.kernel) && (int)kernels[j].shape(inner) == blocks[j].channels && (int)kernels[j].shape(outer) == a.out_channels,
             "a kernel does not fit its image or the output");
+    require(blocks[j].channels > 0, "batch and channels must not be empty");
     blocks[j].kernel = kernels[j].data();
   }
-  require(pad_z >= 0 && pad_y >= 0, "padding must not be negative");
-  const znn::Size m = valid({size.z + 2 * pad_z, size.y + 2 * pad_y, size.x}, kernel);
-  require(positive(m) && same(size_of(out, 1), m) && (int)out.shape(0) == batch,
+  if (a.turned) a.pad = {a.kernel.z - 1, a.kernel.y - 1, a.kernel.x - 1};
+  const znn::Size m = valid({a.size.z + 2 * a.pad.z, a.size.y + 2 * a.pad.y, a.size.x + 2 * a.pad.x}, a.kernel);
+  require(positive(m) && same(size_of(out, 1), m) && (int)out.shape(0) == a.batch,
           "the output's size must be image + 2 padding - kernel + 1, at least 1");
-  znn::DirectForward a{size, kernel, pad_z, pad_y, batch, (int)blocks.size(), n_out, blocks.data(), out.data(), nullptr};
+  a.n_blocks = (int)blocks.size();
+  a.blocks = blocks.data();
+  a.out = out.data();
   nb::gil_scoped_release release;
   a.scratch = znn::pool::scratch(znn::table().direct_forward_scratch(a));
   znn::table().direct_forward(a);
+}
+
+// function: -1 stores the sums as they are; otherwise it is applied to each sum with its bias.
+void direct_forward(const std::vector<Image>& images, const std::vector<Kernel>& kernels, Array<float, 5> out,
+                    std::optional<Array<const float, 1>> bias, int function, float a, float b) {
+  znn::DirectForward f{};
+  f.transfer = function >= 0;
+  if (f.transfer) {
+    require(function <= znn::FORWARD_LOGISTIC, "no such transfer function");
+    require(!bias || bias->shape(0) == out.shape(4), "the bias does not fit the output");
+    f.bias = bias ? bias->data() : nullptr;
+    f.function = (znn::Function)function;
+    f.a = a;
+    f.b = b;
+  }
+  direct_product(f, images, kernels, out);
+}
+
+void direct_backward(const std::vector<Image>& d_outputs, const std::vector<Kernel>& kernels, Array<float, 5> d_image) {
+  znn::DirectForward a{};
+  a.turned = true;
+  direct_product(a, d_outputs, kernels, d_image);
 }
 
 void direct_gradient(const Image& image, const Image& d_out, Array<float, 5> d_kernel) {
@@ -34,6 +64,7 @@ void direct_gradient(const Image& image, const Image& d_out, Array<float, 5> d_k
   require(positive(valid(size, kernel)) && same(size_of(d_out, 1), valid(size, kernel)) && d_out.shape(0) == image.shape(0),
           "the output gradient's size must be image - kernel + 1, at least 1");
   require(d_kernel.shape(3) == image.shape(4) && d_kernel.shape(4) == d_out.shape(4), "the kernel's channels do not fit");
+  require(positive(kernel) && image.size() > 0 && d_out.size() > 0, "batch and channels must not be empty");
   znn::DirectGradient a{size, kernel, (int)image.shape(0), (int)image.shape(4), (int)d_out.shape(4), image.data(), d_out.data(),
                         d_kernel.data(), nullptr};
   nb::gil_scoped_release release;
@@ -269,7 +300,9 @@ void join_complex(const Array<const float, 5>& spectrum, size_t first, size_t co
 }  // namespace
 
 void bind_convolution(nb::module_& m) {
-  m.def("direct_forward", &direct_forward, "images"_a, "kernels"_a, "out"_a, "pad_z"_a = 0, "pad_y"_a = 0);
+  m.def("direct_forward", &direct_forward, "images"_a, "kernels"_a, "out"_a, "bias"_a = nb::none(), "function"_a = -1, "a"_a = 0.0f,
+        "b"_a = 0.0f);
+  m.def("direct_backward", &direct_backward, "d_outputs"_a, "kernels"_a, "d_image"_a);
   m.def("direct_gradient", &direct_gradient, "image"_a, "d_out"_a, "d_kernel"_a);
   m.def("spectral_product", &spectral_product, "images"_a, "kernels"_a, "transform"_a, "twiddles"_a, "backward"_a, "out"_a);
   m.def("stored_product", &stored_product, "images"_a, "kernels"_a, "transform"_a, "backward"_a, "out"_a);
