@@ -1,16 +1,20 @@
 // Direct convolution: channels-last, register-blocked, no im2col. Vectors run over output channels.
 //
-// A row is one voxel. Outputs that meet the same taps (all of them without padding; with it, the taps that fall on zeros
-// are left out) form a cell. The rows of a cell are taken many at a time, across the ends of lines and of batch entries,
-// so that short lines fill the registers too.
+// A row is one voxel. Outputs that meet the same taps (all of them without padding; with it, the taps that fall on
+// zeros are left out) form a cell. The rows of a cell are taken many at a time, across the ends of lines and of batch
+// entries, so that short lines fill the registers too.
 #include "activation.hpp"
 #include "direct.hpp"
+#include "direct_pack.hpp"
 #include "table.hpp"
 
 namespace znn::ZNN_ISA {
 
 constexpr int MAX_ROWS = 12, MAX_RUN = 8, MAX_TAPS = 3;
-constexpr int rows_for(int vectors) { return REGISTERS == 32 ? (vectors == 3 ? 9 : vectors == 2 ? 10 : 12) : (vectors == 2 ? 6 : 10); }
+constexpr int rows_for(int vectors) {
+  if (REGISTERS == 32) return vectors == 3 ? 9 : vectors == 2 ? 10 : 12;
+  return vectors == 2 ? 6 : 10;
+}
 // Runs of `positions` neighbours along x done at once where there is one vector of channels.
 constexpr int runs_for(int positions) { return positions > 4 && REGISTERS == 32 ? 2 : rows_for(1) / positions; }
 
@@ -97,7 +101,8 @@ ZNN_INLINE void store_rows(const Job& job, const size_t* rows, const vf* sum) {
 // ---- two or three vectors: R rows anywhere
 
 template <int R, int V>
-ZNN_INLINE void add_inputs(vf (&sum)[R][V], const float* const (&x)[R], size_t at, size_t n, const float* w, size_t step) {
+ZNN_INLINE void add_inputs(vf (&sum)[R][V], const float* const (&x)[R], size_t at, size_t n, const float* w,
+                           size_t step) {
   for (const size_t end = at + n; at < end; at++, w += step) {
     keep_as_index(at);
     vf weight[V];
@@ -127,7 +132,8 @@ static void rows_forward(const Job& job, const Cell& cell, const Rows& rows) {
         // Taps along x follow each other in memory, inputs and weights.
         const size_t line = (size_t)(dz - cell.dz.from) * a.size.y + (dy - cell.dy.from);
         const size_t tap = ((size_t)dz * a.kernel.y + dy) * a.kernel.x + cell.dx.from;
-        add_inputs<R, V>(sum, x, line * a.size.x * channels, channels * cell.dx.count(), weights + tap * channels * job.step, job.step);
+        const float* w = weights + tap * channels * job.step;
+        add_inputs<R, V>(sum, x, line * a.size.x * channels, channels * cell.dx.count(), w, job.step);
       }
     if (packed) packed += a.kernel.voxels() * channels * job.step;
   }
@@ -136,8 +142,11 @@ static void rows_forward(const Job& job, const Cell& cell, const Rows& rows) {
 
 // ---- one vector: B runs of X neighbours along x; each value is loaded once for T neighbouring taps
 
+template <int X, int B>
+using Pointers = const float* [B][X + MAX_TAPS - 1];
+
 template <int X, int B, int T, int FOLD, bool LAST = false>
-ZNN_INLINE void add_input(vf (&sum)[B][X], const float* const (&x)[B][X + MAX_TAPS - 1], size_t at, const float* w, size_t tap_step) {
+ZNN_INLINE void add_input(vf (&sum)[B][X], const Pointers<X, B>& x, size_t at, const float* w, size_t tap_step) {
   vf weight[T];
   for (int t = 0; t < T; t++) weight[t] = load(w + t * tap_step);
 #pragma GCC unroll 12
@@ -156,7 +165,7 @@ ZNN_INLINE void add_input(vf (&sum)[B][X], const float* const (&x)[B][X + MAX_TA
 }
 
 template <int X, int B, int T, int FOLD>
-ZNN_INLINE void add_inputs(vf (&sum)[B][X], const float* const (&x)[B][X + MAX_TAPS - 1], size_t at, size_t channels, const float* w,
+ZNN_INLINE void add_inputs(vf (&sum)[B][X], const Pointers<X, B>& x, size_t at, size_t channels, const float* w,
                            size_t tap_step, size_t step) {
   size_t end = at + channels / FOLD * FOLD;
   for (; at < end; at += FOLD, w += step) {
@@ -165,8 +174,6 @@ ZNN_INLINE void add_inputs(vf (&sum)[B][X], const float* const (&x)[B][X + MAX_T
   }
   if (FOLD == 2 && channels % 2 == 1) add_input<X, B, T, FOLD, true>(sum, x, at, w, tap_step);
 }
-
-static size_t groups_of(size_t channels, int fold) { return (channels + fold - 1) / fold; }
 
 template <int X, int B, int FOLD>
 static void runs_forward(const Job& job, const Cell& cell, const Rows& rows) {
@@ -179,9 +186,9 @@ static void runs_forward(const Job& job, const Cell& cell, const Rows& rows) {
     const size_t channels = a.blocks[block].channels;
     const size_t tap_step = groups_of(channels, FOLD) * job.step;
     const float* weights = packed ? packed : a.blocks[block].kernel + job.part.first;
-    const float* x[B][X + MAX_TAPS - 1];
+    Pointers<X, B> x;
     for (int b = 0; b < B; b++)
-      for (int q = 0; q < X + MAX_TAPS - 1; q++) x[b][q] = a.blocks[block].data + rows.from[b] * channels + q * channels;
+      for (int q = 0; q < X + MAX_TAPS - 1; q++) x[b][q] = a.blocks[block].data + (rows.from[b] + q) * channels;
     for (int dz = cell.dz.from; dz < cell.dz.to; dz++)
       for (int dy = cell.dy.from; dy < cell.dy.to; dy++) {
         size_t at = ((size_t)(dz - cell.dz.from) * a.size.y + (dy - cell.dy.from)) * a.size.x * channels;
@@ -296,39 +303,6 @@ static void part_forward(const Job& job) {
   }
 }
 
-// ---- weights in the order in which they are used, so that loops load whole vectors
-
-static void pack_tap(const float* kernel, size_t input_step, size_t output_step, size_t channels, const Part& part, float* to) {
-  const int width = part.width(), fold = part.fold;
-  if (fold == 1) {
-    for (size_t i = 0; i < channels; i++, to += width) {
-      const float* from = kernel + i * input_step + part.first * output_step;
-      for (int o = 0; o < part.count; o++) to[o] = from[o * output_step];
-      fill_zero(to + part.count, width - part.count);
-    }
-    return;
-  }
-  fill_zero(to, groups_of(channels, fold) * width);
-  for (size_t i = 0; i < channels; to += width) {
-    for (int f = 0; f < fold && i < channels; f++, i++)
-      for (int o = 0; o < part.count; o++) to[o * fold + f] = kernel[i * input_step + (part.first + o) * output_step];
-  }
-}
-
-static void pack(const DirectForward& a, const Part& part, float* to) {
-  const size_t taps = a.kernel.voxels();
-  for (int block = 0; block < a.n_blocks; block++) {
-    const size_t channels = a.blocks[block].channels, size = channels * a.out_channels;
-    for (size_t tap = 0; tap < taps; tap++, to += groups_of(channels, part.fold) * part.width()) {
-      const float* kernel = a.blocks[block].kernel + (a.turned ? taps - 1 - tap : tap) * size;
-      if (a.turned)
-        pack_tap(kernel, 1, channels, channels, part, to);
-      else
-        pack_tap(kernel, a.out_channels, 1, channels, part, to);
-    }
-  }
-}
-
 size_t direct_forward_scratch(const DirectForward& a) {
   size_t channels = 0;
   for (int block = 0; block < a.n_blocks; block++) channels += a.blocks[block].channels;
@@ -336,7 +310,8 @@ size_t direct_forward_scratch(const DirectForward& a) {
 }
 
 void direct_forward(const DirectForward& a) {
-  const Size m = {a.size.z + 2 * a.pad.z - a.kernel.z + 1, a.size.y + 2 * a.pad.y - a.kernel.y + 1, a.size.x + 2 * a.pad.x - a.kernel.x + 1};
+  const Size m = {a.size.z + 2 * a.pad.z - a.kernel.z + 1, a.size.y + 2 * a.pad.y - a.kernel.y + 1,
+                  a.size.x + 2 * a.pad.x - a.kernel.x + 1};
   int inputs = a.blocks[0].channels;
   for (int block = 1; block < a.n_blocks; block++) inputs = min_of(inputs, a.blocks[block].channels);
   for (int first = 0; first < a.out_channels;) {

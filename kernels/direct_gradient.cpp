@@ -1,8 +1,8 @@
 // Direct kernel gradient: d_kernel[d, i, o] = sum over voxels v of image[v + d, i] * d_out[v, o].
 //
-// Sums of P pointers (a tap and an input channel, or `fold` channels, each) x T neighbouring taps along x x V vectors of
-// output channels stay in registers while the rows of several lines pass. The rows are taken in chunks that fit the first
-// cache; sums of chunks are added, which also keeps long sums precise.
+// The sums of P pointers (a tap and an input channel, or two channels, each) x T neighbouring taps along x x V vectors of
+// output channels stay in registers while the rows of several lines pass. The rows are taken in chunks that fit the
+// first cache; sums of chunks are added, which also keeps long sums precise.
 #include "direct.hpp"
 #include "table.hpp"
 
@@ -48,7 +48,8 @@ ZNN_INLINE void add_row(vf (&sum)[P][T][V], const float* const (&x)[P], size_t a
 
 // A run of n rows of the output gradient meets n + T - 1 rows of the image; n is at least T - 1.
 template <int P, int V, int T, int FOLD, bool NEAR>
-ZNN_INLINE void add_run(vf (&sum)[P][T][V], const float* const (&x)[P], size_t at, size_t x_step, const float* d, size_t d_step, int n) {
+ZNN_INLINE void add_run(vf (&sum)[P][T][V], const float* const (&x)[P], size_t at, size_t x_step, const float* d,
+                        size_t d_step, int n) {
   if constexpr (T >= 2) add_row<P, V, T, FOLD, 0, 1>(sum, x, at, d, d_step), at += x_step, d += d_step;
   if constexpr (T >= 3) add_row<P, V, T, FOLD, 0, 2>(sum, x, at, d, d_step), at += x_step, d += d_step;
   for (int r = T - 1; r < n; r++, at += x_step, d += d_step) {
@@ -139,7 +140,8 @@ struct Cursor {
 };
 
 // Adds a chunk's products for the taps dx .. dx + taps - 1 together, or for `columns` columns from dx one by one.
-static void columns_gradient(const Job& job, const Walk& walk, const float* image, const float* d, int dx, int columns, int taps) {
+static void columns_gradient(const Job& job, const Walk& walk, const float* image, const float* d, int dx, int columns,
+                             int taps) {
   const DirectGradient& a = job.a;
   Taps t;
   t.sum_step = (size_t)job.groups * job.part.width();

@@ -16,6 +16,7 @@ from znn_dask.ops.transfer import Activation
 from znn_dask.ops.validation import twin
 from znn_dask.tasks import fresh
 
+
 def _reference_forward(images: Sequence[Array], kernels: Sequence[Array]) -> Array:
     total: Array = np.sum([reference.conv_forward(i, k) for i, k in zip(images, kernels, strict=True)], axis=0)
     return total
