@@ -410,11 +410,19 @@ void filter_backward(const std::vector<Image>& d_out, const std::vector<Argmax<c
   znn::table().filter_backward(f, gradients.data(), indices.data(), sizeof(Index), d_image.data());
 }
 
+// ---- what the machine can do
+
+double fma_peak(size_t rounds) {
+  nb::gil_scoped_release release;
+  return znn::table().fma_peak(rounds, znn::pool::scratch(znn::PEAK_SUMS));
+}
+
 }  // namespace
 
 NB_MODULE(_kernels, m) {
   m.doc() = "The inner loops. Use them through znn_dask.ops, which has the documentation.";
   m.def("isa", [] { return std::string(znn::table().name); });
+  m.def("fma_peak", &fma_peak, "rounds"_a);
   m.def("lanes", [] { return znn::table().lanes; });
   m.def("empty", &make<float>, "shape"_a);
   m.def("empty_uint8", &make<uint8_t>, "shape"_a);

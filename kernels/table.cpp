@@ -26,6 +26,7 @@ void filter_forward(const Filter&, int, const float*, float*, void*, int);
 void filter_backward(const Filter&, const float* const*, const void* const*, int, float*);
 void dropout(const Dropout&, const float*, const int64_t*, float*);
 void sgd(size_t, const float*, const float*, const float*, float, float, float, float*, float*);
+double fma_peak(size_t, float*);
 
 #define ZNN_TEXT_OF(x) #x
 #define ZNN_TEXT(x) ZNN_TEXT_OF(x)
@@ -44,6 +45,7 @@ const Table TABLE = {
     transfer_forward,         transfer_backward,
     filter_forward,           filter_backward,
     dropout,                  sgd,
+    fma_peak,
 };
 
 }  // namespace znn::ZNN_ISA
