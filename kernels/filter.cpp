@@ -56,18 +56,20 @@ ZNN_INLINE void window_maximum(const Filter& f, const float* corner, size_t lane
 
 template <typename Index>
 static void forward(const Filter& f, int group, const float* image, float* out, Index* argmax) {
-  const size_t lanes = (size_t)f.batch * f.channels;
-  for (int z = 0; z < f.out_size.z; z++)
-    for (int y = 0; y < f.out_size.y; y++)
-      for (int x = 0; x < f.out_size.x; x++)
-        for (int j = 0; j < f.parities_per_group; j++, out += lanes, argmax += lanes) {
-          const Position p = parity_of(f, group * f.parities_per_group + j);
+  const size_t lanes = f.channels;
+  for (int target = 0; target < f.parities_per_group * f.batch; target++) {
+    const Position p = parity_of(f, group * f.parities_per_group + target / f.batch);
+    const float* entry = image + target % f.batch * f.size.voxels() * lanes;
+    for (int z = 0; z < f.out_size.z; z++)
+      for (int y = 0; y < f.out_size.y; y++)
+        for (int x = 0; x < f.out_size.x; x++, out += lanes, argmax += lanes) {
           const size_t row = (size_t)(z * f.stride.z + p.z) * f.size.y + y * f.stride.y + p.y;
-          const float* corner = image + (row * f.size.x + x * f.stride.x + p.x) * lanes;
+          const float* corner = entry + (row * f.size.x + x * f.stride.x + p.x) * lanes;
           size_t q = 0;
           for (; q + LANES <= lanes; q += LANES) window_maximum(f, corner, lanes, q, LANES, out, argmax);
           if (q < lanes) window_maximum(f, corner, lanes, q, (int)(lanes - q), out, argmax);
         }
+  }
 }
 
 void filter_forward(const Filter& f, int group, const float* image, float* out, void* argmax, int argmax_bytes) {
@@ -92,24 +94,25 @@ ZNN_INLINE void window_scatter(const Filter& f, float* corner, size_t lanes, siz
 
 template <typename Index>
 static void backward(const Filter& f, const float* const* d_out, const void* const* argmax, float* d_image) {
-  const size_t lanes = (size_t)f.batch * f.channels;
-  fill_zero(d_image, f.size.voxels() * lanes);
-  size_t position = 0;
-  for (int z = 0; z < f.out_size.z; z++)
-    for (int y = 0; y < f.out_size.y; y++)
-      for (int x = 0; x < f.out_size.x; x++, position++)
-        for (int parity = 0; parity < f.n_parities; parity++) {
-          const Position p = parity_of(f, parity);
+  const size_t lanes = f.channels, n_out = f.out_size.voxels() * lanes;
+  fill_zero(d_image, f.size.voxels() * f.batch * lanes);
+  for (int source = 0; source < f.batch * f.n_parities; source++) {
+    const int parity = source / f.batch, group = parity / f.parities_per_group;
+    const Position p = parity_of(f, parity);
+    float* entry = d_image + source % f.batch * f.size.voxels() * lanes;
+    const size_t first = (source - group * f.parities_per_group * f.batch) * n_out;
+    const float* d = d_out[group] + first;
+    const Index* where = (const Index*)argmax[group] + first;
+    for (int z = 0; z < f.out_size.z; z++)
+      for (int y = 0; y < f.out_size.y; y++)
+        for (int x = 0; x < f.out_size.x; x++, d += lanes, where += lanes) {
           const size_t row = (size_t)(z * f.stride.z + p.z) * f.size.y + y * f.stride.y + p.y;
-          float* corner = d_image + (row * f.size.x + x * f.stride.x + p.x) * lanes;
-          const int group = parity / f.parities_per_group;
-          const size_t at = (position * f.parities_per_group + parity % f.parities_per_group) * lanes;
-          const float* d = d_out[group] + at;
-          const Index* where = (const Index*)argmax[group] + at;
+          float* corner = entry + (row * f.size.x + x * f.stride.x + p.x) * lanes;
           size_t q = 0;
           for (; q + LANES <= lanes; q += LANES) window_scatter(f, corner, lanes, q, LANES, d, where);
           if (q < lanes) window_scatter(f, corner, lanes, q, (int)(lanes - q), d, where);
         }
+  }
 }
 
 void filter_backward(const Filter& f, const float* const* d_out, const void* const* argmax, int argmax_bytes,

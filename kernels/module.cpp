@@ -21,9 +21,9 @@ namespace {
 
 template <typename T, int N>
 using Array = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
-using Image = Array<const float, 5>;     // (z, y, x, batch, channel)
+using Image = Array<const float, 5>;     // (batch, z, y, x, channel)
 using Kernel = Array<const float, 5>;    // (kz, ky, kx, in, out)
-using Spectrum = Array<const float, 6>;  // (fz, fy, fx, 2, batch, channel)
+using Spectrum = Array<const float, 6>;  // (batch, fz, fy, fx, 2, channel)
 using Twiddle = Array<const float, 3>;   // (n, k, 2)
 using Ints = std::array<int, 3>;
 
@@ -74,17 +74,17 @@ std::vector<znn::Block> blocks_of(const std::vector<A>& data, int channel_axis) 
 void direct_forward(const std::vector<Image>& images, const std::vector<Kernel>& kernels, Array<float, 5> out, int pad_z, int pad_y) {
   require(!images.empty() && images.size() == kernels.size(), "direct_forward needs one kernel per image");
   std::vector<znn::Block> blocks = blocks_of(images, 4);
-  const znn::Size size = size_of(images[0]), kernel = size_of(kernels[0]);
-  const int batch = (int)images[0].shape(3), n_out = (int)out.shape(4);
+  const znn::Size size = size_of(images[0], 1), kernel = size_of(kernels[0]);
+  const int batch = (int)images[0].shape(0), n_out = (int)out.shape(4);
   for (size_t j = 0; j < images.size(); j++) {
-    require(same(size_of(images[j]), size) && (int)images[j].shape(3) == batch, "images differ in size or batch");
+    require(same(size_of(images[j], 1), size) && (int)images[j].shape(0) == batch, "images differ in size or batch");
     require(same(size_of(kernels[j]), kernel) && kernels[j].shape(3) == images[j].shape(4) && (int)kernels[j].shape(4) == n_out,
             "a kernel does not fit its image or the output");
     blocks[j].kernel = kernels[j].data();
   }
   require(pad_z >= 0 && pad_y >= 0, "padding must not be negative");
   const znn::Size m = valid({size.z + 2 * pad_z, size.y + 2 * pad_y, size.x}, kernel);
-  require(positive(m) && same(size_of(out), m) && (int)out.shape(3) == batch,
+  require(positive(m) && same(size_of(out, 1), m) && (int)out.shape(0) == batch,
           "the output's size must be image + 2 padding - kernel + 1, at least 1");
   znn::DirectForward a{size, kernel, pad_z, pad_y, batch, (int)blocks.size(), n_out, blocks.data(), out.data(), nullptr};
   nb::gil_scoped_release release;
@@ -93,11 +93,11 @@ void direct_forward(const std::vector<Image>& images, const std::vector<Kernel>&
 }
 
 void direct_gradient(const Image& image, const Image& d_out, Array<float, 5> d_kernel) {
-  const znn::Size size = size_of(image), kernel = size_of(d_kernel);
-  require(positive(valid(size, kernel)) && same(size_of(d_out), valid(size, kernel)) && d_out.shape(3) == image.shape(3),
+  const znn::Size size = size_of(image, 1), kernel = size_of(d_kernel);
+  require(positive(valid(size, kernel)) && same(size_of(d_out, 1), valid(size, kernel)) && d_out.shape(0) == image.shape(0),
           "the output gradient's size must be image - kernel + 1, at least 1");
   require(d_kernel.shape(3) == image.shape(4) && d_kernel.shape(4) == d_out.shape(4), "the kernel's channels do not fit");
-  znn::DirectGradient a{size, kernel, (int)image.shape(3), (int)image.shape(4), (int)d_out.shape(4), image.data(), d_out.data(),
+  znn::DirectGradient a{size, kernel, (int)image.shape(0), (int)image.shape(4), (int)d_out.shape(4), image.data(), d_out.data(),
                         d_kernel.data(), nullptr};
   nb::gil_scoped_release release;
   a.scratch = znn::pool::scratch(znn::table().direct_gradient_scratch(a));
@@ -117,11 +117,11 @@ znn::SpectralProduct product_of(const std::vector<Spectrum>& images, const Ints&
   blocks = blocks_of(images, 5);
   const znn::Size n = size_of(transform);
   for (const Spectrum& x : images)
-    require(same(size_of(x), half(n)) && x.shape(4) == out.shape(4) && x.shape(3) == 2, "spectra differ in size or batch");
-  require(same(size_of(out), half(n)) && out.shape(3) == 2, "the output's size must be the transform's");
+    require(same(size_of(x, 1), half(n)) && x.shape(0) == out.shape(0) && x.shape(4) == 2, "spectra differ in size or batch");
+  require(same(size_of(out, 1), half(n)) && out.shape(4) == 2, "the output's size must be the transform's");
   znn::SpectralProduct a{};
   a.transform = n;
-  a.batch = (int)out.shape(4);
+  a.batch = (int)out.shape(0);
   a.n_blocks = (int)blocks.size();
   a.out_channels = (int)out.shape(5);
   a.blocks = blocks.data();
@@ -177,12 +177,12 @@ void stored_product(const std::vector<Spectrum>& images, const std::vector<Spect
 
 znn::SpectralGradient gradient_of(const Spectrum& image, const Spectrum& d_out, const Ints& transform) {
   const znn::Size n = size_of(transform);
-  require(same(size_of(image), half(n)) && same(size_of(d_out), half(n)) && image.shape(3) == 2 && d_out.shape(3) == 2,
+  require(same(size_of(image, 1), half(n)) && same(size_of(d_out, 1), half(n)) && image.shape(4) == 2 && d_out.shape(4) == 2,
           "the spectra's sizes must be the transform's");
-  require(image.shape(4) == d_out.shape(4), "spectra differ in batch");
+  require(image.shape(0) == d_out.shape(0), "spectra differ in batch");
   znn::SpectralGradient a{};
   a.transform = n;
-  a.batch = (int)image.shape(4);
+  a.batch = (int)image.shape(0);
   a.in_channels = (int)image.shape(5);
   a.out_channels = (int)d_out.shape(5);
   a.image = image.data();
@@ -324,7 +324,7 @@ void join_complex(const Array<const float, 5>& spectrum, size_t first, size_t co
 
 znn::Transfer transfer_of(const Image& image, int function, float a, float b) {
   require(function >= 0 && function <= znn::FORWARD_LOGISTIC, "unknown transfer function");
-  return {size_of(image).voxels() * image.shape(3), (int)image.shape(4), (znn::Function)function, a, b};
+  return {size_of(image, 1).voxels() * image.shape(0), (int)image.shape(4), (znn::Function)function, a, b};
 }
 
 void transfer_forward(const Image& image, const Array<const float, 1>& bias, int function, float a, float b, Array<float, 5> out) {
@@ -344,9 +344,9 @@ void transfer_backward(const Image& d_out, const Image& out, int function, float
 
 void dropout(const Image& image, const Array<const int64_t, 1>& entries, uint64_t all_entries, uint64_t all_channels,
              uint64_t first_channel, uint64_t key, double rate, Array<float, 5> out) {
-  require(entries.shape(0) == image.shape(3) && out.size() == image.size(), "entries or output do not fit the image");
+  require(entries.shape(0) == image.shape(0) && out.size() == image.size(), "entries or output do not fit the image");
   require(rate >= 0 && rate < 1, "the rate must be at least 0 and below 1");
-  const znn::Dropout d{size_of(image).voxels(),       (int)image.shape(3), (int)image.shape(4), key, all_entries, all_channels,
+  const znn::Dropout d{size_of(image, 1).voxels(),    (int)image.shape(0), (int)image.shape(4), key, all_entries, all_channels,
                        first_channel,                 (uint32_t)(rate * 4294967296.0), (float)(1.0 / (1.0 - rate))};
   nb::gil_scoped_release release;
   znn::table().dropout(d, image.data(), entries.data(), out.data());
@@ -383,7 +383,7 @@ template <typename Index>
 void filter_forward(const Image& image, const Ints& window, const Ints& stride, bool pool, int group, Array<float, 5> out,
                     Argmax<Index> argmax) {
   const znn::Filter f =
-      filter_of(size_of(image), window, stride, pool, (int)image.shape(3), (int)image.shape(4), size_of(out), out.shape(3));
+      filter_of(size_of(image, 1), window, stride, pool, (int)image.shape(0), (int)image.shape(4), size_of(out, 1), out.shape(0));
   require(group >= 0 && group * f.parities_per_group < f.n_parities, "no such group of parities");
   require(argmax.size() == out.size() && out.shape(4) == image.shape(4), "the argmax or output does not fit");
   require(f.window.voxels() <= (sizeof(Index) == 1 ? 256u : 65536u), "the window is too large for this argmax type");
@@ -395,8 +395,8 @@ template <typename Index>
 void filter_backward(const std::vector<Image>& d_out, const std::vector<Argmax<const Index>>& argmax, const Ints& window,
                      const Ints& stride, bool pool, Array<float, 5> d_image) {
   require(!d_out.empty() && d_out.size() == argmax.size(), "filter_backward needs one argmax per gradient");
-  const znn::Filter f = filter_of(size_of(d_image), window, stride, pool, (int)d_image.shape(3), (int)d_image.shape(4),
-                                  size_of(d_out[0]), d_out[0].shape(3));
+  const znn::Filter f = filter_of(size_of(d_image, 1), window, stride, pool, (int)d_image.shape(0), (int)d_image.shape(4),
+                                  size_of(d_out[0], 1), d_out[0].shape(0));
   require((int)d_out.size() * f.parities_per_group == f.n_parities, "gradients of every parity are needed");
   std::vector<const float*> gradients;
   std::vector<const void*> indices;

@@ -117,8 +117,8 @@ static void philox(uint64_t counter, uint64_t key, uint32_t words[4]) {
 // Keeps a value where its own random word is at least `threshold`. `index` names each (voxel, batch entry) row in the
 // whole node, so that the choice does not depend on blocks or groups.
 void dropout(const Dropout& d, const float* image, const int64_t* entry, float* out) {
-  for (size_t v = 0; v < d.voxels; v++)
-    for (int b = 0; b < d.batch; b++, image += d.channels, out += d.channels) {
+  for (int b = 0; b < d.batch; b++)
+    for (size_t v = 0; v < d.voxels; v++, image += d.channels, out += d.channels) {
       const uint64_t row = ((uint64_t)v * d.all_entries + entry[b]) * d.all_channels + d.first_channel;
       uint64_t held = ~(uint64_t)0;
       uint32_t words[4] = {};

@@ -8,6 +8,7 @@ namespace znn::ZNN_ISA {
 
 static size_t padded(int channels) { return (size_t)ceil_div(channels, LANES) * LANES; }
 static int half(int n) { return n / 2 + 1; }
+static size_t n_frequencies(Size transform) { return (size_t)transform.z * transform.y * half(transform.x); }
 
 // out = sum_j factor[j] * in_j over complex planes of m entries; factor is (k, 2), sign flips its imaginary part.
 template <bool Real>
@@ -52,14 +53,14 @@ static void multiply(const Frequency& f, int first_batch, int o) {
     for (int v = 0; v < V; v++) re[b][v] = im[b][v] = (vf){};
   const float *wr = f.re + o, *wi = f.im + o;
   for (int block = 0; block < a.n_blocks; block++) {
-    const size_t channels = a.blocks[block].channels, plane = (size_t)a.batch * channels;
-    const float *xr = a.blocks[block].data + f.index * 2 * plane + first_batch * channels, *xi = xr + plane;
+    const size_t channels = a.blocks[block].channels, step = n_frequencies(a.transform) * 2 * channels;  // to the next entry
+    const float *xr = a.blocks[block].data + first_batch * step + f.index * 2 * channels, *xi = xr + channels;
     for (size_t i = 0; i < channels; i++, wr += f.width, wi += f.width) {
       vf r[V], m[V];
       for (int v = 0; v < V; v++) r[v] = load(wr + v * LANES), m[v] = load(wi + v * LANES);
 #pragma GCC unroll 8
       for (int b = 0; b < B; b++) {
-        const float c = xr[b * channels + i], s = xi[b * channels + i];
+        const float c = xr[b * step + i], s = xi[b * step + i];
         for (int v = 0; v < V; v++) {
           re[b][v] += c * r[v];
           im[b][v] += c * m[v];
@@ -69,13 +70,13 @@ static void multiply(const Frequency& f, int first_batch, int o) {
       }
     }
   }
-  const size_t plane = (size_t)a.batch * a.out_channels;
-  float* y = a.out + f.index * 2 * plane + (size_t)first_batch * a.out_channels + o;
-  for (int b = 0; b < B; b++, y += a.out_channels)
+  const size_t step = n_frequencies(a.transform) * 2 * a.out_channels;
+  float* y = a.out + first_batch * step + f.index * 2 * a.out_channels + o;
+  for (int b = 0; b < B; b++, y += step)
     for (int v = 0; v < V; v++) {
       const int lanes = min_of(LANES, a.out_channels - o - v * LANES);
       store_first(y + v * LANES, re[b][v], lanes);
-      store_first(y + plane + v * LANES, im[b][v], lanes);
+      store_first(y + a.out_channels + v * LANES, im[b][v], lanes);
     }
 }
 
@@ -130,7 +131,7 @@ static void pack(const SpectralProduct& a, size_t offset, float* to) {
 
 static void product_stored(const SpectralProduct& a) {
   const size_t m = total_channels(a) * padded(a.out_channels);
-  const size_t n = (size_t)a.transform.z * a.transform.y * half(a.transform.x);
+  const size_t n = n_frequencies(a.transform);
   float *re = a.scratch, *im = re + m;
   for (size_t f = 0; f < n; f++) {
     pack(a, 2 * f, re);
@@ -168,12 +169,12 @@ void spectral_product(const SpectralProduct& a) {
 constexpr int ROWS = REGISTERS == 32 ? 4 : 2;
 
 template <int R, int V>
-ZNN_INLINE void outer(const float* xr, const float* xi, size_t channels, const float* dr, const float* di, size_t width,
-                      int batch, float* gr, float* gi) {
+ZNN_INLINE void outer(const float* xr, const float* xi, size_t step, const float* dr, const float* di, size_t d_step,
+                      size_t width, int batch, float* gr, float* gi) {
   vf re[R][V], im[R][V];
   for (int i = 0; i < R; i++)
     for (int v = 0; v < V; v++) re[i][v] = im[i][v] = (vf){};
-  for (int b = 0; b < batch; b++, xr += channels, xi += channels, dr += width, di += width) {
+  for (int b = 0; b < batch; b++, xr += step, xi += step, dr += d_step, di += d_step) {
     vf r[V], m[V];
     for (int v = 0; v < V; v++) r[v] = load(dr + v * LANES), m[v] = load(di + v * LANES);
 #pragma GCC unroll 8
@@ -195,31 +196,37 @@ ZNN_INLINE void outer(const float* xr, const float* xi, size_t channels, const f
 }
 
 template <int V>
-static void outer_rows(const SpectralGradient& a, const float* xr, const float* dr, const float* di, size_t width, size_t o,
-                       float* gr, float* gi) {
-  const size_t in = a.in_channels;
-  const float* xi = xr + in * a.batch;
+static void outer_rows(const SpectralGradient& a, const float* xr, const float* dr, const float* di, size_t d_step, size_t width,
+                       size_t o, float* gr, float* gi) {
+  const size_t in = a.in_channels, step = n_frequencies(a.transform) * 2 * in;
+  const float* xi = xr + in;
   size_t i = 0;
   for (; i + ROWS <= in; i += ROWS)
-    outer<ROWS, V>(xr + i, xi + i, in, dr + o, di + o, width, a.batch, gr + i * width + o, gi + i * width + o);
-  for (; i < in; i++) outer<1, V>(xr + i, xi + i, in, dr + o, di + o, width, a.batch, gr + i * width + o, gi + i * width + o);
+    outer<ROWS, V>(xr + i, xi + i, step, dr + o, di + o, d_step, width, a.batch, gr + i * width + o, gi + i * width + o);
+  for (; i < in; i++)
+    outer<1, V>(xr + i, xi + i, step, dr + o, di + o, d_step, width, a.batch, gr + i * width + o, gi + i * width + o);
 }
 
 // G[i, o] at one frequency; `rows` holds this frequency's output gradients with padded channels.
 static void outer_all(const SpectralGradient& a, size_t f, float* rows, float* gr, float* gi) {
-  const size_t width = padded(a.out_channels), out = a.out_channels, plane = a.batch * out;
-  const float* x = a.image + f * 2 * a.batch * a.in_channels;
-  const float *dr = a.d_out + f * 2 * plane, *di = dr + plane;
+  const size_t width = padded(a.out_channels), out = a.out_channels;
+  const float* x = a.image + f * 2 * a.in_channels;
+  const float *dr = a.d_out + f * 2 * out, *di = dr + out;
+  size_t d_step = n_frequencies(a.transform) * 2 * out;  // to the next entry
   if (width != out) {
-    for (size_t b = 0; b < 2 * (size_t)a.batch; b++) copy(rows + b * width, dr + b * out, out);
+    for (size_t b = 0; b < (size_t)a.batch; b++) {
+      copy(rows + 2 * b * width, dr + b * d_step, out);
+      copy(rows + (2 * b + 1) * width, di + b * d_step, out);
+    }
     dr = rows;
-    di = rows + a.batch * width;
+    di = rows + width;
+    d_step = 2 * width;
   }
   size_t o = 0;
   for (; o + 3 * LANES <= width && REGISTERS == 32; o += 3 * LANES)
-    outer_rows<REGISTERS == 32 ? 3 : 2>(a, x, dr, di, width, o, gr, gi);
-  for (; o + 2 * LANES <= width; o += 2 * LANES) outer_rows<2>(a, x, dr, di, width, o, gr, gi);
-  for (; o < width; o += LANES) outer_rows<1>(a, x, dr, di, width, o, gr, gi);
+    outer_rows<REGISTERS == 32 ? 3 : 2>(a, x, dr, di, d_step, width, o, gr, gi);
+  for (; o + 2 * LANES <= width; o += 2 * LANES) outer_rows<2>(a, x, dr, di, d_step, width, o, gr, gi);
+  for (; o < width; o += LANES) outer_rows<1>(a, x, dr, di, d_step, width, o, gr, gi);
 }
 
 // sum_j += weight * factor[j] * g over complex planes of m entries.
@@ -244,7 +251,7 @@ size_t spectral_gradient_scratch(const SpectralGradient& a) {
 
 static void gradient_stored(const SpectralGradient& a) {
   const size_t width = padded(a.out_channels), out = a.out_channels, in = a.in_channels, m = in * width;
-  const size_t n = (size_t)a.transform.z * a.transform.y * half(a.transform.x);
+  const size_t n = n_frequencies(a.transform);
   float *re = a.scratch, *im = re + m, *rows = im + m;
   fill_zero(rows, 2 * a.batch * width);
   for (size_t f = 0; f < n; f++) {

@@ -1,5 +1,5 @@
 // What every instruction set provides, as plain functions behind one table. No Python, no allocation, no threads.
-// Arrays are C-contiguous float32. Image: (z, y, x, batch, channel). Spectrum: (fz, fy, fx, 2, batch, channel), the
+// Arrays are C-contiguous float32. Image: (batch, z, y, x, channel). Spectrum: (batch, fz, fy, fx, 2, channel), the
 // 2 being real and imaginary, fx halved. Kernel: (kz, ky, kx, in, out). Sizes are (z, y, x).
 #pragma once
 #include <cstddef>
@@ -50,7 +50,7 @@ struct SpectralProduct {
   int batch, n_blocks, out_channels;
   const Block* blocks;
   Twiddles twiddles;
-  bool stored;     // kernels are spectra (fz, fy, fx, 2, 1, in * out) instead of taps
+  bool stored;     // kernels are spectra (fz, fy, fx, 2, in, out) instead of taps
   bool conjugate;  // multiply by the conjugate of the kernel's spectrum: correlation (forward)
   bool transpose;  // kernels are (.., out, in) of this product: the input gradient
   float* out;
@@ -64,7 +64,7 @@ struct SpectralGradient {
   const float* image;
   const float* d_out;
   Twiddles twiddles;
-  bool stored;      // give the gradient's spectrum (fz, fy, fx, 2, 1, in * out) instead of its taps
+  bool stored;      // give the gradient's spectrum (fz, fy, fx, 2, in, out) instead of its taps
   float* d_kernel;  // taps (kz, ky, kx, in, out)
   float* scratch;
 };
@@ -104,7 +104,7 @@ struct Filter {
   Size size, window, stride, out_size;  // out_size: of one fragment
   int batch, channels;
   int n_parities;          // 1 for max-pool, stride volume for max-filter
-  int parities_per_group;  // each group's array is (z, y, x, parities_per_group * batch, channel)
+  int parities_per_group;  // each group's array is (parities_per_group * batch, z, y, x, channel)
 };
 
 struct Transfer {

@@ -44,7 +44,7 @@ def assert_close(found, expected):
 def check_convolution(rng, n_in, n_out, batch):
     image, kernel, d_output = (
         rng.standard_normal(shape).astype(np.float32)
-        for shape in [(4, 5, 7, batch, n_in), (2, 3, 3, n_in, n_out), (3, 3, 5, batch, n_out)]
+        for shape in [(batch, 4, 5, 7, n_in), (2, 3, 3, n_in, n_out), (batch, 3, 3, 5, n_out)]
     )
     tiling = Tiling((4, 5, 7), (2, 3, 3), (4, 5, 6), "scipy")
     x, d = spectral.image_spectrum(image, tiling), spectral.gradient_spectrum(d_output, tiling)
@@ -64,7 +64,7 @@ def check_convolution(rng, n_in, n_out, batch):
 
 
 def check_pointwise(rng, channels, batch):
-    image = rng.integers(-3, 3, (4, 5, 5, batch, channels)).astype(np.float32)
+    image = rng.integers(-3, 3, (batch, 4, 5, 5, channels)).astype(np.float32)
     output, index = filters.max_filter(image, (2, 2, 3), (3, 2, 1))
     expected, where = reference.max_filter(image, (2, 2, 3), (3, 2, 1))
     assert_close(output, expected)

@@ -13,7 +13,7 @@ from znn_dask.geometry import volume
 from znn_dask.lower.builder import Builder, Key, Priorities, ref, refs
 from znn_dask.lower.plan import Plan
 from znn_dask.net import Convolution, Dropout, Edge, MaxFilter, MaxPool, Network, Transfer
-from znn_dask.ops import direct, dropout, layout, spectral, transfer
+from znn_dask.ops import direct, dropout, fft, layout, spectral, transfer
 from znn_dask.ops import filter as filters
 from znn_dask.ops.layout import Arrangement
 from znn_dask.ops.spectral import Tiling
@@ -89,7 +89,8 @@ class Lowering:
         """Return how the source of a spectral convolution is cut."""
         assert isinstance(edge.op, Convolution)
         tile = self.plan.convolutions[edge.name].tile
-        return Tiling(self.arrangements[edge.source].size, edge.op.kernel, tile, self.plan.fft_backend)
+        backend = fft.library(self.plan.fft_backend, tile)
+        return Tiling(self.arrangements[edge.source].size, edge.op.kernel, tile, backend)
 
     def spectrum_bytes(self, node: str, place: Place, tiling: Tiling) -> int:
         """Return the bytes of one spectrum of a node."""

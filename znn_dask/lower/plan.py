@@ -13,7 +13,7 @@ from znn_dask.errors import ParameterError, nearest
 from znn_dask.geometry import ONE, Triple, ceil_div, volume
 from znn_dask.lower.cost import best_tile, direct_cost, spectral_cost, whole_size
 from znn_dask.net import Convolution, MaxFilter, Network
-from znn_dask.ops.fft import EFFORTS, resolve_backend
+from znn_dask.ops.fft import BACKENDS, EFFORTS, resolve_backend
 
 ALGORITHMS = ("fft", "direct", "fft-stored")
 GRANULARITIES = ("node", "edge")
@@ -280,7 +280,7 @@ def check_plan(net: Network, plan: Plan) -> None:
     _one_of("granularity", plan.granularity, GRANULARITIES)
     _one_of("sum", plan.sum, SUMS)
     _one_of("fft_effort", plan.fft_effort, EFFORTS)
-    _one_of("fft_backend", plan.fft_backend, ("pyfftw", "scipy"))
+    _one_of("fft_backend", plan.fft_backend, tuple(name for name in BACKENDS if name != "auto"))
 
 
 def describe(net: Network, plan: Plan, peak_bytes: int | None) -> str:

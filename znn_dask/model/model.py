@@ -45,7 +45,7 @@ class Model:
         Threads; None takes all CPUs this process may use.
     convolution : "auto" | "fft" | "direct" | "fft-stored" | dict of edge to these
         "fft-stored" is ZNN as published (arXiv 1510.06706).
-    fft_backend : "auto" | "pyfftw" | "scipy"
+    fft_backend : "auto" | "native" | "pyfftw" | "scipy"
     fft_effort : "estimate" | "measure"
         Whether FFTW may measure which of its algorithms is fastest here. What it measured is saved with the model;
         two new models then may differ in the last bits.

@@ -25,16 +25,14 @@ def _reference(name: str) -> Callable[[Values, Values, Values | None], tuple[flo
     """Return the twin of a loss, for public arrays."""
 
     def twin_of(prediction: Values, target: Values, weight: Values | None) -> tuple[float, Values]:
-        p = prediction.astype(np.float64).transpose(2, 3, 4, 0, 1)
+        p = np.moveaxis(prediction.astype(np.float64), 1, -1)
         if name == "softmax":
-            t, w = (
-                None if v is None else _classes(v, prediction)[:, 0].transpose(1, 2, 3, 0) for v in (target, weight)
-            )
+            t, w = (None if v is None else _classes(v, prediction)[:, 0] for v in (target, weight))
         else:
-            t, w = (None if v is None else v.transpose(2, 3, 4, 0, 1) for v in (target, weight))
+            t, w = (None if v is None else np.moveaxis(v, 1, -1) for v in (target, weight))
         assert t is not None
         loss, d_prediction = reference_loss.LOSSES[name](p, t, w)
-        return loss, d_prediction.transpose(3, 4, 0, 1, 2)
+        return loss, np.moveaxis(d_prediction, -1, 1)
 
     return twin_of
 
@@ -112,7 +110,7 @@ def loss_and_gradients(
 
     Parameters
     ----------
-    blocks : float32 arrays of shape (z, y, x, entry, channel)
+    blocks : float32 arrays of shape (entry, z, y, x, channel)
         The output, kept in an arrangement.
     target, weight : arrays of shape (batch, channel, z, y, x)
         For softmax both have one channel.

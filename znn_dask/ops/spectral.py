@@ -197,7 +197,7 @@ def product(spectra: Sequence[Array], kernels: Sequence[Array], tiling: Tiling, 
 
     Parameters
     ----------
-    spectra : blocks of float32 of shape (fz, fy, fx, 2, batch, channel)
+    spectra : blocks of float32 of shape (batch, fz, fy, fx, 2, channel)
         Of the image, or backward of the output gradient.
     kernels : blocks of float32 of shape (kz, ky, kx, in, out)
         One per spectrum; backward their ``out`` is summed over.
@@ -208,7 +208,7 @@ def product(spectra: Sequence[Array], kernels: Sequence[Array], tiling: Tiling, 
 
     Returns
     -------
-    float32 array of shape (fz, fy, fx, 2, batch, out), backward (..., in)
+    float32 array of shape (batch, fz, fy, fx, 2, out), backward (..., in)
     """
     channels = kernels[0].shape[3 if backward else 4]
     out = empty((*spectra[0].shape[:5], channels))
