@@ -277,7 +277,7 @@ def filter_cases(entries: int, n: int, channels: int) -> Iterator[Case]:
     yield case(
         f"max-pool backward 2^3 {shape}",
         lambda: filters.max_pool_backward(d_pooled, index, two, (n,) * 3),
-        lambda: reference.max_pool_backward(wide(d_pooled), index, two, (n,) * 3),
+        lambda: reference.max_pool_backward(wide(d_pooled), index, two),
         n_bytes=float(even.nbytes) + tiny,
     )
 
