@@ -3,7 +3,8 @@
     python bench/kernels.py --workers 2 --json bench/results/kernels.json
 
 Every answer is compared with its float64 reference first. Then short calls of the kernel, of its limit and of its
-peers take turns; the least of each counts, since other work on the machine can only add. Limits: the multiply-adds of
+peers take turns, in the time their one thread was on a core; the least of each counts, since other work on the machine
+can only add. Limits: the multiply-adds of
 one core for arithmetic, a copy of as many bytes for element-wise passes; the peer of transforms is pyfftw's execute.
 """
 
@@ -25,11 +26,11 @@ SAMPLE_S = 0.004  # of one turn of one candidate
 
 
 def per_call(run: Callable[[], Any], calls: int) -> float:
-    """Return the seconds of one of some calls."""
-    start = time.perf_counter()
+    """Return the seconds that this thread was on a core for one of some calls."""
+    start = time.thread_time()
     for _ in range(calls):
         run()
-    return (time.perf_counter() - start) / calls
+    return (time.thread_time() - start) / calls
 
 
 def turns(runs: dict[str, Callable[[], Any]], repetitions: int) -> dict[str, list[float]]:

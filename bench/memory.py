@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50, help="whose page faults are counted")
     parser.add_argument("--limit", type=int, default=30, help="seconds for those steps; at least 5 are made")
     parser.add_argument("--form", help="of PyTorch, instead of the fastest")
-    parser.add_argument("--form-timeout", type=float, default=40)
+    parser.add_argument("--form-timeout", type=float, default=30)
     parser.add_argument("--no-torch", action="store_true")
     parser.add_argument("--child", choices=PRESETS, help=argparse.SUPPRESS)
     parser.add_argument("--json", help="write the report here")

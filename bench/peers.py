@@ -5,10 +5,11 @@ within reach of the best form then takes part in the alternating repetitions.
 """
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from torch_peer import Layer, forms_of
 CHILD = Path(__file__).with_name("torch_child.py")
 TOLERANCE = 1e-3  # of the largest value: both sides are float32 and sum in other orders
 HOPELESS = 5.0  # times the best form after one repetition
+COMPILED = " compiled"
+COMPILATION_S = 30.0
 LEAST_S = 8.0  # a process cannot even start in less
 
 
@@ -59,22 +62,21 @@ def write_sample(
 def try_all(layers: list[Layer], sample: Path, workers: int, limit_s: float, budget_s: float) -> dict[str, Tried]:
     """Return what came of every form, within some seconds for each and for all.
 
-    The compiled form of one that is hopeless is tried last.
+    Compiled forms come last, the ones whose plain form is fastest first; they may take a minute to compile.
     """
     until = time.monotonic() + budget_s
     found: dict[str, Tried] = {}
-    left = deque(forms_of(layers))
-    later: set[str] = set()
-    while left:
-        form = left.popleft()
-        plain = found.get(form.removesuffix(" compiled"))
-        if plain is not None and form not in later and is_hopeless(plain, found):
-            later.add(form)
-            left.append(form)
-            continue
-        seconds = min(limit_s, until - time.monotonic())
-        found[form] = try_one(form, sample, workers, seconds)
+
+    def attempt(form: str, most_s: float) -> None:
+        found[form] = try_one(form, sample, workers, min(most_s, until - time.monotonic()))
         print(f"  {form:36} {describe(found[form])}", flush=True)
+
+    forms = forms_of(layers)
+    plain = [form for form in forms if not form.endswith(COMPILED)]
+    for form in plain:
+        attempt(form, limit_s)
+    for form in sorted(plain, key=lambda form: found[form].seconds or float("inf")):
+        attempt(form + COMPILED, limit_s + COMPILATION_S)
     return {form: _judged(tried, found) for form, tried in found.items()}
 
 
@@ -95,14 +97,18 @@ def try_one(form: str, sample: Path, workers: int, limit_s: float) -> Tried:
     if limit_s < LEAST_S:
         return Tried(note="not tried: no time left")
     command = [sys.executable, str(CHILD), "try", str(sample), form, str(workers)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=False)
-    except subprocess.TimeoutExpired:
-        return Tried(note=f"ended after {limit_s:.0f} s")
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    pipe = subprocess.PIPE
+    # A session of its own: the compiler's processes end with it.
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
+        try:
+            out, errors = process.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            return Tried(note=f"ended after {limit_s:.0f} s")
+    if process.returncode:
+        last = (errors.strip().splitlines() or ["no message"])[-1]
         return Tried(note=f"fails: {last[:200]}")
-    tried = Tried(**json.loads(done.stdout.strip().splitlines()[-1]))
+    tried = Tried(**json.loads(out.strip().splitlines()[-1]))
     if tried.difference is None or not tried.difference < TOLERANCE:
         sys.exit(f"the answers differ from PyTorch's ({form}) by {tried.difference}: nothing was timed")
     return tried

@@ -44,7 +44,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--no-stored", action="store_true", help='leave out our "fft-stored"')
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--pause", type=float, default=0.2, help="seconds before each repetition")
-    parser.add_argument("--form-timeout", type=float, default=40, help="seconds for the first try of a form of PyTorch")
+    parser.add_argument(
+        "--form-timeout", type=float, default=30, help="seconds to try a form of PyTorch; 30 more to compile"
+    )
     parser.add_argument("--budget", type=float, default=220, help="seconds for one network, roughly")
     parser.add_argument("--json", help="write the report here")
     return parser.parse_args()
@@ -116,7 +118,7 @@ def measure(args: argparse.Namespace, setting: Setting) -> dict[str, Any]:
         candidates[name] = timed(other, image, target)
     others = [min(once(run), once(run)) for run in candidates.values()]
     spent = _since(start) + sum(others) * (args.repetitions + 1)
-    tried, torch = try_torch(args, net, (image, target, parameters, *answer), 0.6 * (args.budget - spent))
+    tried, torch = try_torch(args, net, (image, target, parameters, *answer), 0.7 * (args.budget - spent))
     kept, dropped = affordable(tried, others, args.repetitions, args.budget - _since(start))
     for form in kept:
         peer = TorchNet(torch, presets.layers(net), parameters, form, RATE, MOMENTUM)

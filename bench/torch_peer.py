@@ -21,7 +21,7 @@ FORMS = (*LAYOUTS, *(f"{layout} compiled" for layout in LAYOUTS))
 
 def forms_of(layers: list[Layer]) -> list[str]:
     """Return the forms that differ for a network: one without max-filters has no fragments."""
-    dense = any(layer["kind"] == "max-filter" for layer in layers)
+    dense = any(layer["kind"] == "max_filter" for layer in layers)
     return [form for form in FORMS if dense or "fragments" not in form]
 
 
@@ -86,9 +86,9 @@ class TorchNet:
                 x = self._convolve(x, self.parameters[layer["kernel"]], bias, dilation=dilation)
             elif kind == "transfer":
                 x = {"relu": f.relu, "linear": lambda v: v}[layer["function"]](x)
-            elif kind == "max-pool":
+            elif kind == "max_pool":
                 x = self._pool(x, size)
-            elif kind == "max-filter":
+            elif kind == "max_filter":
                 x = self._pool(x, size, stride=1, dilation=dilation)
                 if self.fragments:
                     x, merge = self._split(x, self._own(layer["stride"]))
@@ -136,7 +136,7 @@ class TorchNet:
         self.optimizer.zero_grad()
         loss = self._loss(self._tensor(image), self._tensor(target))
         loss.backward()
-        return float(loss)
+        return float(loss.detach())
 
     def _plain_loss(self, x: Any, target: Any) -> Any:
         output = self.forward(x)
