@@ -23,6 +23,7 @@ TOLERANCE = 1e-3  # of the largest value: both sides are float32 and sum in othe
 HOPELESS = 5.0  # times the best form after one repetition
 COMPILED = " compiled"
 COMPILATION_S = 30.0
+NO_TIME = "no time left"
 LEAST_S = 8.0  # a process cannot even start in less
 
 
@@ -68,7 +69,11 @@ def try_all(layers: list[Layer], sample: Path, workers: int, limit_s: float, bud
     found: dict[str, Tried] = {}
 
     def attempt(form: str, most_s: float) -> None:
-        found[form] = try_one(form, sample, workers, min(most_s, until - time.monotonic()))
+        left_s = until - time.monotonic()
+        tried = try_one(form, sample, workers, min(most_s, left_s))
+        if tried.seconds is None and left_s < most_s and not tried.note.startswith("fails"):
+            tried = Tried(note=f"{tried.note}: {NO_TIME}")
+        found[form] = tried
         print(f"  {form:36} {describe(found[form])}", flush=True)
 
     forms = forms_of(layers)
@@ -95,7 +100,7 @@ def _judged(tried: Tried, found: dict[str, Tried]) -> Tried:
 def try_one(form: str, sample: Path, workers: int, limit_s: float) -> Tried:
     """Run one form in a process of its own for at most some seconds."""
     if limit_s < LEAST_S:
-        return Tried(note="not tried: no time left")
+        return Tried(note="not tried")
     command = [sys.executable, str(CHILD), "try", str(sample), form, str(workers)]
     pipe = subprocess.PIPE
     # A session of its own: the compiler's processes end with it.

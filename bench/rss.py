@@ -29,4 +29,4 @@ def train(step: Callable[[], Any], updates: int, steps: int, limit_s: int) -> di
     while made < steps and (made < FEWEST or time.monotonic() < until):
         step()
         made += 1
-    return {"peak_mib": peak, "faults_per_step": (minor_faults() - before) / made, "steps": made}
+    return {"peak_mib": peak, "faults_per_step": (minor_faults() - before) / max(1, made), "steps": made}

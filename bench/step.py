@@ -23,7 +23,7 @@ from typing import Any
 import presets
 from floor import floor
 from measure import alternate, environment, ratio, summary, write_json
-from peers import TOLERANCE, affordable, difference, try_all, write_sample
+from peers import NO_TIME, TOLERANCE, affordable, difference, try_all, write_sample
 from presets import MOMENTUM, PRESETS, RATE, Setting
 from torch_peer import TorchNet
 
@@ -127,7 +127,7 @@ def measure(args: argparse.Namespace, setting: Setting) -> dict[str, Any]:
     notes = {form: t.note for form, t in tried.items() if t.note} | dropped
     report |= {"differences": differences, "tried": {form: asdict(t) for form, t in tried.items()}, "left_out": notes}
     report["floor"] = floor(model, args.workers)
-    report |= compare(alternate(candidates, args.repetitions, warmup=1, pause_s=args.pause), setting)
+    report |= compare(alternate(candidates, args.repetitions, warmup=1, pause_s=args.pause), setting, notes)
     report["wall_s"] = _since(start)
     return report
 
@@ -136,7 +136,7 @@ def _since(start: float) -> float:
     return time.monotonic() - start
 
 
-def compare(times: dict[str, list[float]], setting: Setting) -> dict[str, Any]:
+def compare(times: dict[str, list[float]], setting: Setting, notes: dict[str, str]) -> dict[str, Any]:
     """Return medians, ratios to ours, the best form of PyTorch and whether that is what is wanted."""
     report: dict[str, Any] = {"seconds": times, "summary": {name: summary(s) for name, s in times.items()}}
     ratios = report["ratios"] = {name: ratio(s, times[OURS]) for name, s in times.items() if name != OURS}
@@ -146,6 +146,8 @@ def compare(times: dict[str, list[float]], setting: Setting) -> dict[str, Any]:
         report["times_best_peer"] = ratios[best]
         if setting.wanted is not None:
             report["verdict"] = "ok" if ratios[best] >= setting.wanted else "below"
+        if any(NO_TIME in note for note in notes.values()):
+            report["verdict"] = "incomplete: forms were not tried"
     if ALONE in ratios:
         report["speedup"] = ratios[ALONE]
     return report
