@@ -67,8 +67,7 @@ def work_of(model: znn.Model) -> Work:
         op, learns_below = edge.op, edge.source not in net.inputs
         if isinstance(op, Convolution):
             chosen = plan.convolutions[edge.name]
-            algorithms = getattr(chosen, "algorithms", (chosen.algorithm,) * 3)
-            total = total.plus(convolution(source, target, op.kernel, algorithms, chosen.tile, learns_below))
+            total = total.plus(convolution(source, target, op.kernel, chosen.algorithms, chosen.tile, learns_below))
         elif isinstance(op, MaxFilter | MaxPool):
             index = ends[1] / 4 * index_bytes(op.window)
             total = total.plus(Work(n_bytes=(1 + learns_below) * (sum(ends) + index)))

@@ -39,7 +39,9 @@ struct DirectGradient {
   float* scratch;
 };
 
-// Tables of exp(+2 pi i f j / n), shape (n, k, 2), one per axis; the last axis only to n / 2.
+// Tables of a pruned transform, one per axis of n frequencies and k taps, of shape (n / 2 + 1, k + 2). In the row of
+// frequency f, with angle = 2 pi f / n and taps counted from their centre (k - 1) / 2: cos(angle * tap) of the taps
+// up to the centre, sin(angle * tap) of those after it, then cos and sin of angle * centre, the phase.
 struct Twiddles {
   const float *z, *y, *x;
 };
@@ -114,6 +116,22 @@ struct Transfer {
   float a, b;
 };
 
+enum LossKind { SQUARE, LOGISTIC_LOSS, SOFTMAX };
+
+// Blocks of one batch group. Targets and weights are (example, channel, z, y, x), cropped to target_size; the weights
+// may have one channel for all. For SOFTMAX there are classes, (example, z, y, x), instead of targets.
+struct Loss {
+  LossKind kind;
+  Size size, sparsity, target_size;  // size: of a fragment
+  int batch, n_blocks, channels, weight_channels;  // channels: of all blocks
+  const int* entries;                // example and first voxel (z, y, x) of each fragment
+  const Block* blocks;
+  float* const* d_blocks;
+  const float *target, *weight;      // weight: null for none
+  const int32_t* classes;
+  double scale;                      // of the gradient
+};
+
 struct Dropout {
   size_t voxels;
   int batch, channels;
@@ -147,9 +165,14 @@ struct Table {
                        size_t tile_lanes);
   void (*transfer_forward)(const Transfer&, const float* image, const float* bias, float* out);
   void (*transfer_backward)(const Transfer&, const float* d_out, const float* out, float* d_image, double* d_bias);
-  void (*filter_forward)(const Filter&, int group, const float* image, float* out, void* argmax, int argmax_bytes);
+  size_t (*filter_forward_scratch)(const Filter&);
+  void (*filter_forward)(const Filter&, const float* image, float* const* out, void* const* argmax, int argmax_bytes,
+                         float* scratch);
+  size_t (*filter_backward_scratch)(const Filter&);
   void (*filter_backward)(const Filter&, const float* const* d_out, const void* const* argmax, int argmax_bytes,
-                          float* d_image);
+                          float* d_image, float* scratch);
+  size_t (*loss_scratch)(const Loss&);
+  double (*loss)(const Loss&, float* scratch);  // the sum over voxels; gradients into d_blocks
   void (*dropout)(const Dropout&, const float* image, const int64_t* entry, float* out);
   void (*sgd)(size_t n, const float* parameter, const float* velocity, const float* gradient, float rate, float momentum,
               float decay, float* new_parameter, float* new_velocity);

@@ -201,9 +201,9 @@ DAMAGE = {
     "a folder": lambda p: (p.unlink(), p.mkdir()),
     "foreign": lambda p: write_checkpoint(p, {"weight": np.zeros(3)}, {}),
     "other version": lambda p: write_checkpoint(p, {"weight": np.zeros(3)}, {"format": "znn-dask model 99"}),
-    "no description": lambda p: write_checkpoint(p, {"weight": np.zeros(3)}, {"format": "znn-dask model 1"}),
+    "no description": lambda p: write_checkpoint(p, {"weight": np.zeros(3)}, {"format": "znn-dask model 2"}),
     "bad description": lambda p: write_checkpoint(
-        p, {"weight": np.zeros(3)}, {"format": "znn-dask model 1", "model": "{}"}
+        p, {"weight": np.zeros(3)}, {"format": "znn-dask model 2", "model": "{}"}
     ),
     "parameter missing": lambda p: rewritten(p, lambda a, t: t.pop("parameters/conv1/kernel")),
     "velocity missing": lambda p: rewritten(p, lambda a, t: t.pop("velocities/conv1/kernel")),

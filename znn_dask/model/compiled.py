@@ -89,7 +89,7 @@ def learn_transforms(net: Network, plan: Plan, known: fft.Wisdom | None = None) 
     arrangements = arrange(net, plan)
     tiles: dict[tuple[Triple, int], None] = {}
     for name, chosen in plan.convolutions.items():
-        if chosen.algorithm == "direct" or fft.library(plan.fft_backend, chosen.tile) != "pyfftw":
+        if chosen.backend != "pyfftw":
             continue
         edge = net.edges[name]
         counts = {_lanes(arrangements[node]) for node in (edge.source, edge.target)}

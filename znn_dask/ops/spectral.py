@@ -21,6 +21,7 @@ from znn_dask.ops import fft, reference_spectral
 from znn_dask.ops.memory import Array, empty
 from znn_dask.ops.transfer import Activation
 from znn_dask.ops.transfer import forward as transfer_forward
+from znn_dask.ops.twiddles import twiddles
 from znn_dask.ops.validation import twin
 from znn_dask.tasks import fresh
 
@@ -212,8 +213,8 @@ def product(spectra: Sequence[Array], kernels: Sequence[Array], tiling: Tiling, 
     """
     channels = kernels[0].shape[3 if backward else 4]
     out = empty((*spectra[0].shape[:5], channels))
-    twiddles = list(fft.twiddles(tiling.tile, tiling.kernel))
-    _kernels.spectral_product(list(spectra), list(kernels), tiling.tile, twiddles, backward, out)
+    tables = list(twiddles(tiling.tile, tiling.kernel))
+    _kernels.spectral_product(list(spectra), list(kernels), tiling.tile, tables, backward, out)
     return out
 
 
@@ -222,8 +223,8 @@ def product(spectra: Sequence[Array], kernels: Sequence[Array], tiling: Tiling, 
 def kernel_gradient(spectrum: Array, d_spectrum: Array, tiling: Tiling) -> Array:
     """Return the gradient of the kernel, (kz, ky, kx, in, out), from the spectra of image and output gradient."""
     d_kernel = empty((*tiling.kernel, spectrum.shape[5], d_spectrum.shape[5]))
-    twiddles = list(fft.twiddles(tiling.tile, tiling.kernel))
-    _kernels.spectral_gradient(spectrum, d_spectrum, tiling.tile, twiddles, d_kernel)
+    tables = list(twiddles(tiling.tile, tiling.kernel))
+    _kernels.spectral_gradient(spectrum, d_spectrum, tiling.tile, tables, d_kernel)
     return d_kernel
 
 
