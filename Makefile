@@ -15,7 +15,7 @@ DEVELOP := $(VENV)/.installed-develop$(if $(TORCH),-torch)-$(MODULES)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 BUILD_TOOLS := "scikit-build-core>=0.11" "nanobind>=2.4" cmake ninja
 
-.PHONY: demo test test-all lint format bench stub notebooks wheel clean
+.PHONY: demo test test-all sanitize lint format bench stub notebooks wheel clean
 
 demo: $(USE)
 	$(BIN)/znn-dask demo
@@ -25,6 +25,10 @@ test: $(DEVELOP)
 
 test-all: $(DEVELOP)
 	$(BIN)/python -m pytest
+
+# The kernels with AddressSanitizer and UndefinedBehaviourSanitizer under the tests of the operations.
+sanitize: $(DEVELOP)
+	.ci/sanitize $(BIN)/python
 
 lint: $(DEVELOP)
 	$(BIN)/ruff check .
@@ -38,7 +42,8 @@ format: $(DEVELOP)
 bench: $(DEVELOP)
 	$(BIN)/python bench/kernels.py --json bench/results/kernels.json
 	$(BIN)/python bench/scheduler.py --json bench/results/scheduler.json
-	$(BIN)/python bench/step.py --kernel 5 --against torch --json bench/results/step-k5.json
+	$(BIN)/python bench/step.py --preset all --against torch --speedup
+	$(BIN)/python bench/memory.py $(if $(TORCH),,--no-torch) --json bench/results/memory.json
 
 # After a change of the bindings; a test compares the checked-in file with this.
 stub: $(DEVELOP)

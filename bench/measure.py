@@ -18,15 +18,19 @@ PACKAGES = ("znn-dask", "numpy", "dask", "pyfftw", "scipy", "torch")
 
 
 def alternate(
-    candidates: Mapping[str, Callable[[], object]], repetitions: int, warmup: int = 2
+    candidates: Mapping[str, Callable[[], object]], repetitions: int, warmup: int = 2, pause_s: float = 0.0
 ) -> dict[str, list[float]]:
-    """Return the seconds of every repetition of every candidate, taken in turns after some warm-up."""
+    """Return the seconds of every repetition of every candidate, taken in turns after some warm-up.
+
+    A pause before each lets threads that wait actively for more work (OpenMP's do) fall asleep.
+    """
     for run in candidates.values():
         for _ in range(warmup):
             run()
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(repetitions):
         for name, run in candidates.items():
+            time.sleep(pause_s)
             start = time.perf_counter()
             run()
             times[name].append(time.perf_counter() - start)

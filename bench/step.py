@@ -1,115 +1,230 @@
 """One training update, beside PyTorch on the same machine, in one run.
 
-    python bench/step.py --net CTMCTMCTCT --width 40 --kernel 5 --output-size 12 --workers 2 --against torch
+    python bench/step.py --preset k5-w40 --against torch --workers 2 --speedup
+    python bench/step.py --preset all --against torch --speedup    # every network of presets.py, into bench/results/
+    python bench/step.py --net CTMCTMCTCT --width 8 --kernel 5 --against torch
 
-Loss and every gradient are compared before anything is timed. The report gives the ratio to each form of the peer
-(median over alternating turns), and every repetition goes into the JSON file.
+Loss and every gradient of every form are compared before anything is timed. Each form of PyTorch is first tried in a
+process of its own, with a time limit; those within reach of the best then alternate with ours, with "fft-stored" (ZNN
+as published) and with ours on one worker. The report gives the ratios (medians over turns) and the floor of `floor.py`.
 """
 
 import argparse
 import importlib.util
+import json
 import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-import numpy as np
+import presets
+from floor import floor
 from measure import alternate, environment, ratio, summary, write_json
-from torch_peer import LAYOUTS, TorchNet
+from peers import NO_TIME, TOLERANCE, affordable, difference, try_all, write_sample
+from presets import MOMENTUM, PRESETS, RATE, Setting
+from torch_peer import TorchNet
 
 import znn_dask as znn
 
-RATE, MOMENTUM = 1e-6, 0.9  # small, so that the parameters stay in range however long it runs
-TOLERANCE = 1e-3  # of the largest value: both sides are float32 and sum in other orders
+RESULTS = Path(__file__).resolve().parent / "results"
+OURS, STORED, ALONE = "znn-dask", "znn-dask fft-stored", "znn-dask, 1 worker"
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--net", default="CTMCTMCTCT", help="letters, see znn_dask.Network.parse")
-    parser.add_argument("--ndim", type=int, default=3, choices=(2, 3))
-    parser.add_argument("--width", type=int, default=40, help="maps of every convolution but the last")
-    parser.add_argument("--kernel", type=int, default=3)
-    parser.add_argument("--window", type=int, default=2)
-    parser.add_argument("--out-channels", type=int, help="maps of the last convolution; default: the width")
-    parser.add_argument("--output-size", type=int, default=12)
+    parser.add_argument("--preset", choices=(*PRESETS, "all"), help="a network by name; the options below change it")
+    presets.add_arguments(parser)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--convolution", default="auto", choices=("auto", "fft", "direct", "fft-stored"))
     parser.add_argument("--against", choices=("torch",), help="the peer")
-    parser.add_argument("--layouts", nargs="+", default=list(LAYOUTS), choices=LAYOUTS, help="forms of the peer")
+    parser.add_argument("--speedup", action="store_true", help="also time ours with one worker")
+    parser.add_argument("--no-stored", action="store_true", help='leave out our "fft-stored"')
     parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--pause", type=float, default=0.2, help="seconds before each repetition")
+    parser.add_argument(
+        "--form-timeout", type=float, default=30, help="seconds to try a form of PyTorch; 30 more to compile"
+    )
+    parser.add_argument("--budget", type=float, default=220, help="seconds for one network, roughly")
     parser.add_argument("--json", help="write the report here")
     return parser.parse_args()
 
 
-def make(args: argparse.Namespace) -> tuple[znn.Model, np.ndarray, np.ndarray]:
-    net = znn.Network.parse(
-        args.net,
-        width=args.width,
-        kernel=args.kernel,
-        window=args.window,
-        ndim=args.ndim,
-        in_channels=1,
-        out_channels=args.out_channels or args.width,
-    )
-    model = znn.Model(
-        net,
-        output_size=args.output_size,
-        optimizer=znn.SGD(RATE, MOMENTUM),
-        num_workers=args.workers,
-        convolution=args.convolution,
-        batch=args.batch,
-    )
-    rng = np.random.default_rng(0)
-    image = rng.standard_normal((args.batch, 1, *model.input_size), dtype=np.float32)
-    target = rng.standard_normal((args.batch, args.out_channels or args.width, *model.output_size), dtype=np.float32)
-    return model, image, target
+def timed(model: znn.Model, image: Any, target: Any) -> Callable[[], None]:
+    """Return a call that makes one whole update, with nothing left pending."""
+
+    def run() -> None:
+        model.step(image, target)
+        model.flush()
+
+    return run
 
 
-def check(model: znn.Model, peer: TorchNet, image: np.ndarray, target: np.ndarray, layout: str) -> float:
-    """Return the largest difference in loss and gradients, relative to the largest value; stop if it is too large."""
-    loss, gradients = model.gradients(image, target)
-    other, theirs = peer.gradients(image, target)
-    errors = [abs(loss - other) / abs(other)]
-    errors += [np.abs(gradients[n] - theirs[n]).max() / np.abs(theirs[n]).max() for n in gradients]
-    if not max(errors) < TOLERANCE:
-        sys.exit(f"the answers differ from PyTorch's ({layout}) by {max(errors):.3g}: nothing was timed")
-    return float(max(errors))
+def check(name: str, answer: Any, reference: Any) -> float:
+    """Return the largest difference in loss and gradients to a reference; stop if it is too large."""
+    (loss, gradients), (other, theirs) = answer, reference
+    error = max(abs(loss - other) / abs(other), difference(gradients, theirs))
+    if not error < TOLERANCE:
+        sys.exit(f"the answers of {name} differ by {error:.3g}: nothing was timed")
+    return error
+
+
+def once(run: Callable[[], Any]) -> float:
+    """Return the seconds of one call."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def try_torch(
+    args: argparse.Namespace, net: znn.Network, sample: tuple[Any, ...], budget_s: float
+) -> tuple[dict[str, Any], Any]:
+    """Return what came of every form of PyTorch, and the module; nothing and None where it is absent."""
+    if args.against != "torch":
+        return {}, None
+    if importlib.util.find_spec("torch") is None:
+        print("PyTorch is absent: pip install torch==2.13.0")
+        return {}, None
+    import torch
+
+    torch.set_num_threads(args.workers)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "sample.npz"
+        layers = presets.layers(net)
+        write_sample(path, layers, *sample)
+        return try_all(layers, path, args.workers, args.form_timeout, budget_s), torch
+
+
+def measure(args: argparse.Namespace, setting: Setting) -> dict[str, Any]:
+    """Return the report of one network."""
+    start = time.monotonic()
+    net = presets.network(setting)
+    model = presets.model(setting, args.workers, args.convolution, net)
+    report: dict[str, Any] = {"setting": asdict(setting), "plan": str(model.plan), "construction_s": _since(start)}
+    print(net, model.plan, sep="\n\n", end="\n\n")
+    image, target = presets.sample(setting, model)
+    answer = model.gradients(image, target)
+    parameters = model.parameters
+    candidates: dict[str, Callable[[], Any]] = {OURS: timed(model, image, target)}
+    differences = {}
+    extra = {STORED: (args.workers, "fft-stored")} if not args.no_stored else {}
+    extra |= {ALONE: (1, args.convolution)} if args.speedup and args.workers > 1 else {}
+    for name, (workers, convolution) in extra.items():
+        other = presets.model(setting, workers, convolution, net)
+        other.load_parameters(parameters)
+        differences[name] = check(name, other.gradients(image, target), answer)
+        candidates[name] = timed(other, image, target)
+    others = [min(once(run), once(run)) for run in candidates.values()]
+    spent = _since(start) + sum(others) * (args.repetitions + 1)
+    tried, torch = try_torch(args, net, (image, target, parameters, *answer), 0.7 * (args.budget - spent))
+    kept, dropped = affordable(tried, others, args.repetitions, args.budget - _since(start))
+    for form in kept:
+        peer = TorchNet(torch, presets.layers(net), parameters, form, RATE, MOMENTUM)
+        differences[f"torch {form}"] = check(f"torch {form}", peer.gradients(image, target), answer)
+        candidates[f"torch {form}"] = lambda peer=peer: peer.step(image, target)
+    notes = {form: t.note for form, t in tried.items() if t.note} | dropped
+    report |= {"differences": differences, "tried": {form: asdict(t) for form, t in tried.items()}, "left_out": notes}
+    report["floor"] = floor(model, args.workers)
+    report |= compare(alternate(candidates, args.repetitions, warmup=1, pause_s=args.pause), setting, notes)
+    report["wall_s"] = _since(start)
+    return report
+
+
+def _since(start: float) -> float:
+    return time.monotonic() - start
+
+
+def compare(times: dict[str, list[float]], setting: Setting, notes: dict[str, str]) -> dict[str, Any]:
+    """Return medians, ratios to ours, the best form of PyTorch and whether that is what is wanted."""
+    report: dict[str, Any] = {"seconds": times, "summary": {name: summary(s) for name, s in times.items()}}
+    ratios = report["ratios"] = {name: ratio(s, times[OURS]) for name, s in times.items() if name != OURS}
+    peers = [name for name in ratios if name.startswith("torch")]
+    if peers:
+        best = report["best_peer"] = min(peers, key=ratios.__getitem__)
+        report["times_best_peer"] = ratios[best]
+        if setting.wanted is not None:
+            report["verdict"] = "ok" if ratios[best] >= setting.wanted else "below"
+        if any(NO_TIME in note for note in notes.values()):
+            report["verdict"] = "incomplete: forms were not tried"
+    if ALONE in ratios:
+        report["speedup"] = ratios[ALONE]
+    return report
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print a report as a table."""
+    for name, values in report["summary"].items():
+        to_ours = f"{report['ratios'][name]:.2f} times ours" if name in report["ratios"] else ""
+        print(f"{name:44} {values['median_s'] * 1e3:9.1f} ms  (min {values['min_s'] * 1e3:.1f}) {to_ours}")
+    for form, note in report["left_out"].items():
+        print(f"{'torch ' + form:44} {note}")
+    about = report["floor"]
+    ours = report["summary"][OURS]["median_s"]
+    print(
+        f"floor of the plan: {about['seconds'] * 1e3:.1f} ms; ours takes {ours / about['seconds']:.2f} times that "
+        f"({about['arithmetic_s'] * 1e3:.1f} ms for {sum(about['gflop'].values()):.1f} GFLOP at "
+        f"{about['peak_gflop_per_s']:.0f} GFLOP/s, {about['bytes_s'] * 1e3:.1f} ms for {about['gbytes']:.2f} GB at "
+        f"{about['copy_gb_per_s']:.1f} GB/s)"
+    )
+    if "speedup" in report:
+        print(f"all workers are {report['speedup']:.2f} times as fast as one")
+    if "best_peer" in report:
+        wanted = report["setting"]["wanted"]
+        wish = f" ({wanted} wanted: {report['verdict']})" if wanted is not None else ""
+        print(f"best peer: {report['best_peer']}, {report['times_best_peer']:.2f} times our time{wish}")
+
+
+def table(reports: dict[str, dict[str, Any]]) -> str:
+    """Return reports as a table in Markdown; times are medians in milliseconds."""
+    head = ("network", "ours", "best of PyTorch", "form", "ratio", "wanted", "", "fft-stored", "speed-up", "over floor")
+    rows = [head, ("---",) * len(head)]
+    for name, report in reports.items():
+        medians = {key: values["median_s"] for key, values in report["summary"].items()}
+        best = report.get("best_peer", "")
+        wanted = report["setting"]["wanted"]
+        rows.append(
+            (
+                name,
+                f"{medians[OURS] * 1e3:.1f}",
+                f"{medians[best] * 1e3:.1f}" if best else "-",
+                best.removeprefix("torch "),
+                f"{report['times_best_peer']:.2f}" if best else "-",
+                f"{wanted}" if wanted is not None else "-",
+                report.get("verdict", ""),
+                f"{medians[STORED] * 1e3:.1f}" if STORED in medians else "-",
+                f"{report['speedup']:.2f}" if "speedup" in report else "-",
+                f"{medians[OURS] / report['floor']['seconds']:.2f}",
+            )
+        )
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def write_table(names: list[str]) -> None:
+    """Write the table of the presets' reports that there are."""
+    paths = {name: RESULTS / f"step-{name}.json" for name in names}
+    reports = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+    workers = {report["environment"]["workers"] for report in reports.values()}
+    cpus = {report["environment"]["cpu"] for report in reports.values()}
+    text = f"One update, medians in milliseconds; {', '.join(cpus)}, {', '.join(map(str, workers))} workers.\n\n"
+    (RESULTS / "step.md").write_text(text + table(reports))
 
 
 def main() -> None:
     args = arguments()
-    model, image, target = make(args)
-    print(model.net, model.plan, sep="\n\n", end="\n\n")
-    candidates: dict[str, Any] = {"znn-dask": lambda: model.step(image, target)}
-    report: dict[str, Any] = {
-        "arguments": vars(args),
-        "environment": environment(args.workers),
-        "differences": {},
-    }
-    if args.against == "torch" and importlib.util.find_spec("torch") is None:
-        print("PyTorch is absent: pip install torch==2.13.0")
-        report["peer"] = "absent"
-    elif args.against == "torch":
-        import torch
-
-        torch.set_num_threads(args.workers)
-        for layout in args.layouts:
-            peer = TorchNet(torch, model.net, model.parameters, layout, RATE, MOMENTUM)
-            report["differences"][layout] = check(model, peer, image, target, layout)
-            print(f"equal to PyTorch ({layout}) within {report['differences'][layout]:.1e}")
-            candidates[f"torch {layout}"] = lambda peer=peer: peer.step(image, target)
-    times = alternate(candidates, args.repetitions)
-    report["seconds"] = times
-    report["summary"] = {name: summary(seconds) for name, seconds in times.items()}
-    report["ratios"] = {name: ratio(s, times["znn-dask"]) for name, s in times.items() if name != "znn-dask"}
-    for name, values in report["summary"].items():
-        times_ours = f"{report['ratios'][name]:.2f} times ours" if name in report["ratios"] else ""
-        print(f"{name:32} {values['median_s'] * 1e3:9.1f} ms  (min {values['min_s'] * 1e3:.1f}) {times_ours}")
-    if report["ratios"]:
-        best = min(report["ratios"], key=report["ratios"].get)
-        report["best_peer"] = best
-        print(f"best peer: {best}, {report['ratios'][best]:.2f} times our time")
-    if args.json:
-        write_json(args.json, report)
+    names = list(PRESETS) if args.preset == "all" else [args.preset]
+    for name in names:
+        setting = presets.chosen(args, PRESETS.get(name, Setting()))
+        if args.preset == "all":
+            print(f"==== {name}", flush=True)
+        report = {"arguments": vars(args), "environment": environment(args.workers), **measure(args, setting)}
+        show(report)
+        path = RESULTS / f"step-{name}.json" if args.preset == "all" else args.json
+        if path:
+            write_json(path, report)
+    if args.preset == "all":
+        write_table(names)
 
 
 if __name__ == "__main__":

@@ -26,11 +26,19 @@ nb::ndarray<nb::numpy, T> make(const std::vector<size_t>& shape) {
   return nb::ndarray<nb::numpy, T>(memory->data, shape.size(), shape.data(), owner);
 }
 
+// ---- what the machine can do
+
+double fma_peak(size_t rounds) {
+  nb::gil_scoped_release release;
+  return znn::table().fma_peak(rounds, znn::pool::scratch(znn::PEAK_SUMS));
+}
+
 }  // namespace
 
 NB_MODULE(_kernels, m) {
   m.doc() = "The inner loops. Use them through znn_dask.ops, which has the documentation.";
   m.def("isa", [] { return std::string(znn::table().name); });
+  m.def("fma_peak", &fma_peak, "rounds"_a);
   m.def("lanes", [] { return znn::table().lanes; });
   m.def("empty", &make<float>, "shape"_a);
   m.def("empty_uint8", &make<uint8_t>, "shape"_a);

@@ -11,6 +11,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "poison.hpp"
+
 namespace znn::pool {
 
 namespace {
@@ -56,8 +58,8 @@ struct Scratch {
 
 }  // namespace
 
-void* take(size_t bytes) {
-  bytes = rounded(bytes);
+void* take(size_t wanted) {
+  const size_t bytes = rounded(wanted);
   State& s = state();
   {
     std::lock_guard<std::mutex> guard(s.lock);
@@ -66,10 +68,12 @@ void* take(size_t bytes) {
       void* memory = list.back();
       list.pop_back();
       s.counts.bytes_in_use += bytes;
+      allow(memory, wanted, bytes);
       return memory;
     }
   }
   void* memory = from_system(bytes);
+  allow(memory, wanted, bytes);
   std::lock_guard<std::mutex> guard(s.lock);
   s.counts.bytes_in_use += bytes;
   s.counts.bytes_from_system += bytes;
@@ -84,6 +88,7 @@ void give(void* memory, size_t bytes) noexcept {
   s.counts.bytes_in_use -= bytes;
   try {
     s.free[bytes].push_back(memory);
+    allow(memory, 0, bytes);
   } catch (const std::bad_alloc&) {
     s.counts.bytes_from_system -= bytes;
     std::free(memory);
@@ -115,6 +120,7 @@ float* scratch(size_t n) {
     own.memory = static_cast<float*>(from_system(rounded(grown * sizeof(float))));
     own.n = grown;
   }
+  allow(own.memory, n * sizeof(float), own.n * sizeof(float));
   return own.memory;
 }
 

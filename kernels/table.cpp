@@ -30,6 +30,7 @@ size_t loss_scratch(const Loss&);
 double loss(const Loss&, float*);
 void dropout(const Dropout&, const float*, const int64_t*, float*);
 void sgd(size_t, const float*, const float*, const float*, float, float, float, float*, float*);
+double fma_peak(size_t, float*);
 
 #define ZNN_TEXT_OF(x) #x
 #define ZNN_TEXT(x) ZNN_TEXT_OF(x)
@@ -50,6 +51,7 @@ const Table TABLE = {
     filter_backward_scratch,  filter_backward,
     loss_scratch,             loss,
     dropout,                  sgd,
+    fma_peak,
 };
 
 }  // namespace znn::ZNN_ISA

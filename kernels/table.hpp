@@ -145,6 +145,8 @@ struct Dropout {
   float scale;         // of what is kept
 };
 
+constexpr size_t PEAK_SUMS = 24 * 16;
+
 struct Table {
   const char* name;
   int lanes;
@@ -179,6 +181,7 @@ struct Table {
   void (*dropout)(const Dropout&, const float* image, const int64_t* entry, float* out);
   void (*sgd)(size_t n, const float* parameter, const float* velocity, const float* gradient, float rate, float momentum,
               float decay, float* new_parameter, float* new_velocity);
+  double (*fma_peak)(size_t n, float* sums);  // n rounds; returns the operations; sums: PEAK_SUMS floats
 };
 
 const Table& table();  // of the best instruction set this machine has, or the one named by ZNN_DASK_ISA
