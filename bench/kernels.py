@@ -52,9 +52,9 @@ def cases() -> list[Case]:
 
 
 def convolutions(batch: int, n: int, k: int, width: int) -> list[Case]:
-    image, kernel = random(n, n, n, batch, width), random(k, k, k, width, width)
+    image, kernel = random(batch, n, n, n, width), random(k, k, k, width, width)
     m = n - k + 1
-    d_output = random(m, m, m, batch, width)
+    d_output = random(batch, m, m, m, width)
     tiling = spectral.Tiling((n, n, n), (k, k, k), (n, n, n), fft.resolve_backend("auto"))
     spectrum = spectral.image_spectrum(image, tiling)
     d_spectrum = spectral.gradient_spectrum(d_output, tiling)
@@ -103,15 +103,15 @@ class _Product(Case):
 def transforms() -> list[Case]:
     found = []
     for n, lanes in ((8, 64), (12, 64), (16, 32), (20, 16), (32, 16)):
-        image = random(n, n, n, 1, 4 * lanes)
+        image = random(1, n, n, n, 4 * lanes)
         tiling = spectral.Tiling((n, n, n), (1, 1, 1), (n, n, n), fft.resolve_backend("auto"))
-        expected = np.fft.rfftn(image.astype(np.float64), axes=(0, 1, 2))
+        expected = np.fft.rfftn(image.astype(np.float64), axes=(1, 2, 3))
         flop = 2.5 * n**3 * np.log2(n**3) * 4 * lanes
         found.append(
             Case(
                 f"fft {n}^3, {4 * lanes} images, with copies",
                 lambda image=image, tiling=tiling: spectral.image_spectrum(image, tiling),
-                lambda expected=expected: np.stack([expected.real, expected.imag], axis=3),
+                lambda expected=expected: np.stack([expected.real, expected.imag], axis=4),
                 flop,
             )
         )
@@ -119,10 +119,10 @@ def transforms() -> list[Case]:
 
 
 def others() -> list[Case]:
-    image, bias = random(32, 32, 32, 1, 40), random(40)
-    d_output = random(16, 16, 16, 8, 40)
+    image, bias = random(1, 32, 32, 32, 40), random(40)
+    d_output = random(8, 16, 16, 16, 40)
     relu = transfer.Activation("relu")
-    padded = random(33, 33, 33, 1, 40)
+    padded = random(1, 33, 33, 33, 40)
     _, argmax = filters.max_filter(padded, (2, 2, 2), (2, 2, 2))
     parameter = random(1_000_000)
     return [

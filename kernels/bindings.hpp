@@ -3,9 +3,11 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/array.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/vector.h>
 
 #include <array>
+#include <optional>
 #include <vector>
 
 #include "pool.hpp"
@@ -16,10 +18,11 @@ using namespace nb::literals;
 
 template <typename T, int N>
 using Array = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
-using Image = Array<const float, 5>;     // (z, y, x, batch, channel)
+using Image = Array<const float, 5>;     // (batch, z, y, x, channel)
 using Kernel = Array<const float, 5>;    // (kz, ky, kx, in, out)
-using Spectrum = Array<const float, 6>;  // (fz, fy, fx, 2, batch, channel)
-using Twiddle = Array<const float, 3>;   // (n, k, 2)
+using Spectrum = Array<const float, 6>;  // (batch, fz, fy, fx, 2, channel)
+using Twiddle = Array<const float, 2>;   // (n / 2 + 1, k + 2), see znn::Twiddles
+using Split = Array<const float, 3>;     // (parts, points, 2), see znn::Axis
 using Ints = std::array<int, 3>;
 
 inline void require(bool holds, const char* rule) {

@@ -1,5 +1,5 @@
 // Direct convolution: channels-last, register-blocked, no im2col. Vectors run over output channels; a row is one
-// (x, batch) position, so a shift by one voxel in x is a shift by `batch` rows.
+// voxel, so a shift by one voxel in x is a shift by one row.
 #include "simd.hpp"
 #include "table.hpp"
 
@@ -14,12 +14,13 @@ constexpr int rows_for(int vectors) {
 }
 
 template <int R, int V>
-static void rows_forward(const DirectForward& a, int z, int y, size_t row, const float* w, float* out, int tail) {
+static void rows_forward(const DirectForward& a, int entry, int z, int y, size_t row, const float* w, float* out, int tail) {
   vf sum[R][V];
   for (int r = 0; r < R; r++)
     for (int v = 0; v < V; v++) sum[r][v] = (vf){};
   for (int block = 0; block < a.n_blocks; block++) {
-    const size_t channels = a.blocks[block].channels, step = (size_t)a.batch * channels;
+    const size_t channels = a.blocks[block].channels;
+    const float* image = a.blocks[block].data + entry * a.size.voxels() * channels;
     for (int dz = 0; dz < a.kernel.z; dz++)
       for (int dy = 0; dy < a.kernel.y; dy++) {
         const int iz = z + dz - a.pad_z, iy = y + dy - a.pad_y;
@@ -27,8 +28,8 @@ static void rows_forward(const DirectForward& a, int z, int y, size_t row, const
           w += a.kernel.x * channels * V * LANES;
           continue;
         }
-        const float* line = a.blocks[block].data + ((size_t)iz * a.size.y + iy) * a.size.x * step + row * channels;
-        for (int dx = 0; dx < a.kernel.x; dx++, line += step)
+        const float* line = image + (((size_t)iz * a.size.y + iy) * a.size.x + row) * channels;
+        for (int dx = 0; dx < a.kernel.x; dx++, line += channels)
           for (size_t i = 0; i < channels; i++, w += V * LANES) {
             vf weight[V];
             for (int v = 0; v < V; v++) weight[v] = load(w + v * LANES);
@@ -47,8 +48,9 @@ static void rows_forward(const DirectForward& a, int z, int y, size_t row, const
 }
 
 template <int R, int V>
-static size_t rows_up_to(const DirectForward& a, int z, int y, size_t row, size_t n, const float* w, float* out, int tail) {
-  for (; row + R <= n; row += R) rows_forward<R, V>(a, z, y, row, w, out + row * a.out_channels, tail);
+static size_t rows_up_to(const DirectForward& a, int entry, int z, int y, size_t row, size_t n, const float* w, float* out,
+                         int tail) {
+  for (; row + R <= n; row += R) rows_forward<R, V>(a, entry, z, y, row, w, out + row * a.out_channels, tail);
   return row;
 }
 
@@ -56,14 +58,15 @@ template <int V>
 static void channels_forward(const DirectForward& a, const float* w, int first, int tail) {
   const Size padded = {a.size.z + 2 * a.pad_z, a.size.y + 2 * a.pad_y, a.size.x};
   const Size m = valid_size(padded, a.kernel);
-  const size_t n = (size_t)m.x * a.batch;
-  for (int z = 0; z < m.z; z++)
-    for (int y = 0; y < m.y; y++) {
-      float* out = a.out + ((size_t)z * m.y + y) * n * a.out_channels + first;
-      size_t row = rows_up_to<rows_for(V), V>(a, z, y, 0, n, w, out, tail);
-      row = rows_up_to<4, V>(a, z, y, row, n, w, out, tail);
-      rows_up_to<1, V>(a, z, y, row, n, w, out, tail);
-    }
+  const size_t n = m.x;
+  float* out = a.out + first;
+  for (int entry = 0; entry < a.batch; entry++)
+    for (int z = 0; z < m.z; z++)
+      for (int y = 0; y < m.y; y++, out += n * a.out_channels) {
+        size_t row = rows_up_to<rows_for(V), V>(a, entry, z, y, 0, n, w, out, tail);
+        row = rows_up_to<4, V>(a, entry, z, y, row, n, w, out, tail);
+        rows_up_to<1, V>(a, entry, z, y, row, n, w, out, tail);
+      }
 }
 
 // Copies channels first .. first + V * LANES of every tap, zero beyond the last, so that loops load whole vectors.
@@ -139,19 +142,21 @@ static size_t padded_channels(int channels) { return (size_t)ceil_div(channels, 
 size_t direct_gradient_scratch(const DirectGradient& a) {
   const size_t padded = padded_channels(a.out_channels);
   const Size m = valid_size(a.size, a.kernel);
-  return (a.kernel.voxels() * a.in_channels + (size_t)m.x * a.batch) * padded;
+  return (a.kernel.voxels() * a.in_channels + m.x) * padded;
 }
 
-static void line_gradient(const DirectGradient& a, int z, int y, const float* d_line, size_t rows, size_t padded, float* sums) {
-  const size_t taps = (size_t)a.kernel.x * a.in_channels, step = (size_t)a.batch * a.in_channels;
+// `image`: of one entry.
+static void line_gradient(const DirectGradient& a, const float* image, int z, int y, const float* d_line, size_t rows,
+                          size_t padded, float* sums) {
+  const size_t taps = (size_t)a.kernel.x * a.in_channels;
   for (int dz = 0; dz < a.kernel.z; dz++)
     for (int dy = 0; dy < a.kernel.y; dy++) {
-      const float* line = a.image + ((size_t)(z + dz) * a.size.y + y + dy) * a.size.x * step;
+      const float* line = image + ((size_t)(z + dz) * a.size.y + y + dy) * a.size.x * a.in_channels;
       float* sum = sums + ((size_t)dz * a.kernel.y + dy) * taps * padded;
       for (size_t t = 0; t < taps;) {
         size_t shift[TAPS];
         const size_t count = taps - t < (size_t)TAPS ? taps - t : TAPS;
-        for (size_t j = 0; j < count; j++) shift[j] = (t + j) / a.in_channels * step + (t + j) % a.in_channels;
+        for (size_t j = 0; j < count; j++) shift[j] = t + j;
         const size_t stride = a.in_channels;
         if (count == TAPS)
           vectors_gradient<TAPS>(line, shift, stride, d_line, padded, rows, sum + t * padded), t += TAPS;
@@ -166,15 +171,18 @@ static void line_gradient(const DirectGradient& a, int z, int y, const float* d_
 void direct_gradient(const DirectGradient& a) {
   const size_t padded = padded_channels(a.out_channels), taps = a.kernel.voxels() * a.in_channels;
   const Size m = valid_size(a.size, a.kernel);
-  const size_t rows = (size_t)m.x * a.batch;
+  const size_t rows = m.x;
   float *sums = a.scratch, *d_line = sums + taps * padded;
   fill_zero(sums, (taps + rows) * padded);
-  for (int z = 0; z < m.z; z++)
-    for (int y = 0; y < m.y; y++) {
-      const float* from = a.d_out + ((size_t)z * m.y + y) * rows * a.out_channels;
-      for (size_t r = 0; r < rows; r++) copy(d_line + r * padded, from + r * a.out_channels, a.out_channels);
-      line_gradient(a, z, y, d_line, rows, padded, sums);
-    }
+  const float* from = a.d_out;
+  for (int entry = 0; entry < a.batch; entry++) {
+    const float* image = a.image + entry * a.size.voxels() * a.in_channels;
+    for (int z = 0; z < m.z; z++)
+      for (int y = 0; y < m.y; y++) {
+        for (size_t r = 0; r < rows; r++, from += a.out_channels) copy(d_line + r * padded, from, a.out_channels);
+        line_gradient(a, image, z, y, d_line, rows, padded, sums);
+      }
+  }
   for (size_t t = 0; t < taps; t++) copy(a.d_kernel + t * a.out_channels, sums + t * padded, a.out_channels);
 }
 

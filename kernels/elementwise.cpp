@@ -1,8 +1,4 @@
 // Bindings of what happens between convolutions: transfers, dropout, updates, filters and losses.
-#include <nanobind/stl/optional.h>
-
-#include <optional>
-
 #include "bindings.hpp"
 
 namespace {
@@ -12,7 +8,7 @@ namespace {
 znn::Transfer transfer_of(const Image& image, int function, float a, float b) {
   require(image.size() > 0, "an image needs at least one voxel, batch entry and channel");
   require(function >= 0 && function <= znn::FORWARD_LOGISTIC, "unknown transfer function");
-  return {size_of(image).voxels() * image.shape(3), (int)image.shape(4), (znn::Function)function, a, b};
+  return {size_of(image, 1).voxels() * image.shape(0), (int)image.shape(4), (znn::Function)function, a, b};
 }
 
 void transfer_forward(const Image& image, const Array<const float, 1>& bias, int function, float a, float b, Array<float, 5> out) {
@@ -33,9 +29,9 @@ void transfer_backward(const Image& d_out, const Image& out, int function, float
 void dropout(const Image& image, const Array<const int64_t, 1>& entries, uint64_t all_entries, uint64_t all_channels,
              uint64_t first_channel, uint64_t key, double rate, Array<float, 5> out) {
   require(image.size() > 0, "an image needs at least one voxel, batch entry and channel");
-  require(entries.shape(0) == image.shape(3) && out.size() == image.size(), "entries or output do not fit the image");
+  require(entries.shape(0) == image.shape(0) && out.size() == image.size(), "entries or output do not fit the image");
   require(rate >= 0 && rate < 1, "the rate must be at least 0 and below 1");
-  const znn::Dropout d{size_of(image).voxels(),       (int)image.shape(3), (int)image.shape(4), key, all_entries, all_channels,
+  const znn::Dropout d{size_of(image, 1).voxels(),    (int)image.shape(0), (int)image.shape(4), key, all_entries, all_channels,
                        first_channel,                 (uint32_t)(rate * 4294967296.0), (float)(1.0 / (1.0 - rate))};
   nb::gil_scoped_release release;
   znn::table().dropout(d, image.data(), entries.data(), out.data());
@@ -73,8 +69,8 @@ template <typename Index>
 void filter_forward(const Image& image, const Ints& window, const Ints& stride, bool pool, const std::vector<Array<float, 5>>& out,
                     const std::vector<Argmax<Index>>& argmax) {
   require(!out.empty() && out.size() == argmax.size(), "filter_forward needs one argmax per output");
-  const znn::Filter f = filter_of(size_of(image), window, stride, pool, (int)image.shape(3), (int)image.shape(4), size_of(out[0]),
-                                  out[0].shape(3));
+  const znn::Filter f = filter_of(size_of(image, 1), window, stride, pool, (int)image.shape(0), (int)image.shape(4),
+                                  size_of(out[0], 1), out[0].shape(0));
   require((int)out.size() * f.parities_per_group == f.n_parities, "outputs for every parity are needed");
   require(f.window.voxels() <= (sizeof(Index) == 1 ? 256u : 65536u), "the window is too large for this argmax type");
   std::vector<float*> outputs;
@@ -94,8 +90,8 @@ template <typename Index>
 void filter_backward(const std::vector<Image>& d_out, const std::vector<Argmax<const Index>>& argmax, const Ints& window,
                      const Ints& stride, bool pool, Array<float, 5> d_image) {
   require(!d_out.empty() && d_out.size() == argmax.size(), "filter_backward needs one argmax per gradient");
-  const znn::Filter f = filter_of(size_of(d_image), window, stride, pool, (int)d_image.shape(3), (int)d_image.shape(4),
-                                  size_of(d_out[0]), d_out[0].shape(3));
+  const znn::Filter f = filter_of(size_of(d_image, 1), window, stride, pool, (int)d_image.shape(0), (int)d_image.shape(4),
+                                  size_of(d_out[0], 1), d_out[0].shape(0));
   require((int)d_out.size() * f.parities_per_group == f.n_parities, "gradients of every parity are needed");
   std::vector<const float*> gradients;
   std::vector<const void*> indices;
@@ -121,13 +117,13 @@ double loss(const std::vector<Image>& blocks, const std::vector<Array<float, 5>>
   require(kind == znn::SOFTMAX ? classes.has_value() : target.has_value(), "a loss needs targets; softmax needs classes");
   znn::Loss a{};
   a.kind = (znn::LossKind)kind;
-  a.size = size_of(blocks[0]);
+  a.size = size_of(blocks[0], 1);
   a.sparsity = size_of(sparsity);
-  a.batch = (int)blocks[0].shape(3);
+  a.batch = (int)blocks[0].shape(0);
   std::vector<znn::Block> parts = blocks_of(blocks, 4);
   std::vector<float*> gradients;
   for (size_t j = 0; j < blocks.size(); j++) {
-    require(same(size_of(blocks[j]), a.size) && (int)blocks[j].shape(3) == a.batch, "blocks differ in size or batch");
+    require(same(size_of(blocks[j], 1), a.size) && (int)blocks[j].shape(0) == a.batch, "blocks differ in size or batch");
     require(blocks[j].size() > 0, "an image needs at least one voxel, batch entry and channel");
     require(d_blocks[j].size() == blocks[j].size(), "a gradient does not fit its block");
     a.channels += parts[j].channels;

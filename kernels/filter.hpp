@@ -68,34 +68,23 @@ ZNN_INLINE Maximum later(Maximum b, Maximum a) {
   return {take ? b.value : a.value, take ? b.where : a.where};
 }
 
-// Parities in C order, and the group each belongs to.
-struct Parity {
-  int z, y, x, group, in_group;
-
-  void next(const Filter& f) {
-    if (++x == f.stride.x) {
-      x = 0;
-      if (++y == f.stride.y) {
-        y = 0;
-        z++;
-      }
-    }
-    if (++in_group == f.parities_per_group) {
-      in_group = 0;
-      group++;
-    }
-  }
+// Parities are in C order.
+struct Position {
+  int z, y, x;
 };
+ZNN_INLINE Position parity_of(const Filter& f, int p) {
+  return {p / (f.stride.y * f.stride.x), p / f.stride.x % f.stride.y, p % f.stride.x};
+}
 
-// Where the value of a window position (z, y, x) is kept.
+// Where a row of a fragment begins: in which group's array, and how many values on.
 struct Place {
   int group;
   size_t at;
 };
-ZNN_INLINE Place place_of(const Filter& f, int z, int y, int x, size_t lanes) {
-  const int parity = (z % f.stride.z * f.stride.y + y % f.stride.y) * f.stride.x + x % f.stride.x;
-  const size_t cell = ((size_t)(z / f.stride.z) * f.out_size.y + y / f.stride.y) * f.out_size.x + x / f.stride.x;
-  return {parity / f.parities_per_group, (cell * f.parities_per_group + parity % f.parities_per_group) * lanes};
+ZNN_INLINE Place place_of(const Filter& f, int parity, int entry, int z, int y) {
+  const size_t fragment = (size_t)(parity % f.parities_per_group) * f.batch + entry;
+  const size_t row = (fragment * f.out_size.z + z) * f.out_size.y + y;
+  return {parity / f.parities_per_group, row * f.out_size.x * f.channels};
 }
 
 }  // namespace znn::ZNN_ISA

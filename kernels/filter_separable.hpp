@@ -80,16 +80,17 @@ struct Blocks {
   }
 };
 
+// Window positions (z, y) of an entry, into the fragments of all parities along x.
 template <typename Index>
-static void write_row(const Filter& f, int z, int y, int y_in_strip, size_t lanes, size_t q, int n, const Maximum* row,
+static void write_row(const Filter& f, int entry, int z, int y, int y_in_strip, size_t q, int n, const Maximum* row,
                       float* const* out, Index* const* argmax) {
-  const int mx = f.out_size.x * f.stride.x;
+  const int lines = (z % f.stride.z * f.stride.y + y % f.stride.y) * f.stride.x;
+  const vi first = (vi){} + (z * f.window.y + y_in_strip) * f.window.x;
   for (int px = 0; px < f.stride.x; px++) {
-    const Place p = place_of(f, z, y, px, lanes);
+    const Place p = place_of(f, lines + px, entry, z / f.stride.z, y / f.stride.y);
     float* to = out[p.group] + p.at + q;
     Index* where = argmax[p.group] + p.at + q;
-    const vi first = (vi){} + (z * f.window.y + y_in_strip) * f.window.x;
-    for (int x = px; x < mx; x += f.stride.x, to += f.parities_per_group * lanes, where += f.parities_per_group * lanes) {
+    for (int x = px; x < f.out_size.x * f.stride.x; x += f.stride.x, to += f.channels, where += f.channels) {
       store_first(to, row[x].value, n);
       store_index(where, row[x].where - first, n);
     }
@@ -98,24 +99,25 @@ static void write_row(const Filter& f, int z, int y, int y_in_strip, size_t lane
 
 template <typename Index>
 static void separable_forward(const Filter& f, const float* image, float* const* out, Index* const* argmax, float* scratch) {
-  const size_t lanes = (size_t)f.batch * f.channels;
+  const size_t lanes = f.channels;
   const Strip s = strip_of(f);
   const int mx = f.size.x - f.window.x + 1, my = f.size.y - f.window.y + 1;
   Maximum* working = (Maximum*)scratch;
   Blocks blocks = {working + s.working, working + s.working + f.window.z * s.plane, s.plane, f.window.z};
-  for_lanes(lanes, [&](size_t q, int n) {
-    for (int y0 = 0; y0 < my; y0 += s.rows) {
-      const int rows = min_of(s.rows, my - y0);
-      for (int z = 0; z < f.size.z; z++) {
-        plane_maximum(f, image + q, z, y0, rows, lanes, n, working);
-        if (f.window.z > 1) blocks.take(z, working, (size_t)rows * mx);
-        const int first = z - f.window.z + 1;
-        if (first < 0) continue;
-        for (int y = 0; y < rows; y++)
-          write_row(f, first, y0 + y, y, lanes, q, n, working + (size_t)y * mx, out, argmax);
+  for (int entry = 0; entry < f.batch; entry++, image += f.size.voxels() * lanes)
+    for_lanes(lanes, [&](size_t q, int n) {
+      for (int y0 = 0; y0 < my; y0 += s.rows) {
+        const int rows = min_of(s.rows, my - y0);
+        for (int z = 0; z < f.size.z; z++) {
+          plane_maximum(f, image + q, z, y0, rows, lanes, n, working);
+          if (f.window.z > 1) blocks.take(z, working, (size_t)rows * mx);
+          const int first = z - f.window.z + 1;
+          if (first < 0) continue;
+          for (int y = 0; y < rows; y++)
+            write_row(f, entry, first, y0 + y, y, q, n, working + (size_t)y * mx, out, argmax);
+        }
       }
-    }
-  });
+    });
 }
 
 }  // namespace znn::ZNN_ISA

@@ -116,7 +116,7 @@ struct Cursor {
   const Loss& a;
   int z = 0, y = 0, x = 0, entry = 0;
 
-  bool done() const { return z == a.size.z; }
+  bool done() const { return entry == a.batch; }
   const int* of_entry() const { return a.entries + 4 * entry; }  // example, z, y, x
   // -1 for what was added by rounding up.
   ptrdiff_t voxel() const {
@@ -132,13 +132,13 @@ struct Cursor {
   }
   size_t weight_step() const { return a.weight_channels > 1 ? a.target_size.voxels() : 0; }
   void next() {
-    if (++entry < a.batch) return;
-    entry = 0;
     if (++x < a.size.x) return;
     x = 0;
     if (++y < a.size.y) return;
     y = 0;
-    z++;
+    if (++z < a.size.z) return;
+    z = 0;
+    entry++;
   }
 };
 

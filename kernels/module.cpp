@@ -34,17 +34,17 @@ nb::ndarray<nb::numpy, T> make(const std::vector<size_t>& shape) {
 void direct_forward(const std::vector<Image>& images, const std::vector<Kernel>& kernels, Array<float, 5> out, int pad_z, int pad_y) {
   require(!images.empty() && images.size() == kernels.size(), "direct_forward needs one kernel per image");
   std::vector<znn::Block> blocks = blocks_of(images, 4);
-  const znn::Size size = size_of(images[0]), kernel = size_of(kernels[0]);
-  const int batch = (int)images[0].shape(3), n_out = (int)out.shape(4);
+  const znn::Size size = size_of(images[0], 1), kernel = size_of(kernels[0]);
+  const int batch = (int)images[0].shape(0), n_out = (int)out.shape(4);
   for (size_t j = 0; j < images.size(); j++) {
-    require(same(size_of(images[j]), size) && (int)images[j].shape(3) == batch, "images differ in size or batch");
+    require(same(size_of(images[j], 1), size) && (int)images[j].shape(0) == batch, "images differ in size or batch");
     require(same(size_of(kernels[j]), kernel) && kernels[j].shape(3) == images[j].shape(4) && (int)kernels[j].shape(4) == n_out,
             "a kernel does not fit its image or the output");
     blocks[j].kernel = kernels[j].data();
   }
   require(pad_z >= 0 && pad_y >= 0, "padding must not be negative");
   const znn::Size m = valid({size.z + 2 * pad_z, size.y + 2 * pad_y, size.x}, kernel);
-  require(positive(m) && same(size_of(out), m) && (int)out.shape(3) == batch,
+  require(positive(m) && same(size_of(out, 1), m) && (int)out.shape(0) == batch,
           "the output's size must be image + 2 padding - kernel + 1, at least 1");
   znn::DirectForward a{size, kernel, pad_z, pad_y, batch, (int)blocks.size(), n_out, blocks.data(), out.data(), nullptr};
   nb::gil_scoped_release release;
@@ -53,11 +53,11 @@ void direct_forward(const std::vector<Image>& images, const std::vector<Kernel>&
 }
 
 void direct_gradient(const Image& image, const Image& d_out, Array<float, 5> d_kernel) {
-  const znn::Size size = size_of(image), kernel = size_of(d_kernel);
-  require(positive(valid(size, kernel)) && same(size_of(d_out), valid(size, kernel)) && d_out.shape(3) == image.shape(3),
+  const znn::Size size = size_of(image, 1), kernel = size_of(d_kernel);
+  require(positive(valid(size, kernel)) && same(size_of(d_out, 1), valid(size, kernel)) && d_out.shape(0) == image.shape(0),
           "the output gradient's size must be image - kernel + 1, at least 1");
   require(d_kernel.shape(3) == image.shape(4) && d_kernel.shape(4) == d_out.shape(4), "the kernel's channels do not fit");
-  znn::DirectGradient a{size, kernel, (int)image.shape(3), (int)image.shape(4), (int)d_out.shape(4), image.data(), d_out.data(),
+  znn::DirectGradient a{size, kernel, (int)image.shape(0), (int)image.shape(4), (int)d_out.shape(4), image.data(), d_out.data(),
                         d_kernel.data(), nullptr};
   nb::gil_scoped_release release;
   a.scratch = znn::pool::scratch(znn::table().direct_gradient_scratch(a));
@@ -66,9 +66,16 @@ void direct_gradient(const Image& image, const Image& d_out, Array<float, 5> d_k
 
 znn::Twiddles twiddles_of(const std::vector<Twiddle>& t, znn::Size n, znn::Size k) {
   require(t.size() == 3, "three tables of twiddles, one per axis");
-  require((int)t[0].shape(0) == n.z && (int)t[1].shape(0) == n.y && (int)t[2].shape(0) == n.x / 2 + 1, "twiddles do not fit the transform");
-  require((int)t[0].shape(1) == k.z && (int)t[1].shape(1) == k.y && (int)t[2].shape(1) == k.x, "twiddles do not fit the kernel");
+  const int sizes[3] = {n.z, n.y, n.x}, taps[3] = {k.z, k.y, k.x};
+  for (int j = 0; j < 3; j++) {
+    require((int)t[j].shape(0) == sizes[j] / 2 + 1, "twiddles do not fit the transform");
+    require((int)t[j].shape(1) == taps[j] + 2, "twiddles do not fit the kernel");
+  }
   return {t[0].data(), t[1].data(), t[2].data()};
+}
+
+void require_some(int batch, int in_channels, int out_channels) {
+  require(batch > 0 && in_channels > 0 && out_channels > 0, "spectra need at least one entry and one channel");
 }
 
 znn::SpectralProduct product_of(const std::vector<Spectrum>& images, const Ints& transform, const Array<float, 6>& out,
@@ -77,13 +84,14 @@ znn::SpectralProduct product_of(const std::vector<Spectrum>& images, const Ints&
   blocks = blocks_of(images, 5);
   const znn::Size n = size_of(transform);
   for (const Spectrum& x : images)
-    require(same(size_of(x), half(n)) && x.shape(4) == out.shape(4) && x.shape(3) == 2, "spectra differ in size or batch");
-  require(same(size_of(out), half(n)) && out.shape(3) == 2, "the output's size must be the transform's");
+    require(same(size_of(x, 1), half(n)) && x.shape(0) == out.shape(0) && x.shape(4) == 2, "spectra differ in size or batch");
+  require(same(size_of(out, 1), half(n)) && out.shape(4) == 2, "the output's size must be the transform's");
   znn::SpectralProduct a{};
   a.transform = n;
-  a.batch = (int)out.shape(4);
+  a.batch = (int)out.shape(0);
   a.n_blocks = (int)blocks.size();
   a.out_channels = (int)out.shape(5);
+  for (const znn::Block& block : blocks) require_some(a.batch, block.channels, a.out_channels);
   a.blocks = blocks.data();
   a.out = out.data();
   return a;
@@ -137,14 +145,15 @@ void stored_product(const std::vector<Spectrum>& images, const std::vector<Spect
 
 znn::SpectralGradient gradient_of(const Spectrum& image, const Spectrum& d_out, const Ints& transform) {
   const znn::Size n = size_of(transform);
-  require(same(size_of(image), half(n)) && same(size_of(d_out), half(n)) && image.shape(3) == 2 && d_out.shape(3) == 2,
+  require(same(size_of(image, 1), half(n)) && same(size_of(d_out, 1), half(n)) && image.shape(4) == 2 && d_out.shape(4) == 2,
           "the spectra's sizes must be the transform's");
-  require(image.shape(4) == d_out.shape(4), "spectra differ in batch");
+  require(image.shape(0) == d_out.shape(0), "spectra differ in batch");
   znn::SpectralGradient a{};
   a.transform = n;
-  a.batch = (int)image.shape(4);
+  a.batch = (int)image.shape(0);
   a.in_channels = (int)image.shape(5);
   a.out_channels = (int)d_out.shape(5);
+  require_some(a.batch, a.in_channels, a.out_channels);
   a.image = image.data();
   a.d_out = d_out.data();
   return a;
@@ -201,6 +210,70 @@ void scatter_tile(const Lanes& tile, const Ints& skip, const Ints& count_zyx, fl
   znn::table().scatter_tile(t, tile.data(), image.data(), skip.data(), count_zyx.data(), scale, add);
 }
 
+// ---- transforms of tiles in one call
+
+// axes: per axis exp(-2 pi i p k / n) of shape (parts, points, 2), n = parts * points. spectrum: (tile * batch, fz, fy, fx, 2, channel).
+template <typename I, typename S>
+znn::TileTransform transform_of(const I& image, const std::vector<Split>& axes, const Array<const int32_t, 2>& origins, const S& spectrum) {
+  require(axes.size() == 3, "three axes, one table each");
+  require(origins.shape(1) == 3 && origins.shape(0) > 0 && image.size() > 0, "origins must be (tile, 3), and the image not empty");
+  znn::TileTransform t{};
+  int n[3];
+  for (int j = 0; j < 3; j++) {
+    t.axes[j] = {(int)axes[j].shape(0), (int)axes[j].shape(1), axes[j].data()};
+    require(t.axes[j].parts >= 1 && t.axes[j].points >= 1 && t.axes[j].parts <= 16 && t.axes[j].points <= 16 && axes[j].shape(2) == 2,
+            "a line is transformed as up to 16 parts of up to 16 points");
+    n[j] = t.axes[j].parts * t.axes[j].points;
+  }
+  t.image_size = size_of(image, 1);
+  t.origins = origins.data();
+  t.n_tiles = (int)origins.shape(0);
+  t.entries = (int)image.shape(0);
+  t.channels = (int)image.shape(4);
+  t.filled = {n[0], n[1], n[2]};
+  t.function = znn::LINEAR;
+  t.a = 1.0f;
+  require(spectrum.shape(0) == origins.shape(0) * image.shape(0) && same(size_of(spectrum, 1), half(t.filled)) &&
+              spectrum.shape(4) == 2 && spectrum.shape(5) == image.shape(4),
+          "the spectrum must be (tiles * batch, z, y, x / 2 + 1, 2, channels)");
+  return t;
+}
+
+// The spectra of tiles of which `filled` voxels are taken from the image, those outside of it being zero.
+void tile_forward(const Image& image, const std::vector<Split>& axes, const Ints& filled, const Array<const int32_t, 2>& origins,
+                  Array<float, 6> spectrum) {
+  znn::TileTransform t = transform_of(image, axes, origins, spectrum);
+  for (int j = 0; j < 3; j++) require(filled[j] > 0 && filled[j] <= t.axes[j].parts * t.axes[j].points, "voxels outside the tile");
+  t.filled = size_of(filled);
+  nb::gil_scoped_release release;
+  t.scratch = znn::pool::scratch(znn::table().tile_transform_scratch(t));
+  znn::table().tile_forward(t, image.data(), spectrum.data());
+}
+
+// The first `taken` voxels of every tile, times scale, plus bias, through the function; those of its first `overlap` voxels that lie in
+// the tile before it are added to it instead.
+void tile_inverse(const Spectrum& spectrum, const std::vector<Split>& axes, const Ints& taken, const Ints& overlap,
+                  const Array<const int32_t, 2>& origins, float scale, const std::optional<Array<const float, 1>>& bias, int function,
+                  float a, float b, Array<float, 5> image) {
+  znn::TileTransform t = transform_of(image, axes, origins, spectrum);
+  require(function >= 0 && function <= znn::FORWARD_LOGISTIC, "unknown transfer function");
+  for (int j = 0; j < 3; j++) {
+    require(taken[j] > 0 && taken[j] <= t.axes[j].parts * t.axes[j].points && overlap[j] >= 0, "voxels outside the tile");
+    for (int tile = 0; tile < t.n_tiles; tile++)
+      require(origins(tile, j) >= 0 && origins(tile, j) < (int)image.shape(j + 1), "a tile begins outside the image");
+  }
+  t.filled = size_of(taken);
+  t.overlap = size_of(overlap);
+  t.scale = scale;
+  t.function = (znn::Function)function;
+  t.a = a;
+  t.b = b;
+  require(!bias || bias->shape(0) == image.shape(4), "the bias must have one value per channel");
+  nb::gil_scoped_release release;
+  t.scratch = znn::pool::scratch(znn::table().tile_transform_scratch(t));
+  znn::table().tile_inverse(t, spectrum.data(), bias ? bias->data() : nullptr, image.data());
+}
+
 // tile: complex (fz, fy, fx, lane) given as its float view (fz, fy, fx, 2 * lane).
 void split_complex(const Lanes& tile, size_t first, size_t count, Array<float, 5> spectrum) {
   require(same(size_of(tile), size_of(spectrum)) && spectrum.shape(3) == 2, "tile and spectrum differ in size");
@@ -241,6 +314,9 @@ NB_MODULE(_kernels, m) {
   m.def("stored_gradient", &stored_gradient, "image"_a, "d_out"_a, "transform"_a, "d_kernel"_a);
   m.def("gather_tile", &gather_tile, "image"_a, "origin"_a, "filled"_a, "first"_a, "count"_a, "tile"_a);
   m.def("scatter_tile", &scatter_tile, "tile"_a, "skip"_a, "size"_a, "scale"_a, "add"_a, "origin"_a, "first"_a, "count"_a, "image"_a);
+  m.def("tile_forward", &tile_forward, "image"_a, "axes"_a, "filled"_a, "origins"_a, "spectrum"_a);
+  m.def("tile_inverse", &tile_inverse, "spectrum"_a, "axes"_a, "taken"_a, "overlap"_a, "origins"_a, "scale"_a, "bias"_a.none(),
+        "function"_a, "a"_a, "b"_a, "image"_a);
   m.def("split_complex", &split_complex, "tile"_a, "first"_a, "count"_a, "spectrum"_a);
   m.def("join_complex", &join_complex, "spectrum"_a, "first"_a, "count"_a, "tile"_a);
   bind_elementwise(m);

@@ -130,7 +130,7 @@ struct Pieces {
   uint64_t voxel = 0;
   int of_batch = 0, channel = 0;  // of the next piece's first value
 
-  bool done() const { return voxel == d.voxels; }
+  bool done() const { return of_batch == d.batch; }
   bool at(const Pieces& p) const { return voxel == p.voxel && of_batch == p.of_batch && channel == p.channel; }
   uint64_t index() const {
     return (voxel * d.all_entries + (uint64_t)entry[of_batch]) * d.all_channels + d.first_channel + channel;
@@ -140,20 +140,18 @@ struct Pieces {
     channel += length;
     if (channel < d.channels) return;
     channel = 0;
-    if (++of_batch < d.batch) return;
-    of_batch = 0;
-    voxel++;
+    if (++voxel < d.voxels) return;
+    voxel = 0;
+    of_batch++;
   }
 };
 
-// A whole node in one block and group is one row.
-static Dropout as_rows(const Dropout& d, const int64_t* entry) {
-  bool whole = (uint64_t)d.channels == d.all_channels && (uint64_t)d.batch == d.all_entries;
-  for (int b = 0; b < d.batch; b++) whole = whole && entry[b] == b;
-  const uint64_t values = d.voxels * d.batch * (uint64_t)d.channels;
+// A whole node of one entry is one row.
+static Dropout as_rows(const Dropout& d) {
+  const uint64_t values = d.voxels * (uint64_t)d.channels;
   Dropout rows = d;
-  if (whole && values <= 0x7fffffff) {
-    rows.voxels = rows.batch = 1;
+  if ((uint64_t)d.channels == d.all_channels && d.all_entries == 1 && d.batch == 1 && values <= 0x7fffffff) {
+    rows.voxels = 1;
     rows.channels = (int)values;
   }
   return rows;
@@ -172,7 +170,7 @@ static void drop(const Dropout& d, const uint32_t* words, int n, const float* im
 // Keeps a value where its own random word is at least `threshold`. The index of a value is that in the whole node, so
 // that the choice does not depend on blocks or groups. Word index % 4 of counter index / 4 belongs to it.
 void dropout(const Dropout& all, const float* image, const int64_t* entry, float* out) {
-  const Dropout d = as_rows(all, entry);
+  const Dropout d = as_rows(all);
   constexpr int COUNTERS = 4 * AT_ONCE, LONGEST = 256;
   uint64_t counters[COUNTERS];
   uint32_t words[4 * COUNTERS];

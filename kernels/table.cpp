@@ -15,6 +15,9 @@ size_t spectral_gradient_scratch(const SpectralGradient&);
 void spectral_gradient(const SpectralGradient&);
 void gather_tile(const TileCopy&, const float*, float*);
 void scatter_tile(const TileCopy&, const float*, float*, const int*, const int*, float, bool);
+size_t tile_transform_scratch(const TileTransform&);
+void tile_forward(const TileTransform&, const float*, float*);
+void tile_inverse(const TileTransform&, const float*, const float*, float*);
 void split_complex(const float*, size_t, size_t, float*, size_t, size_t, size_t);
 void join_complex(const float*, size_t, size_t, size_t, size_t, float*, size_t);
 void transfer_forward(const Transfer&, const float*, const float*, float*);
@@ -39,6 +42,8 @@ const Table TABLE = {
     spectral_product_scratch, spectral_product,
     spectral_gradient_scratch, spectral_gradient,
     gather_tile,              scatter_tile,
+    tile_transform_scratch,   tile_forward,
+    tile_inverse,
     split_complex,            join_complex,
     transfer_forward,         transfer_backward,
     filter_forward_scratch,   filter_forward,

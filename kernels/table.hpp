@@ -1,5 +1,5 @@
 // What every instruction set provides, as plain functions behind one table. No Python, no allocation, no threads.
-// Arrays are C-contiguous float32. Image: (z, y, x, batch, channel). Spectrum: (fz, fy, fx, 2, batch, channel), the
+// Arrays are C-contiguous float32. Image: (batch, z, y, x, channel). Spectrum: (batch, fz, fy, fx, 2, channel), the
 // 2 being real and imaginary, fx halved. Kernel: (kz, ky, kx, in, out). Sizes are (z, y, x).
 #pragma once
 #include <cstddef>
@@ -39,7 +39,9 @@ struct DirectGradient {
   float* scratch;
 };
 
-// Tables of exp(+2 pi i f j / n), shape (n, k, 2), one per axis; the last axis only to n / 2.
+// Tables of a pruned transform, one per axis of n frequencies and k taps, of shape (n / 2 + 1, k + 2). In the row of
+// frequency f, with angle = 2 pi f / n and taps counted from their centre (k - 1) / 2: cos(angle * tap) of the taps
+// up to the centre, sin(angle * tap) of those after it, then cos and sin of angle * centre, the phase.
 struct Twiddles {
   const float *z, *y, *x;
 };
@@ -50,7 +52,7 @@ struct SpectralProduct {
   int batch, n_blocks, out_channels;
   const Block* blocks;
   Twiddles twiddles;
-  bool stored;     // kernels are spectra (fz, fy, fx, 2, 1, in * out) instead of taps
+  bool stored;     // kernels are spectra (fz, fy, fx, 2, in, out) instead of taps
   bool conjugate;  // multiply by the conjugate of the kernel's spectrum: correlation (forward)
   bool transpose;  // kernels are (.., out, in) of this product: the input gradient
   float* out;
@@ -64,7 +66,7 @@ struct SpectralGradient {
   const float* image;
   const float* d_out;
   Twiddles twiddles;
-  bool stored;      // give the gradient's spectrum (fz, fy, fx, 2, 1, in * out) instead of its taps
+  bool stored;      // give the gradient's spectrum (fz, fy, fx, 2, in, out) instead of its taps
   float* d_kernel;  // taps (kz, ky, kx, in, out)
   float* scratch;
 };
@@ -77,14 +79,35 @@ struct TileCopy {
   size_t image_lanes, first_lane, lanes, tile_lanes;
 };
 
+enum Function { LINEAR, RELU, TANH, LOGISTIC, SOFTSIGN, ELU, LEAKY_RELU, FORWARD_LOGISTIC };
+
+// One axis of a transform of parts * points: its twiddles exp(-2 pi i p k / n), shape (parts, points, 2).
+struct Axis {
+  int parts, points;
+  const float* twiddles;
+};
+
+// All tiles of the images of a batch, (entry, z, y, x, channel), to or from their spectra,
+// (tile * entries + entry, fz, fy, fx, 2, channel).
+struct TileTransform {
+  Axis axes[3];
+  Size image_size;
+  Size filled;         // the part of a tile that is taken from, or given to, the image
+  Size overlap;        // back: first voxels of a tile that are added to the tile before it, along axes where there is one
+  const int* origins;  // (n_tiles, 3): of the tiles in the image
+  int n_tiles, entries, channels;
+  float scale;  // back: of every value, before bias and function
+  Function function;
+  float a, b;
+  float* scratch;
+};
+
 struct Filter {
   Size size, window, stride, out_size;  // out_size: of one fragment
   int batch, channels;
   int n_parities;          // 1 for max-pool, stride volume for max-filter
-  int parities_per_group;  // each group's array is (z, y, x, parities_per_group * batch, channel)
+  int parities_per_group;  // each group's array is (parities_per_group * batch, z, y, x, channel)
 };
-
-enum Function { LINEAR, RELU, TANH, LOGISTIC, SOFTSIGN, ELU, LEAKY_RELU, FORWARD_LOGISTIC };
 
 struct Transfer {
   size_t rows;
@@ -131,6 +154,9 @@ struct Table {
   void (*gather_tile)(const TileCopy&, const float* image, float* tile);
   void (*scatter_tile)(const TileCopy&, const float* tile, float* image, const int* skip, const int* count, float scale,
                        bool add);
+  size_t (*tile_transform_scratch)(const TileTransform&);
+  void (*tile_forward)(const TileTransform&, const float* image, float* spectrum);
+  void (*tile_inverse)(const TileTransform&, const float* spectrum, const float* bias, float* image);
   void (*split_complex)(const float* tile, size_t tile_lanes, size_t n, float* spectrum, size_t lanes, size_t first,
                         size_t count);
   void (*join_complex)(const float* spectrum, size_t lanes, size_t first, size_t count, size_t n, float* tile,

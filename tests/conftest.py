@@ -1,4 +1,4 @@
-"""What every test shares: PyTorch on one thread, Hypothesis without deadlines, and no test silently not run.
+"""What every test shares: no tuning, PyTorch on one thread, Hypothesis without deadlines, no test silently not run.
 
 With ``ZNN_DASK_REQUIRE_ALL=1`` (continuous integration) a skipped test or module counts as a failure.
 ``ZNN_DASK_TEST_EXAMPLES`` sets how many examples Hypothesis tries per property (25 unless given).
@@ -7,6 +7,7 @@ With ``ZNN_DASK_REQUIRE_ALL=1`` (continuous integration) a skipped test or modul
 import os
 import signal
 import sys
+import tempfile
 
 import pytest
 from hypothesis import settings
@@ -16,6 +17,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REQUIRE_ALL = os.environ.get("ZNN_DASK_REQUIRE_ALL") == "1"
+
+# Models of tests take the cost model's choice, and what some measure is not kept; new processes inherit both.
+os.environ["ZNN_DASK_TUNE"] = "0"
+_cache = tempfile.TemporaryDirectory(prefix="znn-dask-tests-")
+os.environ["ZNN_DASK_CACHE_DIR"] = _cache.name
 
 # Times on a shared machine vary too much for deadlines; a fixed choice of examples repeats.
 settings.register_profile(

@@ -130,8 +130,9 @@ def _gap(image: np.ndarray, op: MaxFilter | MaxPool, sparsity: Triple) -> float:
     step = op.window if isinstance(op, MaxPool) else ONE
     shifted = []
     for offset in np.ndindex(*op.window):
-        axes = zip(image.shape, offset, op.window, sparsity, step, strict=False)
-        shifted.append(image[tuple(slice(o * s, n - (w - 1 - o) * s, t) for n, o, w, s, t in axes)])
+        axes = zip(image.shape[1:4], offset, op.window, sparsity, step, strict=True)
+        z, y, x = (slice(o * s, n - (w - 1 - o) * s, t) for n, o, w, s, t in axes)
+        shifted.append(image[:, z, y, x])
     if len(shifted) < 2:
         return np.inf
     top = np.sort(np.stack(shifted), axis=0)[-2:]
@@ -180,15 +181,15 @@ def _backward(
     if isinstance(op, Convolution):
         name = f"{edge.name}/kernel"
         kernel = reference.kernel_to_internal(parameters[name])
-        d_padded = np.zeros((*image.shape[:3], *d_target.shape[3:]), d_target.dtype)
-        d_padded[tuple(map(slice, d_target.shape[:3]))] = d_target
+        d_padded = np.zeros((*image.shape[:4], d_target.shape[4]), d_target.dtype)
+        d_padded[tuple(map(slice, d_target.shape))] = d_target
         # Padded by zeros to the image's lattice, both are fragments of one size; the crop drops only zeros.
         parts = [reference.split_fragments(_padded(array, sparsity), [sparsity]) for array in (image, d_padded)]
-        valid = tuple(slice(0, n - k + 1) for n, k in zip(parts[0].shape, op.kernel, strict=False))
-        d_valid = parts[1][valid]
+        z, y, x = (slice(0, n - k + 1) for n, k in zip(parts[0].shape[1:4], op.kernel, strict=True))
+        d_valid = parts[1][:, z, y, x]
         gradients[name] = reference.kernel_to_public(reference.conv_kernel_gradient(parts[0], d_valid))
         d_image = reference.merge_fragments(reference.conv_input_gradient(d_valid, kernel), [sparsity])
-        return d_image[tuple(map(slice, image.shape[:3]))]
+        return d_image[tuple(map(slice, image.shape))]
     if isinstance(op, Transfer):
         d_image, d_bias = reference.transfer_backward(d_target, states[edge.name], op.function, op.args)
         if op.bias:
@@ -206,10 +207,10 @@ def _max_filter_backward(
     d_target: np.ndarray, argmax: np.ndarray, window: Triple, sparsity: Triple, image: np.ndarray
 ) -> np.ndarray:
     d_image = np.zeros_like(image)
-    size = d_target.shape[:3]
+    size = d_target.shape[1:4]
     for index, offset in enumerate(np.ndindex(*window)):
-        where = tuple(slice(o * s, o * s + n) for o, s, n in zip(offset, sparsity, size, strict=True))
-        d_image[where] += np.where(argmax == index, d_target, 0)
+        z, y, x = (slice(o * s, o * s + n) for o, s, n in zip(offset, sparsity, size, strict=True))
+        d_image[:, z, y, x] += np.where(argmax == index, d_target, 0)
     return d_image
 
 
@@ -217,19 +218,21 @@ def _on_lattice(
     function: Callable[[np.ndarray], np.ndarray], sparsity: Triple, window: Triple, image: np.ndarray
 ) -> np.ndarray:
     """Apply an undilated operation on every sub-lattice; voxels that would see the padding are cropped."""
-    size = tuple(n - (w - 1) * s for n, w, s in zip(image.shape, window, sparsity, strict=False))
+    axes = zip(image.shape[1:4], window, sparsity, strict=True)
+    z, y, x = (slice(0, n - (w - 1) * s) for n, w, s in axes)
     parts = function(reference.split_fragments(_padded(image, sparsity), [sparsity]))
-    return reference.merge_fragments(parts, [sparsity])[tuple(map(slice, size))]
+    return reference.merge_fragments(parts, [sparsity])[:, z, y, x]
 
 
 def _padded(image: np.ndarray, multiple: Triple) -> np.ndarray:
-    full = round_up(image.shape[:3], multiple)
-    return np.pad(image, [(0, f - n) for f, n in zip(full, image.shape, strict=False)] + [(0, 0)] * 2)
+    full = round_up(image.shape[1:4], multiple)
+    added = [(0, f - n) for f, n in zip(full, image.shape[1:4], strict=True)]
+    return np.pad(image, [(0, 0), *added, (0, 0)])
 
 
 def _inside(array: np.ndarray | None) -> np.ndarray | None:
-    """Turn (batch, [channel,] z, y, x) into (z, y, x, batch[, channel])."""
-    return None if array is None else np.moveaxis(array, (-3, -2, -1), (0, 1, 2))
+    """Turn (batch, [channel,] z, y, x) into (batch, z, y, x[, channel])."""
+    return array if array is None or array.ndim == 4 else np.moveaxis(array, 1, -1)
 
 
 # --- PyTorch ---

@@ -17,7 +17,7 @@ PACKAGE = "znn_dask"
 
 BASE = {"base"}
 LEAVES = {"net", "ops", "sched", "io"}
-BELOW_MODEL = BASE | LEAVES | {"lower"}
+BELOW_MODEL = BASE | LEAVES | {"lower", "tune"}
 # What each layer may import besides itself; the picture in ARCHITECTURE says the same.
 MAY_IMPORT: dict[str, set[str]] = {
     "base": set(),
@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sched": BASE,
     "io": BASE,
     "lower": BASE | {"net", "ops"},
+    "tune": BASE | {"ops", "io", "lower"},
     "model": BELOW_MODEL,
     "infer": BELOW_MODEL | {"model"},
     "train": BELOW_MODEL | {"model", "infer"},

@@ -355,3 +355,41 @@ def test_a_short_demo_writes_everything_and_repeats(tmp_path: Path) -> None:
         }
         figures.append({k: v for k, v in found.items() if k != "seconds"})
     assert figures[0] == figures[1]
+
+
+# --- tune ---
+
+TUNED = ["tune", "CTC", "--width", "16", "--kernel", "5", "--output-size", "12,12,12", "--quiet"]
+
+
+def test_tune_prints_candidates_the_choice_and_the_plan(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("ZNN_DASK_CACHE_DIR", str(tmp_path))
+    assert main(TUNED) == 0
+    first = capsys.readouterr().out
+    for line in ("conv1: 20x20x20 by 5x5x5, 1 -> 16 maps", "conv2: 16x16x16 by 5x5x5, 16 -> 1 maps"):
+        assert line in first
+    for words in ("direct", "fft ", "gradient-spectrum", "transform", "convolutions of a step:", "tasks were measured"):
+        assert words in first
+    # Every layer's choice is marked for each of its passes.
+    for part in first.split("\n\n")[:2]:
+        assert part.count("*") >= 2
+    assert main(TUNED) == 0
+    again = capsys.readouterr().out
+    assert "nothing had to be measured" in again
+    assert again.splitlines()[:-1] == first.splitlines()[:-1]
+    assert main([*TUNED, "--again"]) == 0
+    assert "tasks were measured" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["CTC"], "Missing option '--output-size'"),
+        (["CTX", "--output-size", "12"], "X"),
+        (["CTC", "--output-size", "12,large"], "a size is an integer or 'z,y,x'"),
+        (["CTC", "--output-size", "12,12"], "output_size must be"),
+        (["nowhere", "--output-size", "12"], "there is no file 'nowhere'"),
+    ],
+)
+def test_tune_refuses(capsys, arguments, words):
+    assert words in refused(capsys, "tune", *arguments)

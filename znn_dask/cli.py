@@ -15,6 +15,7 @@ from znn_dask.commands.evaluate import evaluate
 from znn_dask.commands.predict import predict
 from znn_dask.commands.show import show
 from znn_dask.commands.train import train
+from znn_dask.commands.tune import tune
 from znn_dask.errors import ZnnError
 
 
@@ -29,7 +30,7 @@ def group() -> None:
     """
 
 
-for command in (demo, train, predict, evaluate, show):
+for command in (demo, train, predict, evaluate, show, tune):
     group.add_command(command)
 
 

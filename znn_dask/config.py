@@ -22,6 +22,11 @@ def validate() -> bool:
     return setting("validate", "0") not in ("0", "", "false", "False")
 
 
+def tune() -> bool:
+    """Whether a new model measures which algorithms are fastest here, unless it is told."""
+    return setting("tune", "1") not in ("0", "", "false", "False")
+
+
 def cache_folder() -> Path:
     """Where measured choices are kept between runs."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

@@ -59,7 +59,9 @@ for num_workers in (1, 2):
 """
 
 
-@pytest.mark.parametrize(("num_workers", "way"), [(1, WAYS[1]), (2, WAYS[0] | {"fft_effort": "measure"})])
+@pytest.mark.parametrize(
+    ("num_workers", "way"), [(1, WAYS[1]), (2, WAYS[0] | {"fft_backend": "pyfftw", "fft_effort": "measure"})]
+)
 def test_a_resumed_run_is_the_undisturbed_one(tmp_path, num_workers, way):
     pairs, path = samples(DROPPING, 5, 5, batch=2), tmp_path / "model.safetensors"
     with new_model(DROPPING, 5, num_workers=num_workers, **way) as model:
@@ -199,9 +201,9 @@ DAMAGE = {
     "a folder": lambda p: (p.unlink(), p.mkdir()),
     "foreign": lambda p: write_checkpoint(p, {"weight": np.zeros(3)}, {}),
     "other version": lambda p: write_checkpoint(p, {"weight": np.zeros(3)}, {"format": "znn-dask model 99"}),
-    "no description": lambda p: write_checkpoint(p, {"weight": np.zeros(3)}, {"format": "znn-dask model 1"}),
+    "no description": lambda p: write_checkpoint(p, {"weight": np.zeros(3)}, {"format": "znn-dask model 2"}),
     "bad description": lambda p: write_checkpoint(
-        p, {"weight": np.zeros(3)}, {"format": "znn-dask model 1", "model": "{}"}
+        p, {"weight": np.zeros(3)}, {"format": "znn-dask model 2", "model": "{}"}
     ),
     "parameter missing": lambda p: rewritten(p, lambda a, t: t.pop("parameters/conv1/kernel")),
     "velocity missing": lambda p: rewritten(p, lambda a, t: t.pop("velocities/conv1/kernel")),

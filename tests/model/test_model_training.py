@@ -247,7 +247,7 @@ def test_any_number_of_workers_gives_the_same_bits(way):
 def test_what_was_measured_serves_any_number_of_workers(tmp_path, way):
     """Two models may measure differently; one that is saved with what it measured gives one answer."""
     pairs, answers = samples(count=2, batch=2), []
-    with new_model(batch=2, fft_effort="measure", **way) as model:
+    with new_model(batch=2, fft_backend="pyfftw", fft_effort="measure", **way) as model:
         model.save(tmp_path / "m")
     for num_workers in (1, 2, 4, 8):
         with znn.Model.load(tmp_path / "m", num_workers=num_workers) as model:
@@ -326,7 +326,7 @@ def test_every_transform_is_measured_before_the_first_step(monkeypatch, planned,
     monkeypatch.setattr(fft, "learn", learning)
     monkeypatch.setattr(fft, "plan", planning)
     ((x, target),) = samples(count=1, batch=given)
-    with new_model(batch=planned, fft_effort="measure", **way) as model:
+    with new_model(batch=planned, fft_backend="pyfftw", fft_effort="measure", **way) as model:
         model.step(x, target)
         model.predict(x[0])
         assert used

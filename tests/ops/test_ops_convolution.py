@@ -21,9 +21,9 @@ def problems(draw, largest=4):
     kernel, size = draw(triples(1, largest)), draw(triples(1, largest + 1))
     batch, n_out, blocks = draw(st.integers(1, 9)), draw(WIDTHS), draw(BLOCKS)
     rng = np.random.default_rng(draw(SEEDS))
-    images = [normal(rng, *grow(size, kernel), batch, n, dtype=np.float32) for n in blocks]
+    images = [normal(rng, batch, *grow(size, kernel), n, dtype=np.float32) for n in blocks]
     kernels = [normal(rng, *kernel, n, n_out, dtype=np.float32) for n in blocks]
-    d_output = normal(rng, *size, batch, n_out, dtype=np.float32)
+    d_output = normal(rng, batch, *size, n_out, dtype=np.float32)
     for array in (*images, *kernels, d_output):
         array.flags.writeable = False
     return images, kernels, d_output
@@ -88,7 +88,7 @@ def test_direct_equals_reference(problem):
 @pytest.mark.parametrize("stored", [False, True])
 @given(problem=problems(), data=st.data())
 def test_spectral_equals_reference_for_any_tile(stored, backend, problem, data):
-    size, kernel = problem[0][0].shape[:3], problem[1][0].shape[:3]
+    size, kernel = problem[0][0].shape[1:4], problem[1][0].shape[:3]
     tile = tuple(data.draw(st.integers(k, n + 2), label="tile") for n, k in zip(size, kernel, strict=True))
     tiling = Tiling(size, kernel, tile, backend)
     assert_passes(spectral_passes(*problem, tiling, stored), *problem, rounding=1e-6)
@@ -97,10 +97,10 @@ def test_spectral_equals_reference_for_any_tile(stored, backend, problem, data):
 @given(problems(largest=3), st.booleans())
 def test_kernel_as_large_as_the_image_gives_one_voxel(problem, is_spectral):
     images, _, _ = problem
-    size = images[0].shape[:3]
+    size = images[0].shape[1:4]
     rng = np.random.default_rng(0)
     kernels = [normal(rng, *size, image.shape[4], 5, dtype=np.float32) for image in images]
-    d_output = normal(rng, 1, 1, 1, images[0].shape[3], 5, dtype=np.float32)
+    d_output = normal(rng, len(images[0]), 1, 1, 1, 5, dtype=np.float32)
     given_ = images, kernels, d_output
     passes = spectral_passes(*given_, Tiling(size, size, size)) if is_spectral else direct_passes(*given_)
     assert_passes(passes, *given_, rounding=1e-6)
@@ -109,7 +109,7 @@ def test_kernel_as_large_as_the_image_gives_one_voxel(problem, is_spectral):
 @given(problems(), st.booleans())
 def test_backward_passes_are_adjoint_to_forward(problem, is_spectral):
     images, kernels, d_output = problem
-    tiling = Tiling(images[0].shape[:3], kernels[0].shape[:3], images[0].shape[:3])
+    tiling = Tiling(images[0].shape[1:4], kernels[0].shape[:3], images[0].shape[1:4])
     run = (lambda *p: spectral_passes(*p, tiling)) if is_spectral else direct_passes
     for image, kernel in zip(images, kernels, strict=True):
         output, (d_image,), (d_kernel,) = run([image], [kernel], d_output)
@@ -119,7 +119,7 @@ def test_backward_passes_are_adjoint_to_forward(problem, is_spectral):
 
 def test_input_gradient_sums_over_blocks_of_the_target():
     rng = np.random.default_rng(1)
-    d_outputs = [normal(rng, 4, 5, 3, 2, n, dtype=np.float32) for n in (3, 17)]
+    d_outputs = [normal(rng, 2, 4, 5, 3, n, dtype=np.float32) for n in (3, 17)]
     kernels = [normal(rng, 2, 3, 1, 6, n, dtype=np.float32) for n in (3, 17)]
     tiling = Tiling((5, 7, 3), (2, 3, 1), (4, 4, 3))
     spectra = [spectral.gradient_spectrum(d, tiling) for d in d_outputs]
@@ -135,7 +135,7 @@ def test_input_gradient_sums_over_blocks_of_the_target():
 
 def test_bias_and_transfer_are_applied_with_the_inverse_transform():
     rng = np.random.default_rng(2)
-    image, kernel = normal(rng, 5, 6, 7, 2, 3, dtype=np.float32), normal(rng, 2, 2, 3, 3, 5, dtype=np.float32)
+    image, kernel = normal(rng, 2, 5, 6, 7, 3, dtype=np.float32), normal(rng, 2, 2, 3, 3, 5, dtype=np.float32)
     bias = normal(rng, 5, dtype=np.float32)
     tiling = Tiling((5, 6, 7), (2, 2, 3), (4, 6, 4))
     spectrum = spectral.product([spectral.image_spectrum(image, tiling)], [kernel], tiling)
@@ -147,7 +147,7 @@ def test_bias_and_transfer_are_applied_with_the_inverse_transform():
 def test_a_long_sum_keeps_its_precision():
     """A kernel gradient sums over every voxel: 12,800 of them here, none of which cancel."""
     rng = np.random.default_rng(3)
-    image, d_output = (rng.random((n, 40, 40, 8, 3), np.float32) for n in (2, 1))
+    image, d_output = (rng.random((8, n, 40, 40, 3), np.float32) for n in (2, 1))
     expected = reference.conv_kernel_gradient(image.astype(float), d_output)
     tiling = Tiling((2, 40, 40), (2, 1, 1), (2, 16, 16))
     spectra = spectral.image_spectrum(image, tiling), spectral.gradient_spectrum(d_output, tiling)
@@ -159,9 +159,9 @@ def test_a_long_sum_keeps_its_precision():
 @pytest.mark.parametrize("num_workers", [1, 2, 4, 8])
 def test_every_repetition_in_every_thread_is_bitwise_the_same(num_workers):
     rng = np.random.default_rng(4)
-    images = [normal(rng, 9, 8, 10, 3, n, dtype=np.float32) for n in (5, 16)]
+    images = [normal(rng, 3, 9, 8, 10, n, dtype=np.float32) for n in (5, 16)]
     kernels = [normal(rng, 3, 2, 4, n, 19, dtype=np.float32) for n in (5, 16)]
-    d_output = normal(rng, 7, 7, 7, 3, 19, dtype=np.float32)
+    d_output = normal(rng, 3, 7, 7, 7, 19, dtype=np.float32)
 
     def everything():
         tiling = Tiling((9, 8, 10), (3, 2, 4), (6, 6, 10))
@@ -176,18 +176,18 @@ def test_every_repetition_in_every_thread_is_bitwise_the_same(num_workers):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda x, w: direct.forward([x[:1]], [w]), "does not fit an image"),
+        (lambda x, w: direct.forward([x[:, :1]], [w]), "does not fit an image"),
         (lambda x, w: direct.forward([x], [w[..., :2, :]]), "a kernel does not fit its image"),
-        (lambda x, w: direct.forward([x, x[:, :, :, :1]], [w, w]), "images differ in size or batch"),
+        (lambda x, w: direct.forward([x, x[:1]], [w, w]), "images differ in size or batch"),
         (lambda x, w: direct.forward([x, x], [w]), "one kernel per image"),
         (
-            lambda x, w: direct.kernel_gradient(x, np.zeros((3, 3, 3, 1, 4), np.float32)),
+            lambda x, w: direct.kernel_gradient(x, np.zeros((1, 3, 3, 3, 4), np.float32)),
             "output gradient's size",
         ),
     ],
 )
 def test_what_does_not_fit_is_refused(call, words):
-    x, w = np.zeros((4, 4, 4, 2, 3), np.float32), np.zeros((2, 2, 2, 3, 4), np.float32)
+    x, w = np.zeros((2, 4, 4, 4, 3), np.float32), np.zeros((2, 2, 2, 3, 4), np.float32)
     with pytest.raises(ValueError, match=words):
         call(np.ascontiguousarray(x), np.ascontiguousarray(w))
 
@@ -233,7 +233,7 @@ def test_tiles_cover_every_output_once(tile, data):
 
 
 def test_backends_are_resolved_and_unknown_ones_refused():
-    assert fft.resolve_backend("auto") == "pyfftw"
+    assert fft.resolve_backend("auto") == "native"
     assert fft.resolve_backend("scipy") == "scipy"
-    with pytest.raises(ValueError, match="fft_backend must be one of auto, pyfftw, scipy, got 'mkl'"):
+    with pytest.raises(ValueError, match="fft_backend must be one of auto, native, pyfftw, scipy, got 'mkl'"):
         fft.resolve_backend("mkl")

@@ -45,7 +45,7 @@ def assert_close(found, expected):
 def check_convolution(rng, n_in, n_out, batch):
     image, kernel, d_output = (
         rng.standard_normal(shape).astype(np.float32)
-        for shape in [(4, 5, 7, batch, n_in), (2, 3, 3, n_in, n_out), (3, 3, 5, batch, n_out)]
+        for shape in [(batch, 4, 5, 7, n_in), (2, 3, 3, n_in, n_out), (batch, 3, 3, 5, n_out)]
     )
     tiling = Tiling((4, 5, 7), (2, 3, 3), (4, 5, 6), "scipy")
     x, d = spectral.image_spectrum(image, tiling), spectral.gradient_spectrum(d_output, tiling)
@@ -65,7 +65,7 @@ def check_convolution(rng, n_in, n_out, batch):
 
 
 def check_pointwise(rng, channels, batch):
-    image = rng.integers(-3, 3, (4, 5, 5, batch, channels)).astype(np.float32)
+    image = rng.integers(-3, 3, (batch, 4, 5, 5, channels)).astype(np.float32)
     for window, stride in [
         ((2, 2, 3), (3, 2, 1)),
         ((1, 2, 2), (1, 2, 2)),
@@ -78,7 +78,7 @@ def check_pointwise(rng, channels, batch):
         np.testing.assert_array_equal(index, where)
         d_image = filters.max_filter_backward([output], [index], window, stride, (4, 5, 5))
         assert_close(d_image, reference.max_filter_backward(expected, where, window, stride, (4, 5, 5)))
-    wide = rng.integers(-3, 3, (1, 17, 19, batch, channels)).astype(np.float32)
+    wide = rng.integers(-3, 3, (batch, 1, 17, 19, channels)).astype(np.float32)
     output, index = filters.max_filter(wide, (1, 16, 17), (1, 2, 3))  # places of 16 bits
     expected, where = reference.max_filter(wide, (1, 16, 17), (1, 2, 3))
     np.testing.assert_array_equal(output, expected)
@@ -96,7 +96,7 @@ def check_pointwise(rng, channels, batch):
 def check_losses(rng, channels, batch):
     size, entries = (2, 3, 4), tuple(Entry(e, 0, y, 0) for e in range(batch) for y in (0, 1))
     arrangement = Arrangement((2, 2, 4), (1, 2, 1), (entries,), ((0, channels),))
-    prediction = 5 * rng.standard_normal((2, 2, 4, 2 * batch, channels), dtype=np.float32)
+    prediction = 5 * rng.standard_normal((2 * batch, 2, 2, 4, channels), dtype=np.float32)
     for name in loss.LOSSES:
         target = rng.random((batch, channels, *size), dtype=np.float32)
         if name == "softmax":

@@ -45,7 +45,7 @@ CHANNELS = st.sampled_from([1, 2, 3, 4, 7, 8, 15, 16, 17, 33, 40, 63, 64, 65, 13
 )
 def test_transfer_equals_reference(size, batch, channels, activation, has_bias, scale, seed):
     rng = np.random.default_rng(seed)
-    image = normal(rng, *size, batch, channels, dtype=np.float32) * np.float32(scale)
+    image = normal(rng, batch, *size, channels, dtype=np.float32) * np.float32(scale)
     bias = normal(rng, channels, dtype=np.float32) if has_bias else None
     d_output = normal(rng, *image.shape, dtype=np.float32)
     # The reference sees the sum as float32 adds it, so that steep functions compare the function only.
@@ -102,7 +102,7 @@ def test_functions_are_accurate_over_the_whole_range(function):
     np.testing.assert_array_equal(found, one_by_one)
 
 
-@pytest.mark.parametrize("shape", [(2, 2, 2, 0, 3), (2, 2, 2, 1, 0), (0, 2, 2, 1, 3)])
+@pytest.mark.parametrize("shape", [(0, 2, 2, 2, 3), (1, 2, 2, 2, 0), (1, 0, 2, 2, 3)])
 def test_empty_images_are_refused(shape):
     image = np.zeros(shape, np.float32)
     with pytest.raises(ValueError, match="at least one voxel, batch entry and channel"):
@@ -113,7 +113,7 @@ def test_empty_images_are_refused(shape):
 
 def test_a_long_bias_gradient_keeps_its_precision():
     rng = np.random.default_rng(0)
-    d_output = rng.random((10, 100, 100, 2, 3), np.float32)
+    d_output = rng.random((2, 10, 100, 100, 3), np.float32)
     _, d_bias = transfer.backward(d_output, d_output, Activation("linear"))
     np.testing.assert_allclose(d_bias, d_output.sum(axis=(0, 1, 2, 3), dtype=float), rtol=2e-7)
 
@@ -140,7 +140,7 @@ def drop(image, arrangement, group=0, block=0, rate=0.3, seed=1, step=2, edge="d
 @pytest.mark.parametrize("rate", [0.0, 0.25, 0.5, 0.9])
 def test_dropout_equals_reference_under_its_own_mask(rate):
     rng = np.random.default_rng(1)
-    image = normal(rng, 3, 4, 5, 8, 7, dtype=np.float32)
+    image = normal(rng, 8, 3, 4, 5, 7, dtype=np.float32)
     mask = drop(np.ones_like(image), WHOLE, rate=rate) != 0
     np.testing.assert_allclose(drop(image, WHOLE, rate=rate), reference.dropout(image, mask, rate), rtol=1e-6)
     # Six standard deviations of the number that is dropped.
@@ -152,13 +152,13 @@ def test_dropout_equals_reference_under_its_own_mask(rate):
 
 def test_dropout_does_not_depend_on_groups_and_blocks():
     rng = np.random.default_rng(2)
-    image = normal(rng, 3, 4, 5, 8, 7, dtype=np.float32)
+    image = normal(rng, 8, 3, 4, 5, 7, dtype=np.float32)
     whole = drop(image, WHOLE)
     cut = arranged((ENTRIES[:6], ENTRIES[6:]), ((0, 2), (2, 7)))
     for group, entries in enumerate([slice(0, 6), slice(6, 8)]):
         for block, channels in enumerate([slice(0, 2), slice(2, 7)]):
-            part = np.ascontiguousarray(image[..., entries, channels])
-            np.testing.assert_array_equal(drop(part, cut, group, block), whole[..., entries, channels])
+            part = np.ascontiguousarray(image[entries, ..., channels])
+            np.testing.assert_array_equal(drop(part, cut, group, block), whole[entries, ..., channels])
 
 
 def philox(counter, key):
@@ -177,9 +177,9 @@ def test_dropout_draws_the_word_of_each_place(entries, blocks):
     arrangement = arranged((entries,), blocks, size=(1, 2, 2))
     key, n_channels = key64(1, 2, "dropout/dropout1"), blocks[-1][1]
     for block, (first, stop) in enumerate(blocks):
-        found = drop(np.ones((1, 2, 2, 8, stop - first), np.float32), arrangement, block=block, rate=0.5)
-        for place in np.ndindex(1, 2, 2, 8):
-            _, y, x, e = place
+        found = drop(np.ones((8, 1, 2, 2, stop - first), np.float32), arrangement, block=block, rate=0.5)
+        for place in np.ndindex(8, 1, 2, 2):
+            e, _, y, x = place
             entry = entries[e].example * 4 + entries[e].y * 2 + entries[e].x
             row = ((y * 2 + x) * 8 + entry) * n_channels
             words = [philox(j // 4, key)[j % 4] for j in range(row + first, row + stop)]
@@ -188,7 +188,7 @@ def test_dropout_draws_the_word_of_each_place(entries, blocks):
 
 @pytest.mark.parametrize("other", [{"seed": 5}, {"step": 5}, {"edge": "dropout2"}])
 def test_dropout_differs_between_streams_and_repeats_within(other):
-    ones = np.ones((3, 4, 5, 8, 7), np.float32)
+    ones = np.ones((8, 3, 4, 5, 7), np.float32)
     np.testing.assert_array_equal(drop(ones, WHOLE), drop(ones, WHOLE))
     one, two = drop(ones, WHOLE, rate=0.5) != 0, drop(ones, WHOLE, rate=0.5, **other) != 0
     # Independent masks agree on half of the values, within six standard deviations.
@@ -197,7 +197,7 @@ def test_dropout_differs_between_streams_and_repeats_within(other):
 
 def test_dropout_decides_for_every_value_by_itself():
     """Neighbours along every axis are as good as independent."""
-    mask = drop(np.ones((3, 4, 5, 8, 7), np.float32), WHOLE, rate=0.5) != 0
+    mask = drop(np.ones((8, 3, 4, 5, 7), np.float32), WHOLE, rate=0.5) != 0
     for axis in range(mask.ndim):
         n = mask.shape[axis]
         agree = mask.take(range(1, n), axis) == mask.take(range(n - 1), axis)

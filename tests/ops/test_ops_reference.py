@@ -29,8 +29,8 @@ TRANSFER_ARGS = {
 def test_layouts_are_inverse_and_named_axes_move():
     batch = np.arange(2 * 3 * 4 * 5 * 6).reshape(2, 3, 4, 5, 6)
     image = reference.to_internal(batch)
-    assert image.shape == (4, 5, 6, 2, 3)
-    assert image[1, 2, 3, 1, 2] == batch[1, 2, 1, 2, 3]
+    assert image.shape == (2, 4, 5, 6, 3)
+    assert image[1, 1, 2, 3, 2] == batch[1, 2, 1, 2, 3]
     np.testing.assert_array_equal(reference.to_public(image), batch)
     kernel = np.arange(2 * 3 * 4 * 5 * 6).reshape(2, 3, 4, 5, 6)
     inside = reference.kernel_to_internal(kernel)
@@ -42,12 +42,12 @@ def test_layouts_are_inverse_and_named_axes_move():
 @given(triples(1, 3), triples(1, 3), triples(1, 2), st.integers(1, 2))
 def test_fragments_follow_the_formula_and_merge_back(small, first, second, n_batch):
     size = times(times(small, first), second)
-    image = np.arange(np.prod(size) * n_batch, dtype=np.float32).reshape(*size, n_batch, 1)
+    image = np.arange(np.prod(size) * n_batch, dtype=np.float32).reshape(n_batch, *size, 1)
     split = reference.split_fragments(image, [first])
     sz, sy, sx = first
     for z, y, x, b in itertools.product(*map(range, size), range(n_batch)):
         p = ((z % sz) * sy + y % sy) * sx + x % sx
-        assert split[z // sz, y // sy, x // sx, p * n_batch + b, 0] == image[z, y, x, b, 0]
+        assert split[p * n_batch + b, z // sz, y // sy, x // sx, 0] == image[b, z, y, x, 0]
     twice = reference.split_fragments(image, [first, second])
     np.testing.assert_array_equal(twice, reference.split_fragments(split, [second]))
     np.testing.assert_array_equal(reference.merge_fragments(twice, [first, second]), image)
@@ -55,13 +55,13 @@ def test_fragments_follow_the_formula_and_merge_back(small, first, second, n_bat
 
 def test_sizes_that_do_not_divide_are_refused():
     with pytest.raises(ShapeError, match=r"\(3, 4, 4\) \(z, y, x\) is no multiple of the stride \(2, 2, 2\)"):
-        reference.split_fragments(np.zeros((3, 4, 4, 1, 1)), [(2, 2, 2)])
+        reference.split_fragments(np.zeros((1, 3, 4, 4, 1)), [(2, 2, 2)])
     with pytest.raises(ShapeError, match="no multiple of the 8 fragments"):
-        reference.merge_fragments(np.zeros((3, 4, 4, 6, 1)), [(2, 2, 2)])
+        reference.merge_fragments(np.zeros((6, 3, 4, 4, 1)), [(2, 2, 2)])
     with pytest.raises(ShapeError, match="no multiple of the window"):
-        reference.max_pool(np.zeros((4, 4, 5, 1, 1)), (2, 2, 2))
+        reference.max_pool(np.zeros((1, 4, 4, 5, 1)), (2, 2, 2))
     with pytest.raises(ShapeError, match="does not fit"):
-        reference.conv_forward(np.zeros((4, 4, 2, 1, 1)), np.zeros((3, 3, 3, 1, 1)))
+        reference.conv_forward(np.zeros((1, 4, 4, 2, 1)), np.zeros((3, 3, 3, 1, 1)))
 
 
 # --- convolution ---
@@ -73,18 +73,18 @@ CONV = {"size": triples(1, 4), "kernel": triples(1, 4), "b": st.integers(1, 2), 
 @given(**CONV, seed=SEEDS)
 def test_convolution_is_valid_correlation_summed_over_inputs(size, kernel, b, i, o, seed):
     rng = np.random.default_rng(seed)
-    x, w = normal(rng, *grow(size, kernel), b, i), normal(rng, *kernel, i, o)
+    x, w = normal(rng, b, *grow(size, kernel), i), normal(rng, *kernel, i, o)
     y = reference.conv_forward(x, w)
-    assert y.shape == (*size, b, o)
+    assert y.shape == (b, *size, o)
     for n, m in itertools.product(range(b), range(o)):
-        maps = [correlate(x[..., n, c], w[..., c, m], "valid", method="direct") for c in range(i)]
-        np.testing.assert_allclose(y[..., n, m], sum(maps), rtol=1e-12, atol=1e-12)
+        maps = [correlate(x[n, ..., c], w[..., c, m], "valid", method="direct") for c in range(i)]
+        np.testing.assert_allclose(y[n, ..., m], sum(maps), rtol=1e-12, atol=1e-12)
 
 
 @given(**CONV, seed=SEEDS)
 def test_convolution_gradients_are_adjoints(size, kernel, b, i, o, seed):
     rng = np.random.default_rng(seed)
-    x, w, d = normal(rng, *grow(size, kernel), b, i), normal(rng, *kernel, i, o), normal(rng, *size, b, o)
+    x, w, d = normal(rng, b, *grow(size, kernel), i), normal(rng, *kernel, i, o), normal(rng, b, *size, o)
     y = reference.conv_forward(x, w)
     assert_adjoint(y, d, x, reference.conv_input_gradient(d, w))
     assert_adjoint(y, d, w, reference.conv_kernel_gradient(x, d, kernel))
@@ -92,7 +92,7 @@ def test_convolution_gradients_are_adjoints(size, kernel, b, i, o, seed):
 
 def test_convolution_gradients_by_differences():
     rng = np.random.default_rng(0)
-    x, w, d = normal(rng, 4, 5, 6, 2, 3), normal(rng, 2, 3, 1, 3, 2), normal(rng, 3, 3, 6, 2, 2)
+    x, w, d = normal(rng, 2, 4, 5, 6, 3), normal(rng, 2, 3, 1, 3, 2), normal(rng, 2, 3, 3, 6, 2)
     loss = lambda x, w: np.vdot(reference.conv_forward(x, w), d)  # noqa: E731
     assert_gradient(lambda v: loss(v, w), x, reference.conv_input_gradient(d, w), rng)
     assert_gradient(lambda v: loss(x, v), w, reference.conv_kernel_gradient(x, d), rng)
@@ -100,7 +100,7 @@ def test_convolution_gradients_by_differences():
 
 def test_kernel_gradient_checks_the_kernel_size():
     with pytest.raises(ShapeError, match=r"is \(2, 2, 2\) .* not \(3, 3, 3\)"):
-        reference.conv_kernel_gradient(np.zeros((4, 4, 4, 1, 1)), np.zeros((3, 3, 3, 1, 1)), (3, 3, 3))
+        reference.conv_kernel_gradient(np.zeros((1, 4, 4, 4, 1)), np.zeros((1, 3, 3, 3, 1)), (3, 3, 3))
 
 
 # --- transfer ---
@@ -110,7 +110,7 @@ def test_kernel_gradient_checks_the_kernel_size():
 def test_transfer_derivative_from_the_output(function):
     rng = np.random.default_rng(1)
     args = TRANSFER_ARGS[function]
-    x, bias, d = normal(rng, 3, 4, 5, 2, 3), normal(rng, 3), normal(rng, 3, 4, 5, 2, 3)
+    x, bias, d = normal(rng, 2, 3, 4, 5, 3), normal(rng, 3), normal(rng, 2, 3, 4, 5, 3)
     # Differences across the kink of a rectifier mean nothing.
     x[np.abs(x + bias) < 1e-3] += 0.01
     loss = lambda x, bias: np.vdot(reference.transfer_forward(x, bias, function, args), d)  # noqa: E731
@@ -163,19 +163,19 @@ def test_max_filter_by_its_definition(small, window, stride, b, c, seed):
     rng = np.random.default_rng(seed)
     dense = times(small, stride)
     # Few distinct values, so that ties are common.
-    x = rng.integers(0, 4, (*grow(dense, window), b, c)).astype(np.float64)
+    x = rng.integers(0, 4, (b, *grow(dense, window), c)).astype(np.float64)
     y, argmax = (reference.merge_fragments(part, [stride]) for part in reference.max_filter(x, window, stride))
     for z, y_, x_ in itertools.product(*map(range, dense)):
-        inside = x[z : z + window[0], y_ : y_ + window[1], x_ : x_ + window[2]].reshape(-1, b, c)
-        np.testing.assert_array_equal(y[z, y_, x_], inside.max(axis=0))
-        np.testing.assert_array_equal(argmax[z, y_, x_], inside.argmax(axis=0))
+        inside = x[:, z : z + window[0], y_ : y_ + window[1], x_ : x_ + window[2]].reshape(b, -1, c)
+        np.testing.assert_array_equal(y[:, z, y_, x_], inside.max(axis=1))
+        np.testing.assert_array_equal(argmax[:, z, y_, x_], inside.argmax(axis=1))
 
 
 @given(triples(1, 3), triples(1, 3), triples(1, 3), st.integers(1, 2), st.integers(1, 3), SEEDS)
 def test_max_filter_backward_is_the_adjoint_of_the_selection(small, window, stride, b, c, seed):
     rng = np.random.default_rng(seed)
     size = grow(times(small, stride), window)
-    x = normal(rng, *size, b, c)
+    x = normal(rng, b, *size, c)
     y, argmax = reference.max_filter(x, window, stride)
     d = normal(rng, *y.shape)
     d_x = reference.max_filter_backward(d, argmax, window, stride, size)
@@ -187,21 +187,21 @@ def test_max_filter_backward_is_the_adjoint_of_the_selection(small, window, stri
 @given(triples(1, 3), triples(1, 3), st.integers(1, 2), st.integers(1, 3), SEEDS)
 def test_max_pool_is_a_max_filter_taken_at_every_window(small, window, b, c, seed):
     rng = np.random.default_rng(seed)
-    x = rng.integers(0, 4, (*times(small, window), b, c)).astype(np.float64)
+    x = rng.integers(0, 4, (b, *times(small, window), c)).astype(np.float64)
     y, argmax = reference.max_pool(x, window)
     everywhere, where = reference.max_filter(x, window, (1, 1, 1))
-    lattice = tuple(slice(None, None, w) for w in window)
+    lattice = (slice(None), *(slice(None, None, w) for w in window))
     np.testing.assert_array_equal(y, everywhere[lattice])
     np.testing.assert_array_equal(argmax, where[lattice])
     d = normal(rng, *y.shape)
     d_everywhere = np.zeros_like(everywhere)
     d_everywhere[lattice] = d
-    expected = reference.max_filter_backward(d_everywhere, where, window, (1, 1, 1), x.shape[:3])
+    expected = reference.max_filter_backward(d_everywhere, where, window, (1, 1, 1), x.shape[1:4])
     np.testing.assert_array_equal(reference.max_pool_backward(d, argmax, window), expected)
 
 
 def test_max_filter_backward_checks_the_sizes():
-    d = np.zeros((2, 2, 2, 1, 1))
+    d = np.zeros((1, 2, 2, 2, 1))
     with pytest.raises(ShapeError, match=r"gives \(3, 3, 3\), the gradient has \(2, 2, 2\)"):
         reference.max_filter_backward(d, d.astype(int), (2, 2, 2), (1, 1, 1), (4, 4, 4))
 
@@ -214,7 +214,7 @@ def test_max_filter_backward_checks_the_sizes():
 @pytest.mark.parametrize("loss", ["square", "logistic"])
 def test_loss_gradient(loss, weighted, channels):
     rng = np.random.default_rng(2)
-    p, t = normal(rng, 2, 3, 4, 2, channels), rng.random((2, 3, 4, 2, channels))
+    p, t = normal(rng, 2, 2, 3, 4, channels), rng.random((2, 2, 3, 4, channels))
     w = {None: None, "full": rng.random(p.shape), "one channel": rng.random((*p.shape[:4], 1))}[weighted]
     value, d_p = reference.LOSSES[loss](p, t, w)
     assert_gradient(lambda v: reference.LOSSES[loss](v, t, w)[0], p, d_p, rng)
@@ -225,7 +225,7 @@ def test_loss_gradient(loss, weighted, channels):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_softmax_gradient(weighted):
     rng = np.random.default_rng(3)
-    p, t = normal(rng, 2, 3, 4, 2, 5), rng.integers(0, 5, (2, 3, 4, 2))
+    p, t = normal(rng, 2, 2, 3, 4, 5), rng.integers(0, 5, (2, 2, 3, 4))
     w = rng.random(t.shape) if weighted else None
     value, d_p = reference.softmax(p, t, w)
     assert_gradient(lambda v: reference.softmax(v, t, w)[0], p, d_p, rng)
@@ -266,7 +266,7 @@ def test_update_by_hand():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_results_have_the_type_of_the_input_and_inputs_are_left_alone(dtype):
     rng = np.random.default_rng(4)
-    x, w, d = (normal(rng, *s, dtype=dtype) for s in [(4, 4, 4, 2, 3), (2, 2, 2, 3, 2), (3, 3, 3, 2, 2)])
+    x, w, d = (normal(rng, *s, dtype=dtype) for s in [(2, 4, 4, 4, 3), (2, 2, 2, 3, 2), (2, 3, 3, 3, 2)])
     bias = np.ones(3, dtype)
     for array in (x, w, d, bias):
         array.flags.writeable = False
@@ -283,6 +283,6 @@ def test_results_have_the_type_of_the_input_and_inputs_are_left_alone(dtype):
         *(pooled, reference.max_pool_backward(pooled, pool_argmax, (2, 2, 1))),
         *(reference.dropout(x, x > 0, 0.5), *reference.sgd(x, x, x, 0.1, 0.9, 0.1)),
         *(loss(x, (x > 0).astype(dtype), None)[1] for loss in (reference.square, reference.logistic)),
-        reference.softmax(x, np.zeros((4, 4, 4, 2), int))[1],
+        reference.softmax(x, np.zeros((2, 4, 4, 4), int))[1],
     ]
     assert {result.dtype for result in results} == {np.dtype(dtype)}

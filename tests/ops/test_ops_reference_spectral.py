@@ -19,7 +19,7 @@ def problems(draw):
     tile = tuple(draw(st.integers(k, n + 2)) for n, k in zip(full, kernel, strict=True))
     n_in, n_out, batch = draw(st.integers(1, 5)), draw(st.integers(1, 5)), draw(st.integers(1, 3))
     rng = np.random.default_rng(draw(SEEDS))
-    arrays = normal(rng, *full, batch, n_in), normal(rng, *kernel, n_in, n_out), normal(rng, *size, batch, n_out)
+    arrays = normal(rng, batch, *full, n_in), normal(rng, *kernel, n_in, n_out), normal(rng, batch, *size, n_out)
     return Tiling(full, kernel, tile), *arrays
 
 
@@ -84,8 +84,8 @@ def assert_twins(calls):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_twins_keep_the_type(dtype):
     tiling = Tiling((4, 4, 4), (2, 2, 2), (3, 3, 3))
-    x = reference_spectral.image_spectrum(np.ones((4, 4, 4, 1, 1), dtype), tiling)
-    d = reference_spectral.gradient_spectrum(np.ones((3, 3, 3, 1, 1), dtype), tiling)
+    x = reference_spectral.image_spectrum(np.ones((1, 4, 4, 4, 1), dtype), tiling)
+    d = reference_spectral.gradient_spectrum(np.ones((1, 3, 3, 3, 1), dtype), tiling)
     kernel = np.ones((2, 2, 2, 1, 1), dtype)
     results = [
         *(x, d, reference_spectral.product([x], [kernel], tiling)),

@@ -34,11 +34,11 @@ def back(tensor) -> np.ndarray:
 def test_convolution_of_fragments_is_a_dilated_convolution(small, kernel, stride, b, c, seed):
     rng = np.random.default_rng(seed)
     size = times(grow(small, kernel), stride)
-    x, w = normal(rng, *size, b, c), normal(rng, *kernel, c, 2)
+    x, w = normal(rng, b, *size, c), normal(rng, *kernel, c, 2)
     image = leaf(x)
     weight = torch.tensor(reference.kernel_to_public(w), requires_grad=True)
     y = functional.conv3d(image, weight, dilation=stride)
-    d = normal(rng, *times(small, stride), b, 2)
+    d = normal(rng, b, *times(small, stride), 2)
     y.backward(torch.tensor(reference.to_public(d)))
     fragments, d_fragments = reference.split_fragments(x, [stride]), reference.split_fragments(d, [stride])
     forward = reference.merge_fragments(reference.conv_forward(fragments, w), [stride])
@@ -53,17 +53,17 @@ def test_convolution_of_fragments_is_a_dilated_convolution(small, kernel, stride
 def test_max_filter_and_pool(small, window, stride, b, c, seed):
     rng = np.random.default_rng(seed)
     dense = times(small, stride)
-    x = normal(rng, *grow(dense, window), b, c)
-    image, d = leaf(x), normal(rng, *dense, b, c)
+    x = normal(rng, b, *grow(dense, window), c)
+    image, d = leaf(x), normal(rng, b, *dense, c)
     y = functional.max_pool3d(image, window, stride=1)
     y.backward(torch.tensor(reference.to_public(d)))
     found, argmax = reference.max_filter(x, window, stride)
     d_found = reference.split_fragments(d, [stride])
-    d_x = reference.max_filter_backward(d_found, argmax, window, stride, x.shape[:3])
+    d_x = reference.max_filter_backward(d_found, argmax, window, stride, x.shape[1:4])
     np.testing.assert_array_equal(reference.merge_fragments(found, [stride]), back(y))
     np.testing.assert_allclose(d_x, back(image.grad), **CLOSE)
 
-    x = normal(rng, *times(small, window), b, c)
+    x = normal(rng, b, *times(small, window), c)
     image = leaf(x)
     y = functional.max_pool3d(image, window)
     found, argmax = reference.max_pool(x, window)
@@ -87,7 +87,7 @@ TRANSFERS = {
 def test_transfer(function):
     rng = np.random.default_rng(5)
     args, torch_function = TRANSFERS[function]
-    x, b, d = normal(rng, 2, 3, 4, 2, 3), normal(rng, 3), normal(rng, 2, 3, 4, 2, 3)
+    x, b, d = normal(rng, 2, 2, 3, 4, 3), normal(rng, 3), normal(rng, 2, 2, 3, 4, 3)
     x[0, 0, 0, 0] = -b  # exactly at the kink
     image, bias = leaf(x), torch.tensor(b, requires_grad=True)
     y = torch_function(image + bias[:, None, None, None])
@@ -113,7 +113,7 @@ PLAIN = {
 @pytest.mark.parametrize("loss", LOSSES)
 def test_square_and_logistic_loss(loss, weighted):
     rng = np.random.default_rng(6)
-    p, t, w = normal(rng, 2, 3, 4, 2, 3), rng.random((2, 3, 4, 2, 3)), rng.random((2, 3, 4, 2, 1))
+    p, t, w = normal(rng, 2, 2, 3, 4, 3), rng.random((2, 2, 3, 4, 3)), rng.random((2, 2, 3, 4, 1))
     prediction, target = leaf(p), torch.tensor(reference.to_public(t))
     weight = torch.tensor(reference.to_public(w))
     expected = (weight * LOSSES[loss](prediction, target)).mean() if weighted else PLAIN[loss](prediction, target)
@@ -126,11 +126,11 @@ def test_square_and_logistic_loss(loss, weighted):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_softmax_loss(weighted):
     rng = np.random.default_rng(7)
-    p, t, w = normal(rng, 2, 3, 4, 2, 3), rng.integers(0, 3, (2, 3, 4, 2)), rng.random((2, 3, 4, 2))
-    prediction, target = leaf(p), torch.tensor(t.transpose(3, 0, 1, 2))
+    p, t, w = normal(rng, 2, 2, 3, 4, 3), rng.integers(0, 3, (2, 2, 3, 4)), rng.random((2, 2, 3, 4))
+    prediction, target = leaf(p), torch.tensor(t)
     if weighted:
         per_voxel = functional.cross_entropy(prediction, target, reduction="none")
-        expected = (torch.tensor(w.transpose(3, 0, 1, 2)) * per_voxel).mean()
+        expected = (torch.tensor(w) * per_voxel).mean()
     else:
         expected = functional.cross_entropy(prediction, target)
     expected.backward()

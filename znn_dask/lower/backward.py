@@ -15,13 +15,15 @@ from znn_dask.lower.forward import (
     Values,
     activation_of,
     dropout_arguments,
-    image_spectrum,
     kernel_value,
 )
-from znn_dask.net import Convolution, Dropout, Edge, MaxFilter, MaxPool, Network, Transfer
+from znn_dask.lower.plan import learning_nodes
+from znn_dask.net import Convolution, Dropout, Edge, MaxFilter, MaxPool, Transfer
 from znn_dask.ops import direct, dropout, spectral, transfer
 from znn_dask.ops import filter as filters
+from znn_dask.ops.fft import Wisdom
 from znn_dask.ops.memory import Array
+from znn_dask.tasks import fresh
 
 KERNEL_GRADIENTS: dict[str, Callable[..., Array]] = {
     "direct": direct.kernel_gradient,
@@ -36,16 +38,6 @@ class Backward:
 
     arriving: dict[str, list[Values]] = field(default_factory=dict)
     gradients: dict[Hashable, Key] = field(default_factory=dict)
-
-
-def learning_nodes(net: Network) -> set[str]:
-    """Return the nodes whose value depends on a parameter: only their gradients are needed."""
-    learning: set[str] = set()
-    for edge in net.edges.values():
-        learns = isinstance(edge.op, Convolution) or (isinstance(edge.op, Transfer) and edge.op.bias)
-        if learns or edge.source in learning:
-            learning.add(edge.target)
-    return learning
 
 
 def lower_backward_pass(low: Lowering, d_outputs: dict[str, Values]) -> dict[Hashable, Key]:
@@ -127,14 +119,45 @@ def _one_to_one(low: Lowering, edge: Edge, d_values: Values, block: int, group: 
 
 
 def _convolution(low: Lowering, back: Backward, edge: Edge, d_values: Values, wanted: bool) -> Values:
-    spectral_edge = low.plan.convolutions[edge.name].algorithm != "direct"
-    arriving = {place: _fft_gradient(low, edge, place, d_values) for place in d_values} if spectral_edge else d_values
+    chosen = low.plan.convolutions[edge.name]
+    spectra: Values = {}
+    if chosen.gradient != "direct" or (wanted and chosen.backward != "direct"):
+        spectra = {place: _fft_gradient(low, edge, place, d_values) for place in d_values}
+    arriving = d_values if chosen.gradient == "direct" else spectra
     for block_in in range(low.n_blocks(edge.source)):
         for block_out in range(low.n_blocks(edge.target)):
             _kernel_gradient(low, back, edge, block_in, block_out, arriving)
     if not wanted:
         return {}
+    arriving = d_values if chosen.backward == "direct" else spectra
     return {place: _input_gradient(low, edge, place, arriving) for place in low.places(edge.source)}
+
+
+def _image_spectrum(low: Lowering, edge: Edge, place: Place, after: Key) -> Key:
+    """Return the spectrum of an image that the forward pass made; else one made when its gradient arrives."""
+    tiling = low.tiling(edge)
+    if (edge.source, *place, tiling) in low.spectra:
+        return low.spectra[edge.source, *place, tiling]
+    index = (edge.source, *place, *tiling.tile, *tiling.kernel)
+    key = low.graph.task(
+        "backward-fft-image",
+        index,
+        low.priorities.backward[edge.target],
+        _spectrum_after,
+        ref(low.values[edge.source][place]),
+        tiling,
+        ref(low.wisdom),
+        ref(after),
+        n_bytes=low.spectrum_bytes(edge.source, place, tiling),
+    )
+    low.spectra[edge.source, *place, tiling] = key
+    return key
+
+
+@fresh
+def _spectrum_after(image: Array, tiling: spectral.Tiling, wisdom: Wisdom, _after: Array) -> Array:
+    # What it waits for is not used: else a worker could make it in the forward pass, long before it is needed.
+    return spectral.image_spectrum(image, tiling, wisdom)
 
 
 def _fft_gradient(low: Lowering, edge: Edge, place: Place, d_values: Values) -> Key:
@@ -154,15 +177,14 @@ def _fft_gradient(low: Lowering, edge: Edge, place: Place, d_values: Values) -> 
 def _input_gradient(low: Lowering, edge: Edge, place: Place, arriving: Values) -> Key:
     """Add the tasks that convolve the gradients of all target blocks back to one array of the source."""
     graph, priority, (block, group) = low.graph, low.priorities.backward[edge.source], place
-    spectral_edge = low.plan.convolutions[edge.name].algorithm != "direct"
+    algorithm = low.plan.convolutions[edge.name].backward
     gradients = [arriving[b, group] for b in range(low.n_blocks(edge.target))]
     kernels = [kernel_value(low, edge, block, b) for b in range(len(gradients))]
     function: Callable[..., Array] = direct.backward
     more: tuple[object, ...] = ()
     n_bytes = low.n_bytes(edge.source, place)
-    if spectral_edge:
-        stored = low.plan.convolutions[edge.name].algorithm == "fft-stored"
-        function = spectral.stored_product if stored else spectral.product
+    if algorithm != "direct":
+        function = spectral.stored_product if algorithm == "fft-stored" else spectral.product
         more = (low.tiling(edge), True)
         n_bytes = low.spectrum_bytes(edge.source, place, low.tiling(edge))
     if low.plan.granularity == "node":
@@ -185,7 +207,7 @@ def _input_gradient(low: Lowering, edge: Edge, place: Place, arriving: Values) -
             for b, (d, k) in enumerate(zip(gradients, kernels, strict=True))
         ]
         total = graph.total("sum-gradient", (edge.name, *place), priority, terms)
-    if not spectral_edge:
+    if algorithm == "direct":
         return total
     return graph.task(
         "ifft-gradient",
@@ -203,7 +225,7 @@ def _kernel_gradient(
     low: Lowering, back: Backward, edge: Edge, block_in: int, block_out: int, arriving: Values
 ) -> None:
     graph, priority = low.graph, low.priorities.backward[edge.source]
-    algorithm, op = low.plan.convolutions[edge.name].algorithm, edge.op
+    algorithm, op = low.plan.convolutions[edge.name].gradient, edge.op
     assert isinstance(op, Convolution)
     n_bytes = 4 * volume(op.kernel) * low.plan.blocks[edge.source][block_in] * low.plan.blocks[edge.target][block_out]
     terms = []
@@ -213,7 +235,7 @@ def _kernel_gradient(
         image, more = low.values[edge.source][block_in, group], ()
         if algorithm != "direct":
             tiling = low.tiling(edge)
-            image, more = image_spectrum(low, edge.source, (block_in, group), tiling), (tiling,)
+            image, more = _image_spectrum(low, edge, (block_in, group), arriving[0, group]), (tiling,)
         if algorithm == "fft-stored":
             more = (*more, ref(low.wisdom))
         arguments = (ref(image), ref(arriving[block_out, group]), *more)

@@ -1,15 +1,19 @@
-"""What a convolution costs by each algorithm, and the tile that makes the spectral one cheapest.
+"""What a convolution costs by each algorithm, counted: proposes candidates and ranks them before any is measured.
 
-Rates are relative and were measured once (bench/kernels.py prints them for this machine); they only have to rank the
-choices. The counts are those of the algorithm: transforms of 2.5 n log2 n, eight operations per complex multiply-add,
-a pruned DFT of the kernel per frequency.
+Rates were measured once on one core with AVX-512; they only have to rank the choices. The counts are those of the
+algorithm: transforms of 2.5 n log2 n, eight operations per complex multiply-add, a pruned DFT of the kernel per
+frequency; and the bytes read and written, at the rate of memory.
 """
 
 import math
 from functools import lru_cache
 from itertools import product
 
+import msgspec
+
 from znn_dask.geometry import Triple, ceil_div, volume
+from znn_dask.lower.layers import DIRECT, Asked, Candidate, Layer, Times, Work, works
+from znn_dask.ops.fft import LONGEST, backends_for, library
 
 # FFTW's rate over 16 to 64 lanes for cubes of n, in GFLOP/s; sizes that are not here run at a third of these.
 FFT_RATE = {
@@ -27,65 +31,141 @@ FFT_RATE = {
     32: 9.0,
 }
 LARGE_RATE = 4.0
+# Time of a backend's transforms, FFTW's being 1.
+BACKEND_TIME = {"native": 0.5, "pyfftw": 1.0, "scipy": 2.0}
 PRODUCT_RATE = 50.0  # GFLOP/s of complex products
 DFT_RATE = 25.0  # of the kernel's transform
 DIRECT_RATE = 75.0
+DIRECT_GRADIENT_RATE = 60.0
+MEMORY_RATE = 8.0  # GB/s
 LANES = 16
-
-
-def fft_sizes(n: int) -> tuple[int, ...]:
-    """Return transform sizes worth trying for an axis of n voxels, ascending; the last is at least n."""
-    sizes = sorted(FFT_RATE)
-    whole = n
-    while not _is_good(whole):
-        whole += 1
-    return (*(s for s in sizes if s < whole), whole)
+CALL_S = 20e-6  # of a task
+MOST_TILES = 7  # that are proposed for a layer
+LARGEST_LISTED = 32
 
 
 def whole_size(size: Triple) -> Triple:
     """Return the smallest good transform size (2^a 3^b 5^c 7^d, even where possible) not below ``size``."""
-    z, y, x = (next(m for m in range(n, 4 * n + 4) if _is_good(m)) for n in size)
+    z, y, x = (next(m for m in range(n, 4 * n + 4) if _is_good(m) and (m <= 8 or m % 2 == 0)) for n in size)
     return z, y, x
 
 
 def _is_good(n: int) -> bool:
-    if n > 8 and n % 2:
-        return False
     for prime in (2, 3, 5, 7):
         while n % prime == 0:
             n //= prime
     return n == 1
 
 
-def direct_cost(size: Triple, kernel: Triple, batch: int, n_in: int, n_out: int) -> float:
-    """Return the time of one direct pass, in units of 1e-9 seconds of the reference."""
-    voxels = math.prod(n - k + 1 for n, k in zip(size, kernel, strict=True))
-    padded = ceil_div(n_out, LANES) * LANES
-    return 2.0 * volume(kernel) * voxels * batch * n_in * padded / DIRECT_RATE
+def tile_sizes(n: int, k: int) -> tuple[int, ...]:
+    """Return the transform sizes worth trying along an axis of n voxels for k taps, ascending.
+
+    Of sizes that cut the axis into the same number of tiles, a larger one is worth it only if it runs faster.
+    An axis on which the kernel has one tap is not transformed: its voxels are batch.
+    """
+    if k == 1:
+        return (1,)
+    whole = whole_size((n, n, n))[0]
+    listed = [m for m in range(k, whole) if m <= LONGEST or (_is_good(m) and (m <= LARGEST_LISTED or m % 16 == 0))]
+    found: dict[int, tuple[int, float]] = {}
+    sizes = []
+    for m in [*listed, whole]:
+        count, rate = ceil_div(n - k + 1, m - k + 1), _axis_rate(m)
+        before = found.get(count)
+        if before is None or rate / m > before[1]:
+            found[count] = m, rate / m
+            sizes.append(m)
+    return tuple(sizes)
 
 
-def spectral_cost(size: Triple, kernel: Triple, tile: Triple, batch: int, n_in: int, n_out: int) -> float:
-    """Return the time of one spectral pass: its share of the transforms, the products, the kernel's DFT."""
-    n_tiles = math.prod(ceil_div(n - k + 1, t - k + 1) for n, k, t in zip(size, kernel, tile, strict=True))
+def predict(asked: Asked) -> list[dict[Candidate, Times]]:
+    """Return the counted times of every candidate: the `Timing` that measures nothing."""
+    return [{candidate: predicted(layer, candidate) for candidate in candidates} for layer, candidates in asked]
+
+
+@lru_cache(maxsize=4096)
+def predicted(layer: Layer, candidate: Candidate) -> Times:
+    """Return the seconds of every part of a layer."""
+    parts = works(layer, candidate)
+    return {name: layer.groups * sum(work_seconds(work) for work in tasks) for name, tasks in parts.items()}
+
+
+def work_seconds(work: Work) -> float:
+    """Return the counted time of one task."""
+    flops, moved = _direct(work) if work.operation.startswith("direct") else _spectral(work)
+    # Nanoseconds: billions of operations a second, billions of bytes a second.
+    return CALL_S + 1e-9 * (flops + moved / MEMORY_RATE)
+
+
+def _direct(work: Work) -> tuple[float, float]:
+    voxels = math.prod(n - k + 1 for n, k in zip(work.size, work.kernel, strict=True))
+    n_read, padded = sum(work.read), ceil_div(work.made, LANES) * LANES
+    rate = DIRECT_GRADIENT_RATE if work.operation == "direct-gradient" else DIRECT_RATE
+    operations = 2.0 * volume(work.kernel) * voxels * work.entries * n_read * padded
+    return operations / rate, 4.0 * work.entries * volume(work.size) * (n_read + work.made)
+
+
+def _spectral(work: Work) -> tuple[float, float]:
+    tile, n_read, padded = work.tile, sum(work.read), ceil_div(work.made, LANES) * LANES
+    counts = (ceil_div(n - k + 1, t - k + 1) for n, k, t in zip(work.size, work.kernel, tile, strict=True))
+    batch = math.prod(counts) * work.entries
     frequencies = tile[0] * tile[1] * (tile[2] // 2 + 1)
-    padded = ceil_div(n_out, LANES) * LANES
-    transforms = n_tiles * batch * (n_in + n_out) * 2.5 * volume(tile) * math.log2(max(2, volume(tile)))
-    products = 8.0 * frequencies * n_tiles * batch * n_in * padded
-    dft = 8.0 * n_in * padded * (kernel[2] * frequencies + kernel[1] * kernel[2] * tile[0] * tile[1])
-    return transforms / _fft_rate(tile) + products / PRODUCT_RATE + dft / DFT_RATE
+    if work.backend:
+        points = volume(tile)
+        operations = batch * work.made * 2.5 * points * math.log2(max(2, points))
+        moved = batch * work.made * (4.0 * points + 8.0 * frequencies)
+        return operations * BACKEND_TIME.get(work.backend, 1.0) / _fft_rate(tile), moved
+    products = 8.0 * frequencies * batch * n_read * padded
+    _, ky, kx = work.kernel
+    dft = 8.0 * n_read * padded * (kx * frequencies + ky * kx * tile[0] * tile[1])
+    return products / PRODUCT_RATE + dft / DFT_RATE, 8.0 * frequencies * batch * (n_read + work.made)
+
+
+def _axis_rate(n: int) -> float:
+    return FFT_RATE.get(n, LARGE_RATE if n > 16 else 4.0)
 
 
 def _fft_rate(tile: Triple) -> float:
     """Rate of a tile: the slowest of its axes that are transformed at all."""
-    rates = [FFT_RATE.get(n, LARGE_RATE if n > 16 else 4.0) for n in tile if n > 1]
-    return min(rates, default=20.0)
+    return min((_axis_rate(n) for n in tile if n > 1), default=20.0)
 
 
-@lru_cache(maxsize=4096)
-def best_tile(size: Triple, kernel: Triple, batch: int, n_in: int, n_out: int) -> Triple:
-    """Return the tile (z, y, x) with the least `spectral_cost`.
+@lru_cache(maxsize=1024)
+def candidates(layer: Layer, algorithm: str, backend: str) -> tuple[Candidate, ...]:
+    """Return what is worth considering for a layer, the cheapest tiles by the counts and the whole image among it.
 
-    An axis on which the kernel has one tap is not transformed: its voxels are batch.
+    Parameters
+    ----------
+    layer : Layer
+    algorithm : "auto" | "direct" | "fft"
+    backend : str
+        Of the transforms; "auto" for each that can do a size.
     """
-    z, y, x = ((1,) if k == 1 else tuple(t for t in fft_sizes(n) if t >= k) for n, k in zip(size, kernel, strict=True))
-    return min(product(z, y, x), key=lambda tile: (spectral_cost(size, kernel, tile, batch, n_in, n_out), tile))
+    if algorithm == "direct":
+        return (DIRECT,)
+    proposed = [Candidate("fft", tile, able) for tile in _tiles(layer, backend) for able in _backends(backend, tile)]
+    return (DIRECT, *proposed) if algorithm == "auto" else tuple(proposed)
+
+
+def _tiles(layer: Layer, backend: str) -> list[Triple]:
+    # Ranked with whole nodes as blocks: quicker, and the order is nearly the same.
+    merged = msgspec.structs.replace(layer, blocks_in=(sum(layer.blocks_in),), blocks_out=(sum(layer.blocks_out),))
+    axes = [tile_sizes(n, k) for n, k in zip(layer.size, layer.kernel, strict=True)]
+    costs = {}
+    for z, y, x in product(*axes):
+        parts = works(merged, Candidate("fft", (z, y, x), _backends(backend, (z, y, x))[0]))
+        costs[z, y, x] = sum(work_seconds(work) for tasks in parts.values() for work in tasks)
+    found: list[Triple] = []
+    same = len(set(layer.size)) == len(set(layer.kernel)) == 1
+    seen = set()
+    for tile in sorted(costs, key=lambda tile: (costs[tile], tile)):
+        form = tuple(sorted(tile)) if same else tile
+        if form not in seen and len(found) < MOST_TILES:
+            found.append(tile)
+            seen.add(form)
+    whole = (axes[0][-1], axes[1][-1], axes[2][-1])
+    return found if whole in found else [*found, whole]
+
+
+def _backends(wanted: str, tile: Triple) -> tuple[str, ...]:
+    return backends_for(tile) if wanted == "auto" else (library(wanted, tile),)

@@ -88,8 +88,8 @@ class Lowering:
     def tiling(self, edge: Edge) -> Tiling:
         """Return how the source of a spectral convolution is cut."""
         assert isinstance(edge.op, Convolution)
-        tile = self.plan.convolutions[edge.name].tile
-        return Tiling(self.arrangements[edge.source].size, edge.op.kernel, tile, self.plan.fft_backend)
+        chosen = self.plan.convolutions[edge.name]
+        return Tiling(self.arrangements[edge.source].size, edge.op.kernel, chosen.tile, chosen.backend)
 
     def spectrum_bytes(self, node: str, place: Place, tiling: Tiling) -> int:
         """Return the bytes of one spectrum of a node."""
@@ -249,7 +249,7 @@ def image_spectrum(low: Lowering, node: str, place: Place, tiling: Tiling) -> Ke
 def kernel_value(low: Lowering, edge: Edge, block_in: int, block_out: int) -> Key:
     """Return the kernel block as the products take it: taps, or for "fft-stored" their spectrum."""
     taps = low.parameters["kernel", edge.name, block_in, block_out]
-    if low.plan.convolutions[edge.name].algorithm != "fft-stored":
+    if low.plan.convolutions[edge.name].forward != "fft-stored":
         return taps
     known = low.kernel_spectra.get((edge.name, block_in, block_out))
     if known is None:
@@ -272,7 +272,7 @@ def _convolution(low: Lowering, edge: Edge) -> set[str]:
     fused = low.fused_transfer(edge.target)
     values = {}
     for block, group in low.places(edge.target):
-        if low.plan.convolutions[edge.name].algorithm == "direct":
+        if low.plan.convolutions[edge.name].forward == "direct":
             values[block, group] = _direct(low, edge, fused, block, group)
         else:
             values[block, group] = _spectral(low, edge, fused, block, group)
@@ -318,7 +318,7 @@ def _direct(low: Lowering, edge: Edge, fused: Edge | None, block: int, group: in
 
 def _spectral(low: Lowering, edge: Edge, fused: Edge | None, block: int, group: int) -> Key:
     graph, priority, tiling = low.graph, low.priorities.forward[edge.target], low.tiling(edge)
-    stored = low.plan.convolutions[edge.name].algorithm == "fft-stored"
+    stored = low.plan.convolutions[edge.name].forward == "fft-stored"
     multiply = spectral.stored_product if stored else spectral.product
     spectra = [image_spectrum(low, edge.source, (b, group), tiling) for b in range(low.n_blocks(edge.source))]
     kernels = [kernel_value(low, edge, b, block) for b in range(len(spectra))]

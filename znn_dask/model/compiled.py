@@ -89,7 +89,7 @@ def learn_transforms(net: Network, plan: Plan, known: fft.Wisdom | None = None) 
     arrangements = arrange(net, plan)
     tiles: dict[tuple[Triple, int], None] = {}
     for name, chosen in plan.convolutions.items():
-        if chosen.algorithm == "direct":
+        if chosen.backend != "pyfftw":
             continue
         edge = net.edges[name]
         counts = {_lanes(arrangements[node]) for node in (edge.source, edge.target)}
@@ -98,10 +98,9 @@ def learn_transforms(net: Network, plan: Plan, known: fft.Wisdom | None = None) 
             counts.add(frozenset(n_in * n_out for n_in, n_out in pairs))
         for n_lanes in frozenset.union(*counts):
             tiles[chosen.tile, fft.lanes_for(chosen.tile, n_lanes)] = None
-    return fft.learn(plan.fft_backend, plan.fft_effort, tiles, known)
+    return fft.learn("pyfftw" if tiles else "scipy", plan.fft_effort, tiles, known)
 
 
 def _lanes(arrangement: Arrangement) -> frozenset[int]:
-    """Return how many values per voxel the arrays of a node have."""
-    widths = [stop - first for first, stop in arrangement.blocks]
-    return frozenset(len(group) * width for group in arrangement.groups for width in widths)
+    """Return how many values per voxel an entry has in the arrays of a node."""
+    return frozenset(stop - first for first, stop in arrangement.blocks)

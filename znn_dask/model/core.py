@@ -4,7 +4,6 @@ from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -164,6 +163,6 @@ class Core:
         return chosen, plan
 
     def _patch_plan(self, size: Triple) -> Plan:
-        # The parameters stay in the blocks they are in.
+        # The parameters stay in the blocks they are in; nothing is measured for a patch of which there may be one.
         sizes = dict.fromkeys(self.net.outputs, size)
-        return msgspec.structs.replace(make_plan(self.net, sizes, 1, self.options), blocks=self.plan.blocks)
+        return make_plan(self.net, sizes, 1, self.options, blocks=self.plan.blocks, training=False)

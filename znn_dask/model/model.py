@@ -13,16 +13,16 @@ from znn_dask.errors import CheckpointError, OutputExistsError, ParameterError
 from znn_dask.geometry import Triple
 from znn_dask.lower import Options, StepGraph, make_plan
 from znn_dask.lower.parameters import check_parameters, initial_parameters
-from znn_dask.lower.plan import check_plan
 from znn_dask.model.core import Core
 from znn_dask.model.predict import Progress, as_given, check_out, predict_scene, see
 from znn_dask.model.samples import Batch, as_seed, by_name, output_sizes, read_images, read_sample, single
 from znn_dask.model.state import SGD, PlanReport, as_optimizer, as_rate
-from znn_dask.model.storage import Description, read_model, write_model
+from znn_dask.model.storage import Description, check_stored, read_model, write_model
 from znn_dask.model.views import graph_of
 from znn_dask.net import Network
 from znn_dask.ops import fft
 from znn_dask.ops.loss import check_loss
+from znn_dask.tune import timing
 
 Array = npt.NDArray[np.float32]
 Size: TypeAlias = Triple | dict[str, Triple]
@@ -45,10 +45,9 @@ class Model:
         Threads; None takes all CPUs this process may use.
     convolution : "auto" | "fft" | "direct" | "fft-stored" | dict of edge to these
         "fft-stored" is ZNN as published (arXiv 1510.06706).
-    fft_backend : "auto" | "pyfftw" | "scipy"
+    fft_backend : "auto" | "native" | "pyfftw" | "scipy"
     fft_effort : "estimate" | "measure"
-        Whether FFTW may measure which of its algorithms is fastest here. What it measured is saved with the model;
-        two new models then may differ in the last bits.
+        Whether FFTW may measure its algorithms. That is saved with the model; two new ones may differ in the last bits.
     granularity : "auto" | "node" | "edge"
         Whether the edges that converge on a node are one task, or one each and a sum.
     block : "auto" or int
@@ -59,6 +58,9 @@ class Model:
         Of the scheduler, see `Scheduler`.
     batch : int
         Examples the plan is made for; others are possible.
+    tune : bool, optional
+        Whether to measure which algorithms are fastest here, once: what was measured is kept on the disk. False takes
+        the cost model's choice; the default is True unless ``ZNN_DASK_TUNE=0``.
 
     Raises
     ------
@@ -84,12 +86,13 @@ class Model:
         sum: str = "tree",
         policy: str = "locality",
         batch: int = 1,
+        tune: bool | None = None,
     ) -> None:
         if not isinstance(net, Network):
             raise ParameterError(f"net must be a Network, got {type(net).__name__}; Network.parse(...) makes one")
         check_loss(loss)
         options = Options(convolution, granularity, block, fft_backend, fft_effort, sum)
-        plan = make_plan(net, output_sizes(net, output_size), batch, options)
+        plan = make_plan(net, output_sizes(net, output_size), batch, options, timing(tune))
         self._core = Core(net, plan, options, loss, as_optimizer(optimizer), as_seed(seed), num_workers, policy)
         self._core.start(initial_parameters(net, self.seed))
 
@@ -363,13 +366,10 @@ class Model:
         about, net = stored.description, stored.net
         plan = about.plan
         if output_size is not None and output_sizes(net, output_size) != plan.output_size:
-            plan = make_plan(net, output_sizes(net, output_size), plan.batch, about.options)
+            plan = make_plan(net, output_sizes(net, output_size), plan.batch, about.options, timing())
         model = cls.__new__(cls)
         try:
-            check_parameters(net, stored.parameters)
-            check_parameters(net, stored.velocities)
-            check_plan(net, plan)
-            check_loss(about.loss)
+            check_stored(stored, plan)
             wisdom = fft.Wisdom(plan.fft_effort, about.wisdom)
             common = about.options, about.loss, about.optimizer, about.seed, num_workers, about.policy, wisdom
             model._core = Core(net, plan, *common)

@@ -10,11 +10,14 @@ import numpy.typing as npt
 from znn_dask.errors import CheckpointError, ZnnError
 from znn_dask.io.checkpoint import read_checkpoint, write_checkpoint
 from znn_dask.lower import Options, Plan
+from znn_dask.lower.parameters import check_parameters
+from znn_dask.lower.plan import check_plan
 from znn_dask.model.state import SGD
 from znn_dask.net import Network
+from znn_dask.ops.loss import check_loss
 
 Array = npt.NDArray[np.float32]
-FORMAT = "znn-dask model 1"
+FORMAT = "znn-dask model 2"
 
 
 class Description(msgspec.Struct, frozen=True):
@@ -72,6 +75,14 @@ def read_model(path: str | Path) -> Stored:
     except (KeyError, msgspec.MsgspecError, ZnnError) as error:
         raise CheckpointError(f"{path} is damaged or of another version: {error}") from error
     return Stored(description, net, _under(tensors, "parameters/"), _under(tensors, "velocities/"))
+
+
+def check_stored(stored: Stored, plan: Plan) -> None:
+    """Raise a ParameterError unless what was read fits together, with a plan that may be another."""
+    check_parameters(stored.net, stored.parameters)
+    check_parameters(stored.net, stored.velocities)
+    check_plan(stored.net, plan)
+    check_loss(stored.description.loss)
 
 
 def _under(tensors: dict[str, Any], prefix: str) -> dict[str, Any]:

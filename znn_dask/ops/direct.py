@@ -1,6 +1,6 @@
 """Direct convolution: forward, input gradient and kernel gradient.
 
-Images are float32 of shape ``(z, y, x, batch, channel)``, kernels ``(kz, ky, kx, in, out)``, sizes in voxels.
+Images are float32 of shape ``(batch, z, y, x, channel)``, kernels ``(kz, ky, kx, in, out)``, sizes in voxels.
 Convolution is valid cross-correlation: ``output[v, o] = sum_d,i image[v + d, i] * kernel[d, i, o]``.
 Values of a node may come as several blocks of channels, which are summed over in registers.
 """
@@ -36,25 +36,25 @@ def forward(images: Sequence[Array], kernels: Sequence[Array]) -> Array:
 
     Parameters
     ----------
-    images : blocks of float32 of shape (z, y, x, batch, in)
+    images : blocks of float32 of shape (batch, z, y, x, in)
         The channel blocks of the source.
     kernels : blocks of float32 of shape (kz, ky, kx, in, out)
         One per image block.
 
     Returns
     -------
-    float32 array of shape (z - kz + 1, y - ky + 1, x - kx + 1, batch, out)
+    float32 array of shape (batch, z - kz + 1, y - ky + 1, x - kx + 1, out)
 
     Raises
     ------
     ValueError
         If shapes do not fit.
     """
-    size, kernel = images[0].shape, kernels[0].shape
-    valid = tuple(n - k + 1 for n, k in zip(size[:3], kernel[:3], strict=True))
+    (batch, *size, _), kernel = images[0].shape, kernels[0].shape
+    valid = tuple(n - k + 1 for n, k in zip(size, kernel[:3], strict=True))
     if min(valid) < 1:
-        raise ValueError(f"a kernel of {kernel[:3]} does not fit an image of {size[:3]} (z, y, x)")
-    out = empty((*valid, size[3], kernel[4]))
+        raise ValueError(f"a kernel of {kernel[:3]} does not fit an image of {tuple(size)} (z, y, x)")
+    out = empty((batch, *valid, kernel[4]))
     _kernels.direct_forward(list(images), list(kernels), out)
     return out
 
@@ -78,19 +78,19 @@ def backward(d_outputs: Sequence[Array], kernels: Sequence[Array]) -> Array:
 
     Parameters
     ----------
-    d_outputs : blocks of float32 of shape (z, y, x, batch, out)
+    d_outputs : blocks of float32 of shape (batch, z, y, x, out)
         The channel blocks of the target's gradient.
     kernels : blocks of float32 of shape (kz, ky, kx, in, out)
         One per gradient block.
 
     Returns
     -------
-    float32 array of shape (z + kz - 1, y + ky - 1, x + kx - 1, batch, in)
+    float32 array of shape (batch, z + kz - 1, y + ky - 1, x + kx - 1, in)
     """
     kz, ky, kx, n_in, _ = kernels[0].shape
-    z, y, x, batch, _ = d_outputs[0].shape
+    batch, z, y, x, _ = d_outputs[0].shape
     turned = [np.ascontiguousarray(kernel[::-1, ::-1, ::-1].swapaxes(3, 4)) for kernel in kernels]
-    out = empty((z + kz - 1, y + ky - 1, x + kx - 1, batch, n_in))
+    out = empty((batch, z + kz - 1, y + ky - 1, x + kx - 1, n_in))
     # Only x is padded in memory: along z and y the kernel skips the taps that fall on zeros.
     _kernels.direct_forward([_pad_x(d, kx - 1) for d in d_outputs], turned, out, kz - 1, ky - 1)
     return out
@@ -103,10 +103,10 @@ def kernel_gradient(image: Array, d_output: Array) -> Array:
 
     Parameters
     ----------
-    image : float32 of shape (z, y, x, batch, in)
-    d_output : float32 of shape (z - kz + 1, y - ky + 1, x - kx + 1, batch, out)
+    image : float32 of shape (batch, z, y, x, in)
+    d_output : float32 of shape (batch, z - kz + 1, y - ky + 1, x - kx + 1, out)
     """
-    size = tuple(n - m + 1 for n, m in zip(image.shape[:3], d_output.shape[:3], strict=True))
+    size = tuple(n - m + 1 for n, m in zip(image.shape[1:4], d_output.shape[1:4], strict=True))
     d_kernel = empty((*size, image.shape[4], d_output.shape[4]))
     _kernels.direct_gradient(image, d_output, d_kernel)
     return d_kernel
@@ -115,7 +115,7 @@ def kernel_gradient(image: Array, d_output: Array) -> Array:
 def _pad_x(image: Array, pad: int) -> Array:
     if pad == 0:
         return image
-    z, y, x, batch, channels = image.shape
-    padded = zeros((z, y, x + 2 * pad, batch, channels))
-    padded[:, :, pad : pad + x] = image
+    batch, z, y, x, channels = image.shape
+    padded = zeros((batch, z, y, x + 2 * pad, channels))
+    padded[:, :, :, pad : pad + x] = image
     return padded

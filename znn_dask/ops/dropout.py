@@ -31,7 +31,7 @@ def apply(
 
     Parameters
     ----------
-    image : float32 of shape (z, y, x, entry, channel)
+    image : float32 of shape (entry, z, y, x, channel)
         A block of the node, or of its gradient.
     arrangement, group, block
         How the node is kept, and which block this is.

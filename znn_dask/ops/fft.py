@@ -1,9 +1,13 @@
-"""Real transforms of tiles: one plan per thread, size and direction, on memory of its own.
+"""Real transforms of tiles: our own kernels, or a library's plans.
+
+"native" transforms lines of up to 16 parts of up to 16 points, vectorised over channels; cutting, padding and what
+follows the transform are part of its passes (see `spectral`). The rest of this module is for the libraries: one plan
+per thread, size and direction, on memory of its own.
 
 A tile has shape ``(z, y, x, lane)``; its transform is complex ``(z, y, x // 2 + 1, lane)``. Plans are made for a few
 numbers of lanes, whatever the batch and channels, so there are few of them and a tile stays in the cache.
 
-pyfftw is the backend, scipy.fft the fallback where it is missing. A plan of FFTW owns its arrays and must never run
+pyfftw does any size, scipy.fft is the fallback where it is missing. A plan of FFTW owns its arrays and must never run
 in two threads at once: each thread makes its own. FFTW chooses its algorithm by a fixed estimate, which is the same in
 every thread and process, or by measuring; what it measured (its wisdom) then travels with graphs and models, so that
 here too all compute bitwise the same.
@@ -29,7 +33,8 @@ if importlib.util.find_spec("pyfftw") is not None:
 else:
     pyfftw = None
 
-BACKENDS = ("auto", "pyfftw", "scipy")
+BACKENDS = ("auto", "native", "pyfftw", "scipy")
+LONGEST = 16  # points of a straight-line transform in the kernels
 TILE_BYTES = 1 << 20  # a tile and its transform should stay in the L2 cache
 AXES = (0, 1, 2)
 
@@ -114,10 +119,48 @@ def resolve_backend(name: str) -> str:
     if name not in BACKENDS:
         raise ParameterError(f"fft_backend must be one of {', '.join(BACKENDS)}, got {name!r}")
     if name == "auto":
-        return "scipy" if pyfftw is None else "pyfftw"
+        return "native"
     if name == "pyfftw" and pyfftw is None:
         raise ParameterError("fft_backend 'pyfftw' is not installed: pip install pyfftw, or use fft_backend='scipy'")
     return name
+
+
+def library(backend: str, size: Triple) -> str:
+    """Return the backend that transforms a size where ``backend`` is wanted: "native" leaves odd sizes to a library."""
+    if backend != "native" or native(size):
+        return backend
+    return "scipy" if pyfftw is None else "pyfftw"
+
+
+def backends_for(size: Triple) -> tuple[str, ...]:
+    """Return the backends that can transform a size (z, y, x), the likely fastest first."""
+    rest = ("scipy",) if pyfftw is None else ("pyfftw",)
+    return ("native", *rest) if native(size) else rest
+
+
+def native(size: Triple) -> bool:
+    """Whether our own kernels can transform a size (z, y, x)."""
+    return all(_parts(n) for n in size)
+
+
+@lru_cache(maxsize=4096)
+def native_axes(size: Triple) -> list[Array]:
+    """Return how "native" splits each axis: float32 exp(-2 pi i p k / n), (parts, points, 2), n = parts * points."""
+
+    def table(n: int) -> Array:
+        parts = _parts(n)
+        angle = 2 * np.pi * (np.outer(np.arange(parts), np.arange(n // parts)) % n) / n
+        values: npt.NDArray[Any] = np.stack([np.cos(angle), -np.sin(angle)], axis=-1)
+        return np.ascontiguousarray(values, np.float32)
+
+    return [table(n) for n in size]
+
+
+def _parts(n: int) -> int:
+    """Return into how many parts a line of n points is split, 0 if it is too long or has too large a prime."""
+    if n <= LONGEST:
+        return 1
+    return max((p for p in range(2, LONGEST + 1) if n % p == 0 and p <= n // p <= LONGEST), default=0)
 
 
 def plan(backend: str, size: Triple, lanes: int, wisdom: Wisdom = ESTIMATE) -> Plan:

@@ -1,6 +1,6 @@
 """Max-filter and max-pool: forward with argmax, backward by it.
 
-Images are float32 of shape ``(z, y, x, batch, channel)``. A max-filter gives the image in its fragments: position v
+Images are float32 of shape ``(batch, z, y, x, channel)``. A max-filter gives the image in its fragments: position v
 goes to parity ``v mod stride`` at ``v // stride``, parities in C order in front of the batch. They may be asked for
 in several groups, so that each can be worked on by itself.
 """
@@ -24,13 +24,13 @@ MAX_WINDOW = 1 << 16
 
 def _reference_filter(image: Array, window: Triple, stride: Triple, n_groups: int = 1) -> tuple[Array, ...]:
     output, argmax = reference.max_filter(image, window, stride)
-    return (*np.split(output, n_groups, axis=3), *np.split(argmax, n_groups, axis=3))
+    return (*np.split(output, n_groups, axis=0), *np.split(argmax, n_groups, axis=0))
 
 
 def _reference_filter_backward(
     d_outputs: Sequence[Array], argmax: Sequence[Argmax], window: Triple, stride: Triple, size: Triple
 ) -> Array:
-    whole, indices = np.concatenate(d_outputs, axis=3), np.concatenate(argmax, axis=3)
+    whole, indices = np.concatenate(d_outputs, axis=0), np.concatenate(argmax, axis=0)
     return reference.max_filter_backward(whole, indices, window, stride, size)
 
 
@@ -45,7 +45,7 @@ def max_filter(image: Array, window: Triple, stride: Triple, n_groups: int = 1) 
 
     Parameters
     ----------
-    image : float32 of shape (z, y, x, batch, channel)
+    image : float32 of shape (batch, z, y, x, channel)
     window, stride : (z, y, x)
         Voxels; ``size - window + 1`` must be a multiple of the stride.
     n_groups : int
@@ -54,20 +54,20 @@ def max_filter(image: Array, window: Triple, stride: Triple, n_groups: int = 1) 
     Returns
     -------
     n_groups images, then n_groups argmax
-        Of shape ``((size - window + 1) / stride, parities / n_groups * batch, channel)``. The argmax is the flat index
+        Of shape ``(parities / n_groups * batch, (size - window + 1) / stride, channel)``. The argmax is the flat index
         in the window, ties going to the earlier voxel.
     """
     size = _filtered(image, window, stride)
-    n_batch = volume(stride) // n_groups * image.shape[3]
-    return _forward(image, window, stride, False, (*size, n_batch, image.shape[4]), n_groups)
+    n_batch = volume(stride) // n_groups * len(image)
+    return _forward(image, window, stride, False, (n_batch, *size, image.shape[4]), n_groups)
 
 
 @fresh
 @twin(reference.max_pool)
 def max_pool(image: Array, window: Triple) -> tuple[Array | Argmax, ...]:
     """Take the maximum over windows side by side; the size becomes ``size // window``. Returns image and argmax."""
-    size = tuple(n // w for n, w in zip(image.shape[:3], window, strict=True))
-    return _forward(image, window, window, True, (*size, *image.shape[3:]), 1)
+    size = tuple(n // w for n, w in zip(image.shape[1:4], window, strict=True))
+    return _forward(image, window, window, True, (len(image), *size, image.shape[4]), 1)
 
 
 @fresh
@@ -77,14 +77,14 @@ def max_filter_backward(
 ) -> Array:
     """Return the gradient of the image of ``size`` from those of all groups: each goes to where its maximum was."""
     n_parities = volume(stride) // len(d_outputs)
-    return _backward(d_outputs, argmax, window, stride, False, size, d_outputs[0].shape[3] // n_parities)
+    return _backward(d_outputs, argmax, window, stride, False, size, len(d_outputs[0]) // n_parities)
 
 
 @fresh
 @twin(_reference_pool_backward)
 def max_pool_backward(d_output: Array, argmax: Argmax, window: Triple, size: Triple) -> Array:
     """Return the gradient of the image of ``size``: each value goes to where its maximum was."""
-    return _backward([d_output], [argmax], window, window, True, size, d_output.shape[3])
+    return _backward([d_output], [argmax], window, window, True, size, len(d_output))
 
 
 def index_bytes(window: Triple) -> int:
@@ -94,10 +94,10 @@ def index_bytes(window: Triple) -> int:
 
 def _filtered(image: Array, window: Triple, stride: Triple) -> Triple:
     sizes = []
-    for n, w, s in zip(image.shape[:3], window, stride, strict=True):
+    for n, w, s in zip(image.shape[1:4], window, stride, strict=True):
         m = n - w + 1
         if m < 1 or m % s:
-            raise ValueError(f"a window of {window} with stride {stride} does not fit an image of {image.shape[:3]}")
+            raise ValueError(f"a window of {window} with stride {stride} does not fit an image of {image.shape[1:4]}")
         sizes.append(m // s)
     return sizes[0], sizes[1], sizes[2]
 
@@ -124,7 +124,7 @@ def _backward(
     size: Triple,
     batch: int,
 ) -> Array:
-    d_image = empty((*size, batch, d_outputs[0].shape[4]))
+    d_image = empty((batch, *size, d_outputs[0].shape[4]))
     run = _kernels.filter_backward_uint8 if volume(window) <= 256 else _kernels.filter_backward_uint16
     run(list(d_outputs), list(argmax), window, stride, pool, d_image)
     return d_image

@@ -1,6 +1,6 @@
 """Between public arrays and the blocks and groups a node is kept in.
 
-Public: float32 ``(batch, channel, z, y, x)`` on the dense lattice. Inside: one array ``(z, y, x, entry, channel)``
+Public: float32 ``(batch, channel, z, y, x)`` on the dense lattice. Inside: one array ``(entry, z, y, x, channel)``
 per batch group and channel block, an *entry* being one example's fragment: the voxels of one sub-lattice.
 """
 
@@ -66,10 +66,10 @@ def from_public(batch: Array, entries: Sequence[Entry], channels: tuple[int, int
     first, stop = channels
     z, y, x = (min(n, m) for n, m in zip(size, batch.shape[2:], strict=True))
     whole = (z, y, x) == size
-    block = (empty if whole else zeros)((*size, len(entries), stop - first))
+    block = (empty if whole else zeros)((len(entries), *size, stop - first))
     for index, entry in enumerate(entries):
         part = batch[entry.example, first:stop, :z, :y, :x]
-        block[:z, :y, :x, index] = np.moveaxis(part, 0, -1)
+        block[index, :z, :y, :x] = np.moveaxis(part, 0, -1)
     return block
 
 
@@ -93,7 +93,7 @@ def split(batch: Array, arrangement: Arrangement) -> tuple[Array, ...]:
         z, y, x = batch.shape[2:]
         dense[:, :, :z, :y, :x] = batch
     blocks = tuple(
-        empty((*arrangement.size, len(group), stop - first))
+        empty((len(group), *arrangement.size, stop - first))
         for group in arrangement.groups
         for first, stop in arrangement.blocks
     )
@@ -107,9 +107,8 @@ def _visit(blocks: Sequence[Array], arrangement: Arrangement, dense: Array, writ
     for group in arrangement.groups:
         for first, stop in arrangement.blocks:
             block = next(each)
-            for index, entry in enumerate(group):
+            for inside, entry in zip(block, group, strict=True):
                 lattice = dense[entry.example, first:stop, entry.z :: sz, entry.y :: sy, entry.x :: sx]
-                inside = block[:, :, :, index]
                 if write:
                     lattice[...] = np.moveaxis(inside, -1, 0)
                 else:

@@ -41,16 +41,16 @@ def reference(
 ) -> tuple[Any, ...]:
     """Return what `loss_and_gradients` does, by way of public arrays."""
     prediction = to_public(blocks, arrangement, size)
-    p = prediction.astype(np.float64).transpose(2, 3, 4, 0, 1)
+    p = np.moveaxis(prediction.astype(np.float64), 1, -1)
     if name == "softmax":
-        t, w = (None if v is None else _per_voxel(v, size).transpose(1, 2, 3, 0) for v in (target, weight))
+        t, w = (None if v is None else _per_voxel(v, size) for v in (target, weight))
     else:
-        t, w = (None if v is None else v.transpose(2, 3, 4, 0, 1) for v in (target, weight))
+        t, w = (None if v is None else np.moveaxis(v, 1, -1) for v in (target, weight))
     assert t is not None
     # A network that diverges gives infinities; the loss then says so, and warnings would only hide it.
     with np.errstate(over="ignore", invalid="ignore"):
         loss, d_prediction = reference_loss.LOSSES[name](p, t, w)
-    gradient = d_prediction.transpose(3, 4, 0, 1, 2).astype(np.float32)
+    gradient = np.moveaxis(d_prediction, -1, 1).astype(np.float32)
     return np.float64(loss), *split(gradient, arrangement)
 
 
@@ -68,7 +68,7 @@ def loss_and_gradients(
 
     Parameters
     ----------
-    blocks : float32 arrays of shape (z, y, x, entry, channel)
+    blocks : float32 arrays of shape (entry, z, y, x, channel)
         The output, kept in an arrangement.
     target, weight : arrays of shape (batch, channel, z, y, x)
         For softmax both have one channel, which may be left out, and the target holds the class of each voxel. Else

@@ -5,7 +5,7 @@ runs the twin beside it. So everything is written to be read: one loop over the 
 
 Promises: arithmetic in float64 whatever comes in; the result has the dtype of the first argument, so that
 float64 input gives a float64 reference; inputs are never written to. Images are in the internal layout
-``(z, y, x, batch, channel)``, sizes in voxels (z, y, x). Convolution is cross-correlation and valid.
+``(batch, z, y, x, channel)``, sizes in voxels (z, y, x). Convolution is cross-correlation and valid.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +24,7 @@ from znn_dask.ops.reference_layout import (
     offsets,
     size_of,
     split_fragments,
+    taps_of,
     to_internal,
     to_public,
     valid_size,
@@ -65,16 +66,16 @@ def conv_forward(image: Array, kernel: Array) -> Array:
 
     Parameters
     ----------
-    image : array of shape (z, y, x, batch, in)
+    image : array of shape (batch, z, y, x, in)
     kernel : array of shape (kz, ky, kx, in, out)
 
     Returns
     -------
-    array of shape (z - kz + 1, y - ky + 1, x - kx + 1, batch, out)
+    array of shape (batch, z - kz + 1, y - ky + 1, x - kx + 1, out)
     """
-    size = valid_size(size_of(image), size_of(kernel))
-    output = np.zeros((*size, image.shape[3], kernel.shape[4]))
-    for tap in offsets(size_of(kernel)):
+    size = valid_size(size_of(image), taps_of(kernel))
+    output = np.zeros((len(image), *size, kernel.shape[4]))
+    for tap in offsets(taps_of(kernel)):
         output += window_at(image, tap, size).astype(np.float64) @ kernel[tap].astype(np.float64)
     return output.astype(image.dtype)
 
@@ -84,17 +85,17 @@ def conv_input_gradient(d_output: Array, kernel: Array) -> Array:
 
     Parameters
     ----------
-    d_output : array of shape (z', y', x', batch, out)
+    d_output : array of shape (batch, z', y', x', out)
     kernel : array of shape (kz, ky, kx, in, out)
 
     Returns
     -------
-    array of shape (z' + kz - 1, y' + ky - 1, x' + kx - 1, batch, in)
+    array of shape (batch, z' + kz - 1, y' + ky - 1, x' + kx - 1, in)
     """
     size = size_of(d_output)
-    full = tuple(n + k - 1 for n, k in zip(size, size_of(kernel), strict=True))
-    d_image = np.zeros((*full, d_output.shape[3], kernel.shape[3]))
-    for tap in offsets(size_of(kernel)):
+    full = tuple(n + k - 1 for n, k in zip(size, taps_of(kernel), strict=True))
+    d_image = np.zeros((len(d_output), *full, kernel.shape[3]))
+    for tap in offsets(taps_of(kernel)):
         window_at(d_image, tap, size)[...] += d_output.astype(np.float64) @ kernel[tap].astype(np.float64).T
     return d_image.astype(d_output.dtype)
 
@@ -104,8 +105,8 @@ def conv_kernel_gradient(image: Array, d_output: Array, kernel_size: Triple | No
 
     Parameters
     ----------
-    image : array of shape (z, y, x, batch, in)
-    d_output : array of shape (z', y', x', batch, out)
+    image : array of shape (batch, z, y, x, in)
+    d_output : array of shape (batch, z', y', x', out)
     kernel_size : (kz, ky, kx), optional
         Only checked: it is ``n - n' + 1`` on every axis.
 
@@ -158,7 +159,7 @@ def transfer_forward(image: Array, bias: Array | None, function: str, args: Sequ
 
     Parameters
     ----------
-    image : array of shape (z, y, x, batch, channel)
+    image : array of shape (batch, z, y, x, channel)
     bias : array of shape (channel,) or None
     function : str
         A name in `TRANSFERS`.
@@ -177,13 +178,13 @@ def transfer_backward(d_output: Array, output: Array, function: str, args: Seque
 
     Parameters
     ----------
-    d_output, output : arrays of shape (z, y, x, batch, channel)
+    d_output, output : arrays of shape (batch, z, y, x, channel)
     function, args
         As in `transfer_forward`.
 
     Returns
     -------
-    d_image : array of shape (z, y, x, batch, channel)
+    d_image : array of shape (batch, z, y, x, channel)
     d_bias : array of shape (channel,)
     """
     arguments, _, slope = _transfer(function, args)
@@ -221,13 +222,13 @@ def max_filter(image: Array, window: Triple, stride: Triple) -> tuple[Array, Arr
 
     Parameters
     ----------
-    image : array of shape (z, y, x, batch, channel)
+    image : array of shape (batch, z, y, x, channel)
     window, stride : (z, y, x)
         The stride is the factor on the sparsity of later layers; the filter itself is dense.
 
     Returns
     -------
-    output : array of shape (m/s, batch * P, channel)
+    output : array of shape (batch * P, m/s, channel)
         m = n - window + 1 per axis; fragments as in `split_fragments`.
     argmax : int32 array of the same shape
         Flat index ``(dz * wy + dy) * wx + dx`` in the window; ties go to the earlier voxel.
@@ -247,20 +248,20 @@ def max_filter_backward(d_output: Array, argmax: Array, window: Triple, stride: 
 
     Parameters
     ----------
-    d_output, argmax : arrays of shape (m/s, batch * P, channel)
+    d_output, argmax : arrays of shape (batch * P, m/s, channel)
     input_size : (z, y, x)
         Of the filtered image.
 
     Returns
     -------
-    array of shape (z, y, x, batch, channel)
+    array of shape (batch, z, y, x, channel)
     """
     d_dense = merge_fragments(d_output, [stride]).astype(np.float64)
     where = merge_fragments(argmax, [stride])
     size = valid_size(input_size, window)
     if size != size_of(d_dense):
         raise ShapeError(f"an input of {input_size} (z, y, x) gives {size}, the gradient has {size_of(d_dense)}")
-    d_image = np.zeros((*input_size, *d_dense.shape[3:]))
+    d_image = np.zeros((len(d_dense), *input_size, d_dense.shape[4]))
     for index, offset in enumerate(offsets(window)):
         window_at(d_image, offset, size)[...] += np.where(where == index, d_dense, 0.0)
     return d_image.astype(d_output.dtype)
@@ -271,12 +272,12 @@ def max_pool(image: Array, window: Triple) -> tuple[Array, Array]:
 
     Parameters
     ----------
-    image : array of shape (z, y, x, batch, channel)
+    image : array of shape (batch, z, y, x, channel)
     window : (z, y, x)
 
     Returns
     -------
-    output : array of shape (z/wz, y/wy, x/wx, batch, channel)
+    output : array of shape (batch, z/wz, y/wy, x/wx, channel)
     argmax : int32 array of the same shape
         As in `max_filter`.
 
@@ -294,15 +295,15 @@ def max_pool_backward(d_output: Array, argmax: Array, window: Triple) -> Array:
 
     Parameters
     ----------
-    d_output, argmax : arrays of shape (z, y, x, batch, channel)
+    d_output, argmax : arrays of shape (batch, z, y, x, channel)
     window : (z, y, x)
 
     Returns
     -------
-    array of shape (z * wz, y * wy, x * wx, batch, channel)
+    array of shape (batch, z * wz, y * wy, x * wx, channel)
     """
     size = tuple(n * w for n, w in zip(size_of(d_output), window, strict=True))
-    d_image = np.zeros((*size, *d_output.shape[3:]), d_output.dtype)
+    d_image = np.zeros((len(d_output), *size, d_output.shape[4]), d_output.dtype)
     for index, offset in enumerate(offsets(window)):
         d_image[lattice(offset, window)] = np.where(argmax == index, d_output, 0)
     return d_image
@@ -321,7 +322,7 @@ def dropout(image: Array, mask: Array, rate: float) -> Array:
 
     Parameters
     ----------
-    image : array of shape (z, y, x, batch, channel)
+    image : array of shape (batch, z, y, x, channel)
     mask : bool array of the same shape
         True where a value is kept.
     rate : float

@@ -1,6 +1,6 @@
 """Layouts, fragments and windows, as the reference operations see them.
 
-Images are ``(z, y, x, batch, channel)`` inside and ``(batch, channel, z, y, x)`` outside; sizes in voxels.
+Images are ``(batch, z, y, x, channel)`` inside and ``(batch, channel, z, y, x)`` outside; sizes in voxels.
 Promises: every function only moves values; `split_fragments` and `merge_fragments` are each other's inverse.
 """
 
@@ -18,13 +18,13 @@ Array: TypeAlias = npt.NDArray[Any]
 
 
 def to_internal(batch: Array) -> Array:
-    """Turn ``(batch, channel, z, y, x)`` into ``(z, y, x, batch, channel)``, C-contiguous."""
-    return np.ascontiguousarray(batch.transpose(2, 3, 4, 0, 1))
+    """Turn ``(batch, channel, z, y, x)`` into ``(batch, z, y, x, channel)``, C-contiguous."""
+    return np.ascontiguousarray(batch.transpose(0, 2, 3, 4, 1))
 
 
 def to_public(image: Array) -> Array:
-    """Turn ``(z, y, x, batch, channel)`` into ``(batch, channel, z, y, x)``, C-contiguous."""
-    return np.ascontiguousarray(image.transpose(3, 4, 0, 1, 2))
+    """Turn ``(batch, z, y, x, channel)`` into ``(batch, channel, z, y, x)``, C-contiguous."""
+    return np.ascontiguousarray(image.transpose(0, 4, 1, 2, 3))
 
 
 def kernel_to_internal(kernel: Array) -> Array:
@@ -42,13 +42,13 @@ def split_fragments(image: Array, strides: Sequence[Triple]) -> Array:
 
     Parameters
     ----------
-    image : array of shape (z, y, x, batch, channel)
+    image : array of shape (batch, z, y, x, channel)
     strides : sequence of (z, y, x)
         Of the max-filters, first to last.
 
     Returns
     -------
-    array of shape (z/S, y/S, x/S, P * batch, channel)
+    array of shape (P * batch, z/S, y/S, x/S, channel)
         S is the product of the strides per axis, P over all axes. The voxel v of image b goes to ``v // s``
         of the batch entry ``p * batch + b``, where p is the flat index of ``v mod s``.
 
@@ -59,7 +59,7 @@ def split_fragments(image: Array, strides: Sequence[Triple]) -> Array:
     """
     for stride in strides:
         check_multiple(size_of(image), stride, "image", "stride")
-        image = np.concatenate([image[lattice(p, stride)] for p in offsets(stride)], axis=3)
+        image = np.concatenate([image[lattice(p, stride)] for p in offsets(stride)], axis=0)
     return np.ascontiguousarray(image)
 
 
@@ -68,29 +68,35 @@ def merge_fragments(image: Array, strides: Sequence[Triple]) -> Array:
 
     Parameters
     ----------
-    image : array of shape (z, y, x, P * batch, channel)
+    image : array of shape (P * batch, z, y, x, channel)
     strides : sequence of (z, y, x)
         Of the max-filters, first to last.
 
     Returns
     -------
-    array of shape (z * S, y * S, x * S, batch, channel)
+    array of shape (batch, z * S, y * S, x * S, channel)
     """
     for stride in reversed(strides):
-        z, y, x, n_entries, channels = image.shape
+        n_entries, z, y, x, channels = image.shape
         if n_entries % volume(stride):
             raise ShapeError(f"{n_entries} batch entries are no multiple of the {volume(stride)} fragments")
         n_batch = n_entries // volume(stride)
-        dense = np.empty((z * stride[0], y * stride[1], x * stride[2], n_batch, channels), image.dtype)
+        dense = np.empty((n_batch, z * stride[0], y * stride[1], x * stride[2], channels), image.dtype)
         for index, p in enumerate(offsets(stride)):
-            dense[lattice(p, stride)] = image[:, :, :, index * n_batch : (index + 1) * n_batch]
+            dense[lattice(p, stride)] = image[index * n_batch : (index + 1) * n_batch]
         image = dense
     return image
 
 
-def size_of(array: Array) -> Triple:
-    """Return the first three axes: the size (z, y, x)."""
-    z, y, x = array.shape[:3]
+def size_of(image: Array) -> Triple:
+    """Return the size (z, y, x) of an image."""
+    z, y, x = image.shape[1:4]
+    return z, y, x
+
+
+def taps_of(kernel: Array) -> Triple:
+    """Return the size (z, y, x) of a kernel."""
+    z, y, x = kernel.shape[:3]
     return z, y, x
 
 
@@ -100,15 +106,15 @@ def offsets(size: Triple) -> Iterator[Triple]:
 
 
 def window_at(image: Array, offset: Triple, size: Triple) -> Array:
-    """Return the view of the box of ``size`` that starts at ``offset``."""
+    """Return the view of the box of ``size`` that starts at ``offset`` in every entry."""
     z, y, x = (slice(o, o + n) for o, n in zip(offset, size, strict=True))
-    return image[z, y, x]
+    return image[:, z, y, x]
 
 
-def lattice(offset: Triple, stride: Triple) -> tuple[slice, slice, slice]:
-    """Return the slices that select every ``stride``-th voxel from ``offset`` on."""
+def lattice(offset: Triple, stride: Triple) -> tuple[slice, slice, slice, slice]:
+    """Return the slices that select every ``stride``-th voxel from ``offset`` on, in every entry."""
     z, y, x = (slice(o, None, s) for o, s in zip(offset, stride, strict=True))
-    return z, y, x
+    return slice(None), z, y, x
 
 
 def valid_size(size: Triple, window: Triple) -> Triple:

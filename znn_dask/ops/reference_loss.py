@@ -3,7 +3,7 @@
 As torch's mse_loss, binary_cross_entropy_with_logits and cross_entropy: means over voxels, batch and (but for
 softmax) channels. A weight multiplies the loss of its voxel before the mean, which is not divided by the
 weights' sum. Promises: arithmetic in float64; the gradient has the prediction's dtype; the layout is
-``(z, y, x, batch, channel)``.
+``(batch, z, y, x, channel)``.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def square(prediction: Array, target: Array, weight: Array | None = None) -> tup
 
     Parameters
     ----------
-    prediction, target : arrays of shape (z, y, x, batch, channel)
+    prediction, target : arrays of shape (batch, z, y, x, channel)
     weight : array of the same shape, or with one channel for all, or None
     """
     p, t, w = prediction.astype(np.float64), target.astype(np.float64), _weight(weight)
@@ -33,7 +33,7 @@ def logistic(prediction: Array, target: Array, weight: Array | None = None) -> t
 
     Parameters
     ----------
-    prediction : array of shape (z, y, x, batch, channel)
+    prediction : array of shape (batch, z, y, x, channel)
         Logits: no logistic transfer before.
     target : array of the same shape
         In [0, 1].
@@ -52,11 +52,11 @@ def softmax(prediction: Array, target: Array, weight: Array | None = None) -> tu
 
     Parameters
     ----------
-    prediction : array of shape (z, y, x, batch, channel)
+    prediction : array of shape (batch, z, y, x, channel)
         Logits, one channel per class.
-    target : integer array of shape (z, y, x, batch)
+    target : integer array of shape (batch, z, y, x)
         The class of each voxel.
-    weight : array of shape (z, y, x, batch), or with one channel at the end, or None
+    weight : array of shape (batch, z, y, x), or with one channel at the end, or None
     """
     p = prediction.astype(np.float64)
     w = _weight(weight)

@@ -5,7 +5,7 @@ transform itself; its kernel gradient the product of the image with the conjugat
 are further batch entries (overlap-save forward, overlap-add backward). Promises: arithmetic in float64; results
 have the dtype of the first argument.
 
-Images ``(z, y, x, batch, channel)``; spectra ``(fz, fy, fx, 2, tile * batch, channel)``, the axis of two being
+Images ``(batch, z, y, x, channel)``; spectra ``(tile * batch, fz, fy, fx, 2, channel)``, the axis of two being
 real and imaginary part, fx halved; kernels ``(kz, ky, kx, in, out)``. Sizes in voxels (z, y, x).
 """
 
@@ -16,9 +16,12 @@ import numpy as np
 
 from znn_dask.geometry import Triple
 from znn_dask.ops.reference import transfer_forward
-from znn_dask.ops.reference_layout import Array, size_of
+from znn_dask.ops.reference_layout import Array, size_of, window_at
 
-AXES = (0, 1, 2)
+IMAGE_AXES = (1, 2, 3)  # that are transformed
+KERNEL_AXES = (0, 1, 2)
+IMAGE_PARTS = 4  # axis of real and imaginary part
+KERNEL_PARTS = 3
 
 
 class Tiles(Protocol):
@@ -92,7 +95,7 @@ def gradient_image(spectrum: Array, tiling: Tiles, wisdom: object = None) -> Arr
 
 def kernel_spectrum(kernel: Array, tiling: Tiles, wisdom: object = None) -> Array:
     """Transform a kernel, padded with zeros to a tile: shape (fz, fy, fx, 2, in, out)."""
-    return _split(_kernel_transform(kernel, tiling)).astype(kernel.dtype)
+    return _split(_kernel_transform(kernel, tiling), KERNEL_PARTS).astype(kernel.dtype)
 
 
 def product(spectra: Sequence[Array], kernels: Sequence[Array], tiling: Tiles, backward: bool = False) -> Array:
@@ -102,49 +105,56 @@ def product(spectra: Sequence[Array], kernels: Sequence[Array], tiling: Tiles, b
 
 def stored_product(spectra: Sequence[Array], kernels: Sequence[Array], tiling: Tiles, backward: bool = False) -> Array:
     """As `product`, with the spectra of the kernels."""
-    return _product(spectra, [_join(kernel) for kernel in kernels], backward)
+    return _product(spectra, [_join(kernel, KERNEL_PARTS) for kernel in kernels], backward)
 
 
 def kernel_gradient(spectrum: Array, d_spectrum: Array, tiling: Tiles, wisdom: object = None) -> Array:
     """Return the gradient of the kernel from the spectra of image and output gradient, summed over the batch."""
-    x, d = _join(spectrum), _join(d_spectrum)
-    taps = np.fft.irfftn(np.swapaxes(x, 3, 4) @ np.conj(d), s=tiling.tile, axes=AXES)
+    x, d = _matrices(spectrum), _matrices(d_spectrum)
+    taps = np.fft.irfftn(np.swapaxes(x, 3, 4) @ np.conj(d), s=tiling.tile, axes=KERNEL_AXES)
     return taps[tuple(map(slice, tiling.kernel))].astype(spectrum.dtype)
 
 
 def _transform(image: Array, origins: Sequence[Triple], filled: Triple, tile: Triple) -> Array:
     parts = []
     for origin in origins:
-        part = image[tuple(slice(o, o + n) for o, n in zip(origin, filled, strict=True))]
-        parts.append(np.fft.rfftn(part.astype(np.float64), s=tile, axes=AXES))
-    return _split(np.concatenate(parts, axis=3)).astype(image.dtype)
+        part = window_at(image, origin, filled)
+        parts.append(np.fft.rfftn(part.astype(np.float64), s=tile, axes=IMAGE_AXES))
+    return _split(np.concatenate(parts), IMAGE_PARTS).astype(image.dtype)
 
 
 def _kernel_transform(kernel: Array, tiling: Tiles) -> Array:
-    return np.fft.rfftn(kernel.astype(np.float64), s=tiling.tile, axes=AXES)
+    return np.fft.rfftn(kernel.astype(np.float64), s=tiling.tile, axes=KERNEL_AXES)
 
 
 def _put_together(spectrum: Array, tiling: Tiles, count: Triple, size: Triple) -> Array:
-    tiles = np.fft.irfftn(_join(spectrum), s=tiling.tile, axes=AXES)
-    n_batch = tiles.shape[3] // len(tiling.origins)
-    image = np.zeros((*size, n_batch, tiles.shape[4]))
+    tiles = np.fft.irfftn(_join(spectrum, IMAGE_PARTS), s=tiling.tile, axes=IMAGE_AXES)
+    n_batch = len(tiles) // len(tiling.origins)
+    image = np.zeros((n_batch, *size, tiles.shape[4]))
     for index, origin in enumerate(tiling.origins):
-        place = image[tuple(slice(o, o + n) for o, n in zip(origin, count, strict=True))]
-        part = tiles[:, :, :, index * n_batch : (index + 1) * n_batch]
-        place += part[tuple(map(slice, size_of(place)))]
+        place = window_at(image, origin, count)
+        part = tiles[index * n_batch : (index + 1) * n_batch]
+        place += window_at(part, (0, 0, 0), size_of(place))
     return image
 
 
 def _product(spectra: Sequence[Array], kernels: Sequence[Array], backward: bool) -> Array:
     weights = [np.swapaxes(kernel, 3, 4) if backward else np.conj(kernel) for kernel in kernels]
-    terms = [_join(spectrum) @ weight for spectrum, weight in zip(spectra, weights, strict=True)]
-    return _split(sum(terms[1:], start=terms[0])).astype(spectra[0].dtype)
+    terms = [_matrices(spectrum) @ weight for spectrum, weight in zip(spectra, weights, strict=True)]
+    total = np.moveaxis(sum(terms[1:], start=terms[0]), 3, 0)
+    return np.ascontiguousarray(_split(total, IMAGE_PARTS), spectra[0].dtype)
 
 
-def _split(spectrum: Array) -> Array:
-    return np.stack([spectrum.real, spectrum.imag], axis=3)
+def _matrices(spectrum: Array) -> Array:
+    """Return the complex matrix (entry, channel) of every frequency."""
+    return np.moveaxis(_join(spectrum, IMAGE_PARTS), 0, 3)
 
 
-def _join(spectrum: Array) -> Array:
-    parts = spectrum.astype(np.float64)
-    return parts[:, :, :, 0] + 1j * parts[:, :, :, 1]
+def _split(spectrum: Array, axis: int) -> Array:
+    return np.stack([spectrum.real, spectrum.imag], axis=axis)
+
+
+def _join(spectrum: Array, axis: int) -> Array:
+    parts = np.moveaxis(spectrum.astype(np.float64), axis, 0)
+    joined: Array = parts[0] + 1j * parts[1]
+    return joined

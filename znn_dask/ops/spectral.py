@@ -4,20 +4,24 @@ An image larger than the tile is cut into tiles that are further batch entries (
 FFTs on CPUs). Forward is overlap-save, the input gradient overlap-add; both share the spectra that the kernel
 gradient needs: of the overlapping image tiles and of the zero-padded blocks of the output gradient.
 
-Images: float32 ``(z, y, x, batch, channel)``. Spectra: float32 ``(fz, fy, fx, 2, tile * batch, channel)``, the axis
+Images: float32 ``(batch, z, y, x, channel)``. Spectra: float32 ``(tile * batch, fz, fy, fx, 2, channel)``, the axis
 of two being real and imaginary part, fx halved. Kernels: ``(kz, ky, kx, in, out)``. Sizes in voxels (z, y, x).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
 
 from znn_dask import _kernels
 from znn_dask.geometry import Triple, ceil_div, volume
 from znn_dask.ops import fft, reference_spectral
-from znn_dask.ops.memory import Array, empty, zeros
+from znn_dask.ops.memory import Array, empty
 from znn_dask.ops.transfer import Activation
 from znn_dask.ops.transfer import forward as transfer_forward
+from znn_dask.ops.twiddles import twiddles
 from znn_dask.ops.validation import twin
 from znn_dask.tasks import fresh
 
@@ -75,48 +79,79 @@ class Tiling:
         return tuple((z * bz, y * by, x * bx) for z in range(nz) for y in range(ny) for x in range(nx))
 
     @cached_property
+    def origin_table(self) -> npt.NDArray[np.int32]:
+        """The origins as an array (tile, 3)."""
+        return np.array(self.origins, np.int32)
+
+    @cached_property
     def _counts(self) -> Triple:
         z, y, x = (ceil_div(n, b) for n, b in zip(self.output_size, self.block, strict=True))
         return z, y, x
 
 
-def _chunks(n_lanes: int, lanes: int) -> Iterator[tuple[int, int]]:
-    for first in range(0, n_lanes, lanes):
-        yield first, min(lanes, n_lanes - first)
-
-
 def _transform(image: Array, tiling: Tiling, filled: Triple, wisdom: fft.Wisdom) -> Array:
     """Return the spectra of all tiles, of which only ``filled`` voxels are taken from the image."""
-    batch, channels = image.shape[3:]
-    n_lanes = batch * channels
-    flat = image.reshape((*image.shape[:3], n_lanes))
-    spectrum = empty((*tiling.half, 2, tiling.n_tiles * batch, channels))
-    lanes_of_all = spectrum.reshape((*tiling.half, 2, tiling.n_tiles * n_lanes))
-    lanes = fft.lanes_for(tiling.tile, n_lanes)
+    batch, channels = image.shape[0], image.shape[4]
+    spectrum = empty((tiling.n_tiles * batch, *tiling.half, 2, channels))
+    if tiling.backend == "native":
+        _kernels.tile_forward(image, fft.native_axes(tiling.tile), filled, tiling.origin_table, spectrum)
+        return spectrum
+    lanes = fft.lanes_for(tiling.tile, channels)
     plan = fft.plan(tiling.backend, tiling.tile, lanes, wisdom)
-    for index, origin in enumerate(tiling.origins):
-        for first, count in _chunks(n_lanes, lanes):
-            _kernels.gather_tile(flat, origin, filled, first, count, plan.real)
-            plan.forward()
-            _kernels.split_complex(plan.spectrum, index * n_lanes + first, count, lanes_of_all)
+    for tile, origin in enumerate(tiling.origins):
+        for entry in range(batch):
+            of_entry = spectrum[tile * batch + entry]
+            for first in range(0, channels, lanes):
+                count = min(lanes, channels - first)
+                _kernels.gather_tile(image[entry], origin, filled, first, count, plan.real)
+                plan.forward()
+                _kernels.split_complex(plan.spectrum, first, count, of_entry)
     return spectrum
 
 
-def _inverse(spectrum: Array, tiling: Tiling, count: Triple, add: bool, image: Array, wisdom: fft.Wisdom) -> Array:
-    """Store or add the first ``count`` voxels of every tile at its origin in the image."""
-    batch, channels = image.shape[3:]
-    n_lanes = batch * channels
-    flat = image.reshape((*image.shape[:3], n_lanes))
-    lanes_of_all = spectrum.reshape((*tiling.half, 2, tiling.n_tiles * n_lanes))
-    lanes = fft.lanes_for(tiling.tile, n_lanes)
-    plan = fft.plan(tiling.backend, tiling.tile, lanes, wisdom)
+def _inverse(
+    spectrum: Array,
+    tiling: Tiling,
+    count: Triple,
+    image: Array,
+    wisdom: fft.Wisdom,
+    bias: Array | None = None,
+    activation: Activation | None = None,
+) -> Array:
+    """Put the first ``count`` voxels of every tile at its origin in the image, adding where tiles overlap."""
+    batch, channels = image.shape[0], image.shape[4]
+    overlap = tuple(n - b for n, b in zip(count, tiling.block, strict=True)) if tiling.n_tiles > 1 else ORIGIN
     scale = 1.0 / volume(tiling.tile)
-    for index, origin in enumerate(tiling.origins):
-        for first, n in _chunks(n_lanes, lanes):
-            _kernels.join_complex(lanes_of_all, index * n_lanes + first, n, plan.spectrum)
-            plan.inverse()
-            _kernels.scatter_tile(plan.real, ORIGIN, count, scale, add, origin, first, n, flat)
-    return image
+    if tiling.backend == "native":
+        function = activation or Activation("linear")
+        _kernels.tile_inverse(
+            spectrum,
+            fft.native_axes(tiling.tile),
+            count,
+            overlap,
+            tiling.origin_table,
+            scale,
+            bias,
+            function.code,
+            function.a,
+            function.b,
+            image,
+        )
+        return image
+    lanes = fft.lanes_for(tiling.tile, channels)
+    plan = fft.plan(tiling.backend, tiling.tile, lanes, wisdom)
+    add = any(overlap)
+    if add:
+        image.fill(0.0)
+    for tile, origin in enumerate(tiling.origins):
+        for entry in range(batch):
+            of_entry = spectrum[tile * batch + entry]
+            for first in range(0, channels, lanes):
+                n = min(lanes, channels - first)
+                _kernels.join_complex(of_entry, first, n, plan.spectrum)
+                plan.inverse()
+                _kernels.scatter_tile(plan.real, ORIGIN, count, scale, add, origin, first, n, image[entry])
+    return image if activation is None else transfer_forward(image, bias, activation, out=image)
 
 
 @fresh
@@ -143,19 +178,17 @@ def output_image(
     wisdom: fft.Wisdom = fft.ESTIMATE,
 ) -> Array:
     """Transform a product back to the output image, with bias and transfer function applied if given."""
-    batch, channels = spectrum.shape[4] // tiling.n_tiles, spectrum.shape[5]
-    image = _inverse(spectrum, tiling, tiling.block, False, empty((*tiling.output_size, batch, channels)), wisdom)
-    return image if activation is None else transfer_forward(image, bias, activation, out=image)
+    batch = spectrum.shape[0] // tiling.n_tiles
+    image = empty((batch, *tiling.output_size, spectrum.shape[5]))
+    return _inverse(spectrum, tiling, tiling.block, image, wisdom, bias, activation)
 
 
 @fresh
 @twin(reference_spectral.gradient_image)
 def gradient_image(spectrum: Array, tiling: Tiling, wisdom: fft.Wisdom = fft.ESTIMATE) -> Array:
     """Transform a product back to the gradient of the image; tiles overlap and are added."""
-    batch, channels = spectrum.shape[4] // tiling.n_tiles, spectrum.shape[5]
-    whole = tiling.n_tiles == 1
-    image = (empty if whole else zeros)((*tiling.size, batch, channels))
-    return _inverse(spectrum, tiling, tiling.tile, not whole, image, wisdom)
+    batch = spectrum.shape[0] // tiling.n_tiles
+    return _inverse(spectrum, tiling, tiling.tile, empty((batch, *tiling.size, spectrum.shape[5])), wisdom)
 
 
 @fresh
@@ -165,7 +198,7 @@ def product(spectra: Sequence[Array], kernels: Sequence[Array], tiling: Tiling, 
 
     Parameters
     ----------
-    spectra : blocks of float32 of shape (fz, fy, fx, 2, batch, channel)
+    spectra : blocks of float32 of shape (batch, fz, fy, fx, 2, channel)
         Of the image, or backward of the output gradient.
     kernels : blocks of float32 of shape (kz, ky, kx, in, out)
         One per spectrum; backward their ``out`` is summed over.
@@ -176,12 +209,12 @@ def product(spectra: Sequence[Array], kernels: Sequence[Array], tiling: Tiling, 
 
     Returns
     -------
-    float32 array of shape (fz, fy, fx, 2, batch, out), backward (..., in)
+    float32 array of shape (batch, fz, fy, fx, 2, out), backward (..., in)
     """
     channels = kernels[0].shape[3 if backward else 4]
     out = empty((*spectra[0].shape[:5], channels))
-    twiddles = list(fft.twiddles(tiling.tile, tiling.kernel))
-    _kernels.spectral_product(list(spectra), list(kernels), tiling.tile, twiddles, backward, out)
+    tables = list(twiddles(tiling.tile, tiling.kernel))
+    _kernels.spectral_product(list(spectra), list(kernels), tiling.tile, tables, backward, out)
     return out
 
 
@@ -190,8 +223,8 @@ def product(spectra: Sequence[Array], kernels: Sequence[Array], tiling: Tiling, 
 def kernel_gradient(spectrum: Array, d_spectrum: Array, tiling: Tiling) -> Array:
     """Return the gradient of the kernel, (kz, ky, kx, in, out), from the spectra of image and output gradient."""
     d_kernel = empty((*tiling.kernel, spectrum.shape[5], d_spectrum.shape[5]))
-    twiddles = list(fft.twiddles(tiling.tile, tiling.kernel))
-    _kernels.spectral_gradient(spectrum, d_spectrum, tiling.tile, twiddles, d_kernel)
+    tables = list(twiddles(tiling.tile, tiling.kernel))
+    _kernels.spectral_gradient(spectrum, d_spectrum, tiling.tile, tables, d_kernel)
     return d_kernel
 
 
@@ -207,7 +240,9 @@ def _kernel_tiling(tiling: Tiling) -> Tiling:
 @twin(reference_spectral.kernel_spectrum)
 def kernel_spectrum(kernel: Array, tiling: Tiling, wisdom: fft.Wisdom = fft.ESTIMATE) -> Array:
     """Transform a kernel (kz, ky, kx, in, out) to the tile's size: float32 (fz, fy, fx, 2, in, out)."""
-    return _transform(kernel, _kernel_tiling(tiling), tiling.kernel, wisdom)
+    *taps, n_in, n_out = kernel.shape
+    spectrum = _transform(kernel.reshape(1, *taps, n_in * n_out), _kernel_tiling(tiling), tiling.kernel, wisdom)
+    return spectrum.reshape(*tiling.half, 2, n_in, n_out)
 
 
 @fresh
@@ -228,5 +263,7 @@ def stored_kernel_gradient(
     n_in, n_out = spectrum.shape[5], d_spectrum.shape[5]
     product_spectrum = empty((*tiling.half, 2, n_in, n_out))
     _kernels.stored_gradient(spectrum, d_spectrum, tiling.tile, product_spectrum)
-    d_kernel = empty((*tiling.kernel, n_in, n_out))
-    return _inverse(product_spectrum, _kernel_tiling(tiling), tiling.kernel, False, d_kernel, wisdom)
+    d_kernel = empty((1, *tiling.kernel, n_in * n_out))
+    flat = product_spectrum.reshape(1, *tiling.half, 2, n_in * n_out)
+    _inverse(flat, _kernel_tiling(tiling), tiling.kernel, d_kernel, wisdom)
+    return d_kernel.reshape(*tiling.kernel, n_in, n_out)

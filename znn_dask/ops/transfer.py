@@ -1,6 +1,6 @@
 """Bias and transfer function: forward and backward.
 
-Images are float32 of shape ``(z, y, x, batch, channel)``. The derivative is computed from the output's value, so the
+Images are float32 of shape ``(batch, z, y, x, channel)``. The derivative is computed from the output's value, so the
 value before the function is never kept.
 """
 
@@ -60,7 +60,7 @@ def forward(image: Array, bias: Array | None, activation: Activation, out: Array
 
     Parameters
     ----------
-    image : float32 of shape (z, y, x, batch, channel)
+    image : float32 of shape (batch, z, y, x, channel)
     bias : float32 of shape (channel,), optional
     activation : Activation
     out : float32 of the image's shape, optional
@@ -81,7 +81,7 @@ def backward(d_output: Array, output: Array, activation: Activation, out: Array 
 
     Parameters
     ----------
-    d_output, output : float32 of shape (z, y, x, batch, channel)
+    d_output, output : float32 of shape (batch, z, y, x, channel)
         The gradient of the output, and the output itself.
     activation : Activation
     out : float32 of the image's shape, optional
@@ -89,7 +89,7 @@ def backward(d_output: Array, output: Array, activation: Activation, out: Array 
 
     Returns
     -------
-    d_image : float32 of shape (z, y, x, batch, channel)
+    d_image : float32 of shape (batch, z, y, x, channel)
     d_bias : float32 of shape (channel,)
     """
     d_image = empty(output.shape) if out is None else out

@@ -1,0 +1,359 @@
+// The gradient of the kernel of a spectral convolution: at every frequency outer products over the batch, contracted
+// at once to the taps. It is the transpose of what spectral_product does; see spectral.hpp.
+#include "spectral.hpp"
+
+namespace znn::ZNN_ISA {
+
+constexpr int PLANES = 2;  // of frequencies that wait to be added to the taps
+constexpr int MAX_ROWS = REGISTERS == 32 ? 12 : 4;
+
+// n frequencies' output gradients for a slab, times the conjugates of factors: (batch, 2, LANES) each, `size` floats apart.
+template <typename Load>
+ZNN_INLINE void pack_rows(const SpectralGradient& a, const float* d, int n, const Complex* factors, float* rows, size_t size,
+                          const Load& load_row) {
+  const size_t out = a.out_channels, stride = n_frequencies(a.transform) * 2 * out;
+  for (int b = 0; b < a.batch; b++, d += stride, rows += 2 * LANES)
+    for (int f = 0; f < n; f++) {
+      const vf re = load_row(d + 2 * f * out), im = load_row(d + 2 * f * out + out);
+      store(rows + f * size, factors[f].re * re + factors[f].im * im);
+      store(rows + f * size + LANES, factors[f].re * im - factors[f].im * re);
+    }
+}
+
+#define ZNN_LOAD [&](const float* p) __attribute__((always_inline))
+
+static void pack_rows(const SpectralGradient& a, const Slab& slab, size_t index, int n, const Complex* factors, float* rows,
+                      size_t size) {
+  const float* d = a.d_out + index * 2 * a.out_channels + slab.first;
+  if (slab.outs == LANES) {
+    pack_rows(a, d, n, factors, rows, size, ZNN_LOAD { return load(p); });
+  } else if (slab.group == 1) {
+    pack_rows(a, d, n, factors, rows, size, ZNN_LOAD { return load_outs(p, slab.outs); });
+  } else {
+    pack_rows(a, d, n, factors, rows, size, ZNN_LOAD {
+      const vf v = load_outs(p, slab.outs);
+      return interleave(v, v, false);
+    });
+  }
+}
+
+// g[i, o] = sum over the batch of x[b, i] * conj(d[b, o]) for R vectors of input channels.
+template <int Group, int R>
+static void outer(Count<R>, const SpectralGradient& a, const float* x, const float* rows, float* g_re, float* g_im) {
+  constexpr int U = R == 1 ? 4 : R <= 3 ? 2 : 1;  // sums side by side, where there are few channels
+  const size_t channels = a.in_channels, plane = a.batch * channels;
+  vf re[U][R], im[U][R];
+  for (int u = 0; u < U; u++)
+    for (int i = 0; i < R; i++) re[u][i] = im[u][i] = (vf){};
+  const auto step = [&](int u) __attribute__((always_inline)) {
+    const vf r = load(rows), m = load(rows + LANES);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; i++) {
+      const vf c = broadcast<Group>(x + i * Group), s = broadcast<Group>(x + plane + i * Group);
+      re[u][i] += c * r;
+      im[u][i] += s * r;
+      re[u][i] += s * m;
+      im[u][i] -= c * m;
+    }
+    x += channels, rows += 2 * LANES;
+  };
+  int left = a.batch;
+  for (; left >= U; left -= U)
+#pragma GCC unroll 4
+    for (int u = 0; u < U; u++) step(u);
+  if constexpr (U > 1)
+    for (; left > 0; left--) step(0);
+#pragma GCC unroll 16
+  for (int i = 0; i < R; i++) {
+#pragma GCC unroll 4
+    for (int u = 1; u < U; u++) re[0][i] += re[u][i], im[0][i] += im[u][i];
+    store(g_re + i * LANES, re[0][i]);
+    store(g_im + i * LANES, im[0][i]);
+  }
+}
+
+// ---- memory
+
+static bool even(const SpectralGradient& a) { return a.in_channels % 2 == 0; }
+static Slab slab_of(const SpectralGradient& a, int s) { return slab_of(s, a.in_channels, a.out_channels, even(a)); }
+
+static size_t row_size(const SpectralGradient& a) { return 2 * (size_t)a.batch * LANES; }
+static size_t line_size(const SpectralGradient& a) {
+  return 2 * a.kernel.x * all_lanes(a.in_channels, a.out_channels, even(a));
+}
+
+static size_t plane_size(const SpectralGradient& a) { return line_size(a) / 2 * a.kernel.y; }
+
+struct GradientWorkspace {
+  float *rows, *gathered, *products, *taps, *even_z, *odd_z, *lines;
+  size_t size;
+
+  GradientWorkspace(const SpectralGradient& a) : size(0) {
+    const Size k = a.kernel;
+    const size_t all = all_lanes(a.in_channels, a.out_channels, even(a));
+    rows = take(a, 2 * TOGETHER * row_size(a));
+    gathered = take(a, 2 * TOGETHER * 2 * (size_t)a.batch * a.in_channels);
+    products = take(a, (size_t)AT_ONCE * 4 * MAX_ROWS * LANES);
+    if (a.stored) return;
+    taps = take(a, k.voxels() * all);
+    even_z = take(a, PLANES * k.y * k.x * all);
+    odd_z = take(a, PLANES * k.y * k.x * all);
+    lines = take(a, 2 * AT_ONCE * line_size(a));
+  }
+
+ private:
+  float* take(const SpectralGradient& a, size_t n) {
+    float* p = a.scratch ? a.scratch + size : nullptr;
+    size += (n + 15) / 16 * 16;
+    return p;
+  }
+};
+
+size_t spectral_gradient_scratch(const SpectralGradient& a) {
+  SpectralGradient unplaced = a;
+  unplaced.scratch = nullptr;
+  return GradientWorkspace(unplaced).size;
+}
+
+// The even lanes, then the odd ones, of which `outs` count.
+ZNN_INLINE void store_pair(vf v, int outs, float* even, float* odd) {
+  typedef uint64_t vu __attribute__((vector_size(LANES * 4)));
+  typedef uint32_t half_vu __attribute__((vector_size(LANES * 2)));
+  const half_vu a = __builtin_convertvector((vu)v, half_vu), b = __builtin_convertvector((vu)v >> 32, half_vu);
+  for (int o = 0; o < 2; o++) {
+    vf whole = {};
+    __builtin_memcpy(&whole, o ? &b : &a, sizeof a);
+    store_first(o ? odd : even, whole, outs);
+  }
+}
+
+// n vectors of a slab as the part they are of an (in, out) matrix.
+static void unpack(const SpectralGradient& a, const Slab& slab, int n, const float* from, float* to) {
+  const size_t out = a.out_channels;
+  to += slab.first;
+  for (int i = 0; i < n; i++, from += LANES, to += slab.group * out)
+    if (slab.group == 1)
+      store_first(to, load(from), slab.outs);
+    else
+      store_pair(load(from), slab.outs, to, to + out);
+}
+
+// ---- the way back from frequencies to taps
+
+// to[j * stride] += sum over f < F of c[f * row + j] * part[f], for j < n; the first time it is not read.
+template <int F>
+ZNN_INLINE void add_parts(int n, bool first, const float* c, size_t row, const vf (&part)[F], float* to, size_t stride) {
+  for (int j = 0; j < n; j++, to += stride, c++) {
+    vf sum = first ? (vf){} : load(to);
+#pragma GCC unroll 4
+    for (int f = 0; f < F; f++) sum += c[f * row] * part[f];
+    store(to, sum);
+  }
+}
+
+// Along x: adds F frequencies' products g (F, 4, lanes), of both lines, to the parts (re, im) of a line.
+template <int F>
+static void spread_x(Count<F>, const AxisTaps& x, int fx, const float* g, size_t lanes, bool pair, size_t stride, float* re, float* im) {
+  const int n = evens(x.k);
+  const Row row = x.row(fx);
+  for (size_t q = 0; q < lanes; q += LANES) {
+    vf e_re[F], e_im[F], o_re[F], o_im[F];
+#pragma GCC unroll 4
+    for (int f = 0; f < F; f++) {
+      const float* p = g + 4 * f * lanes + q;
+      const vf a_re = load(p), a_im = load(p + lanes);
+      const vf b_re = pair ? load(p + 2 * lanes) : (vf){}, b_im = pair ? load(p + 3 * lanes) : (vf){};
+      e_re[f] = a_re + b_re, e_im[f] = a_im - b_im;
+      o_re[f] = -(a_im + b_im), o_im[f] = a_re - b_re;
+    }
+    add_parts(n, fx == 0, row.cosines(), x.k + 2, e_re, re + q, stride);
+    add_parts(n, fx == 0, row.cosines(), x.k + 2, e_im, im + q, stride);
+    add_parts(x.k / 2, fx == 0, row.sines(), x.k + 2, o_re, re + n * stride + q, stride);
+    add_parts(x.k / 2, fx == 0, row.sines(), x.k + 2, o_im, im + n * stride + q, stride);
+  }
+}
+
+// Along y: adds the lines at fy to fy + F - 1, two each (2, re and im) and a `step` apart, to the parts of fz.
+template <int F>
+static void spread_y(Count<F>, const AxisTaps& y, int fy, const float* lines, size_t step, const bool* minus, size_t line, float* even,
+                     float* odd) {
+  const int n = evens(y.k);
+  const Row row = y.row(fy);
+  for (size_t q = 0; q < line; q += LANES) {
+    vf c_re[F], c_im[F], s_re[F], s_im[F];
+#pragma GCC unroll 4
+    for (int f = 0; f < F; f++) {
+      const float *a = lines + 2 * f * step + q, *b = a + step;
+      const vf a_re = load(a), a_im = load(a + line);
+      const vf b_re = minus[f] ? load(b) : (vf){}, b_im = minus[f] ? load(b + line) : (vf){};
+      c_re[f] = a_re + b_re, c_im[f] = -(a_im + b_im);
+      s_re[f] = b_im - a_im, s_im[f] = b_re - a_re;
+    }
+    add_parts(n, fy == 0, row.cosines(), y.k + 2, c_re, even + q, line);
+    add_parts(y.k / 2, fy == 0, row.sines(), y.k + 2, s_re, even + n * line + q, line);
+    if (odd == nullptr) continue;
+    add_parts(n, fy == 0, row.cosines(), y.k + 2, c_im, odd + q, line);
+    add_parts(y.k / 2, fy == 0, row.sines(), y.k + 2, s_im, odd + n * line + q, line);
+  }
+}
+
+// Along z: adds the parts at fz to fz + F - 1, a `step` apart, to the taps.
+template <int F>
+static void spread_z(Count<F>, const AxisTaps& z, int fz, const float* even, const float* odd, size_t step, size_t plane,
+                     float* taps) {
+  const int n = evens(z.k);
+  const Row row = z.row(fz);
+  for (size_t q = 0; q < plane; q += LANES) {
+    vf p[F], o[F];
+    for (int f = 0; f < F; f++) p[f] = load(even + f * step + q);
+    add_parts(n, fz == 0, row.cosines(), z.k + 2, p, taps + q, plane);
+    if (z.k == 1) continue;
+    for (int f = 0; f < F; f++) o[f] = load(odd + f * step + q);
+    add_parts(z.k / 2, fz == 0, row.sines(), z.k + 2, o, taps + n * plane + q, plane);
+  }
+}
+
+// The outer products of one frequency, (2, batch, in), and n vectors of input channels, the first being i.
+static void outer_all(const SpectralGradient& a, const Slab& slab, const float* image, int i, int n, const float* rows, float* re,
+                      float* im) {
+  const float* x = image + i * slab.group;
+  if (slab.group == 1) with_count<MAX_ROWS>(n, [&](auto r) { outer<1>(r, a, x, rows, re, im); });
+  if (slab.group == 2) with_count<MAX_ROWS>(n, [&](auto r) { outer<2>(r, a, x, rows, re, im); });
+}
+
+// Calls body(first vector, number of vectors) for parts of a slab's vectors of input channels that fit the registers.
+template <typename Body>
+ZNN_INLINE void in_parts(const SpectralGradient& a, const Slab& slab, const Body& body) {
+  const int all = a.in_channels / slab.group, parts = ceil_div(all, MAX_ROWS);
+  for (int p = 0, i = 0; p < parts; p++) {
+    const int n = ceil_div(all - i, parts - p);
+    body(i, n);
+    i += n;
+  }
+}
+
+static size_t gathered_size(const SpectralGradient& a) { return 2 * (size_t)a.batch * a.in_channels; }
+
+static void gather_image(const SpectralGradient& a, size_t index, int n, float* to) {
+  gather(a.image, n_frequencies(a.transform), a.batch, a.in_channels, index, n, gathered_size(a), to);
+}
+
+// The output gradients of n frequencies from fx on, of both lines, for a slab.
+static void pack_lines(const SpectralGradient& a, const GradientWorkspace& w, const AxisTaps& x, const Lines& lines, const Slab& slab,
+                       int fx, int n) {
+  const float scale = 1.0f / a.transform.voxels();
+  const size_t size = row_size(a);
+  Complex factors_a[TOGETHER], factors_b[TOGETHER];
+  for (int f = 0; f < n; f++) {
+    // A frequency off the edges of the half spectrum stands for itself and its conjugate.
+    const float weight = is_own_mirror(fx + f, x.n) ? scale : 2 * scale;
+    const Complex phase = x.row(fx + f).phase() * Complex{weight, 0.0f};
+    factors_a[f] = lines.phase_a * phase, factors_b[f] = lines.phase_b * phase;
+  }
+  pack_rows(a, slab, lines.a + fx, n, factors_a, w.rows, 2 * size);
+  if (lines.pair) pack_rows(a, slab, lines.b + fx, n, factors_b, w.rows + size, 2 * size);
+}
+
+// Adds n frequencies, of which the first is fx and lies at `at` of what was gathered, to a slab's parts of a line.
+static void add_frequencies(const SpectralGradient& a, const GradientWorkspace& w, const AxisTaps& x, bool pair, const Slab& slab, int fx,
+                            int at, int n, float* line) {
+  const size_t size = row_size(a), step = gathered_size(a);
+  in_parts(a, slab, [&](int i, int vectors) {
+    const size_t m = vectors * LANES;
+    for (int f = 0; f < n; f++) {
+      float *g = w.products + 4 * f * m, *rows = w.rows + 2 * (at + f) * size, *image = w.gathered + (at + f) * step;
+      outer_all(a, slab, image, i, vectors, rows, g, g + m);
+      if (pair) outer_all(a, slab, image + TOGETHER * step, i, vectors, rows + size, g + 2 * m, g + 3 * m);
+    }
+    float *re = line + i * LANES, *im = re + x.k * slab.lanes;
+    with_count<AT_ONCE>(n, [&](auto c) { spread_x(c, x, fx, w.products, m, pair, slab.lanes, re, im); });
+  });
+}
+
+static void add_lines(const SpectralGradient& a, const GradientWorkspace& w, const AxisTaps& x, const Lines& lines, float* to) {
+  for (int first = 0; first < half(x.n); first += TOGETHER) {
+    const int n = min_of(TOGETHER, half(x.n) - first);
+    gather_image(a, lines.a + first, n, w.gathered);
+    if (lines.pair) gather_image(a, lines.b + first, n, w.gathered + TOGETHER * gathered_size(a));
+    for (int s = 0; s < n_slabs(a.out_channels); s++) {
+      const Slab slab = slab_of(a, s);
+      pack_lines(a, w, x, lines, slab, first, n);
+      for (int f = 0; f < n; f += AT_ONCE)
+        add_frequencies(a, w, x, lines.pair, slab, first + f, f, min_of(AT_ONCE, n - f), to + 2 * x.k * slab.before);
+    }
+  }
+}
+
+static void gradient_stored(const SpectralGradient& a, const GradientWorkspace& w) {
+  const size_t n = n_frequencies(a.transform);
+  const size_t matrix = (size_t)a.in_channels * a.out_channels;
+  for (size_t f = 0; f < n; f++) {
+    gather_image(a, f, 1, w.gathered);
+    for (int s = 0; s < n_slabs(a.out_channels); s++) {
+      const Slab slab = slab_of(a, s);
+      const Complex one = {1.0f, 0.0f};
+      pack_rows(a, slab, f, 1, &one, w.rows, row_size(a));
+      in_parts(a, slab, [&](int i, int n) {
+        float *re = w.products, *im = re + n * LANES, *to = a.d_kernel + 2 * f * matrix + i * slab.group * a.out_channels;
+        outer_all(a, slab, w.gathered, i, n, w.rows, re, im);
+        unpack(a, slab, n, re, to);
+        unpack(a, slab, n, im, to + matrix);
+      });
+    }
+  }
+}
+
+static void taps_of(const SpectralGradient& a, const GradientWorkspace& w) {
+  for (int s = 0; s < n_slabs(a.out_channels); s++) {
+    const Slab slab = slab_of(a, s);
+    float* taps = w.taps + a.kernel.voxels() * slab.before;
+    mirror_all<true>(taps, a.kernel, slab.lanes);
+    for (size_t t = 0; t < a.kernel.voxels(); t++)
+      unpack(a, slab, a.in_channels / slab.group, taps + t * slab.lanes, a.d_kernel + t * a.in_channels * a.out_channels);
+  }
+}
+
+// Adds all frequencies at fz, and from fy on n rows of them, to the parts of fz.
+static void add_y(const SpectralGradient& a, const GradientWorkspace& w, const AxisTaps& z, const AxisTaps& y, const AxisTaps& x, int fz,
+                  int fy, int n) {
+  bool minus[AT_ONCE];
+  const size_t step = line_size(a), area = (size_t)y.k * x.k, plane = fz % PLANES * plane_size(a);
+  for (int f = 0; f < n; f++) {
+    float* to = w.lines + 2 * f * step;
+    minus[f] = has_minus(z, y, fz, fy + f);
+    add_lines(a, w, x, lines_of(z, y, x.n, fz, fy + f, false), to);
+    if (minus[f]) add_lines(a, w, x, lines_of(z, y, x.n, fz, fy + f, true), to + step);
+  }
+  for (int s = 0; s < n_slabs(a.out_channels); s++) {
+    const Slab slab = slab_of(a, s);
+    const float* lines = w.lines + 2 * x.k * slab.before;
+    const size_t at = plane + area * slab.before;
+    float *even_part = w.even_z + at, *odd_part = z.k == 1 ? nullptr : w.odd_z + at;
+    with_count<AT_ONCE>(n, [&](auto c) { spread_y(c, y, fy, lines, step, minus, x.k * slab.lanes, even_part, odd_part); });
+  }
+}
+
+static void add_z(const SpectralGradient& a, const GradientWorkspace& w, const AxisTaps& z, int fz, int n) {
+  const size_t area = (size_t)a.kernel.y * a.kernel.x, step = plane_size(a);
+  for (int s = 0; s < n_slabs(a.out_channels); s++) {
+    const Slab slab = slab_of(a, s);
+    const size_t at = area * slab.before;
+    float* taps = w.taps + z.k * at;
+    with_count<PLANES>(n, [&](auto c) { spread_z(c, z, fz, w.even_z + at, w.odd_z + at, step, area * slab.lanes, taps); });
+  }
+}
+
+void spectral_gradient(const SpectralGradient& a) {
+  const GradientWorkspace w(a);
+  if (a.stored) return gradient_stored(a, w);
+  const AxisTaps z{a.transform.z, a.kernel.z, a.twiddles.z}, y{a.transform.y, a.kernel.y, a.twiddles.y},
+      x{a.transform.x, a.kernel.x, a.twiddles.x};
+  for (int fz = 0; fz < half(z.n); fz++) {
+    for (int fy = 0; fy < half(y.n); fy += AT_ONCE) add_y(a, w, z, y, x, fz, fy, min_of(AT_ONCE, half(y.n) - fy));
+    const int n = fz % PLANES + 1;
+    if (n == PLANES || fz + 1 == half(z.n)) add_z(a, w, z, fz + 1 - n, n);
+  }
+  taps_of(a, w);
+}
+
+}  // namespace znn::ZNN_ISA

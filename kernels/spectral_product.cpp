@@ -1,0 +1,386 @@
+// Spectral products. The kernel is transformed on the fly, a line of frequencies at a time, multiplied with all input
+// channels in registers, and forgotten. See spectral.hpp for the transform.
+#include "spectral.hpp"
+
+namespace znn::ZNN_ISA {
+
+constexpr int MAX_BATCH = REGISTERS == 32 ? 12 : 4;
+
+// The product at one frequency and slab: out[b, o] = phase * sum over blocks and i of x[b, i] * w[i, o], all complex.
+struct Frequency {
+  const SpectralProduct* a;
+  const float* x;  // of all blocks, (2, batch, channel) each
+  float* y;        // (2, batch, LANES)
+  Slab slab;
+  const float *re, *im;  // of the weights
+  Complex phase;
+};
+
+// The sums of groups of lanes, as many floats as there are groups.
+template <int Group>
+ZNN_INLINE void store_sums(float* to, vf v) {
+  if constexpr (Group == 1) {
+    store(to, v);
+  } else {
+    typedef uint64_t vu __attribute__((vector_size(LANES * 4)));
+    typedef uint32_t half_vu __attribute__((vector_size(LANES * 2)));
+    const half_vu sums = __builtin_convertvector((vu)(v + (vf)((vu)v >> 32)), half_vu);
+    __builtin_memcpy(to, &sums, sizeof sums);
+  }
+}
+
+template <int Group, int B>
+static void multiply(const Frequency& f, size_t first_batch) {
+  constexpr int U = B == 1 ? 4 : B <= 3 ? 2 : 1;  // sums side by side, where there are few entries
+  const SpectralProduct& a = *f.a;
+  const float* x = f.x;
+  vf re[U][B], im[U][B];
+  for (int u = 0; u < U; u++)
+    for (int b = 0; b < B; b++) re[u][b] = im[u][b] = (vf){};
+  const float *wr = f.re, *wi = f.im;
+  for (int block = 0; block < a.n_blocks; block++) {
+    const size_t channels = a.blocks[block].channels, plane = a.batch * channels;
+    // Every fourth entry has a pointer of its own, so that all addresses are a pointer and 0 to 3 strides.
+    const float *xr[ceil_div(B, 4)], *xi[ceil_div(B, 4)];
+    for (int p = 0; p < ceil_div(B, 4); p++) {
+      xr[p] = opaque(x + (first_batch + 4 * p) * channels);
+      xi[p] = opaque(x + (first_batch + 4 * p) * channels + plane);
+    }
+    const auto step = [&](int u) __attribute__((always_inline)) {
+      const vf r = load(wr), m = load(wi);
+#pragma GCC unroll 16
+      for (int b = 0; b < B; b++) {
+        const vf c = broadcast<Group>(xr[b / 4] + b % 4 * channels), s = broadcast<Group>(xi[b / 4] + b % 4 * channels);
+        re[u][b] += c * r;
+        im[u][b] += c * m;
+        re[u][b] -= s * m;
+        im[u][b] += s * r;
+      }
+      wr += LANES, wi += LANES;
+      for (int p = 0; p < ceil_div(B, 4); p++) xr[p] += Group, xi[p] += Group;
+    };
+    size_t left = channels / Group;
+    for (; left >= U; left -= U)
+#pragma GCC unroll 4
+      for (int u = 0; u < U; u++) step(u);
+    if constexpr (U > 1)
+      for (; left > 0; left--) step(0);
+    x += 2 * plane;
+  }
+  vf found[B][2];
+#pragma GCC unroll 16
+  for (int b = 0; b < B; b++) {
+    vf r = re[0][b], m = im[0][b];
+#pragma GCC unroll 4
+    for (int u = 1; u < U; u++) r += re[u][b], m += im[u][b];
+    found[b][0] = f.phase.re * r - f.phase.im * m;
+    found[b][1] = f.phase.re * m + f.phase.im * r;
+  }
+  float* y = f.y + first_batch * LANES;
+#pragma GCC unroll 16
+  for (int b = 0; b < B; b++) {
+    store_sums<Group>(y + b * LANES, found[b][0]);
+    store_sums<Group>(y + (a.batch + b) * LANES, found[b][1]);
+  }
+}
+
+template <int Group, int B>
+static void multiply_of(const Frequency& f, int n, size_t first_batch) {
+  if (n == B) return multiply<Group, B>(f, first_batch);
+  if constexpr (B > 1) multiply_of<Group, B - 1>(f, n, first_batch);
+}
+
+static void multiply_all(const Frequency& f) {
+  int left = f.a->batch;
+  for (int parts = ceil_div(left, MAX_BATCH); parts > 0; parts--) {
+    const int n = ceil_div(left, parts);
+    if (f.slab.group == 1) multiply_of<1, MAX_BATCH>(f, n, f.a->batch - left);
+    if (f.slab.group == 2) multiply_of<2, MAX_BATCH>(f, n, f.a->batch - left);
+    left -= n;
+  }
+}
+
+// ---- weights
+
+static size_t total_channels(const SpectralProduct& a) {
+  size_t n = 0;
+  for (int block = 0; block < a.n_blocks; block++) n += a.blocks[block].channels;
+  return n;
+}
+
+static bool all_even(const SpectralProduct& a) {
+  for (int block = 0; block < a.n_blocks; block++)
+    if (a.blocks[block].channels % 2) return false;
+  return true;
+}
+
+static Slab slab_of(const SpectralProduct& a, int s) {
+  return slab_of(s, total_channels(a), a.out_channels, all_even(a));
+}
+
+// A slab's part of one tap (or one frequency plane) of every block, transposed if need be.
+static void pack(const SpectralProduct& a, const Slab& slab, size_t offset, bool turned, float* to) {
+  for (int block = 0; block < a.n_blocks; block++) {
+    const int channels = a.blocks[block].channels, out = a.out_channels;
+    const float* from = a.blocks[block].kernel + offset * channels * out;
+    for (int i = 0; i < channels; i += LANES) {
+      const int n = min_of(LANES, channels - i);
+      vf rows[LANES];
+      if (a.transpose) {
+        for (int o = 0; o < LANES; o++)
+          rows[o] = o < slab.outs ? load_outs(from + (size_t)(slab.first + o) * channels + i, n) : (vf){};
+        transpose(rows);
+      } else {
+        for (int j = 0; j < n; j++) rows[j] = load_outs(from + (size_t)(i + j) * out + slab.first, slab.outs);
+      }
+      for (int j = 0; j < n; j += slab.group, to += LANES) {
+        const vf v = slab.group == 1 ? rows[j] : interleave(rows[j], rows[j + 1], false);
+        store(to, turned ? -v : v);
+      }
+    }
+  }
+}
+
+// ---- the kernel's transform
+
+// Of the lines, re and im, of all slabs.
+static size_t line_size(const SpectralProduct& a) {
+  return 2 * a.kernel.x * all_lanes(total_channels(a), a.out_channels, all_even(a));
+}
+
+struct ProductWorkspace {
+  float *tables[3], *taps, *even_z, *odd_z, *lines, *weights, *gathered, *sums;
+  size_t size;
+
+  ProductWorkspace(const SpectralProduct& a) : size(0) {
+    const Size n = a.transform, k = a.kernel;
+    const size_t in = total_channels(a), all = all_lanes(in, a.out_channels, all_even(a));
+    weights = take(a, 4 * in * LANES);
+    gathered = take(a, 2 * TOGETHER * 2 * a.batch * in);
+    sums = take(a, 2 * TOGETHER * 2 * (size_t)a.batch * LANES);
+    if (a.stored) return;
+    tables[0] = take(a, (size_t)half(n.z) * (k.z + 2));
+    tables[1] = take(a, (size_t)half(n.y) * (k.y + 2));
+    tables[2] = take(a, (size_t)half(n.x) * (k.x + 2));
+    taps = take(a, k.voxels() * all);
+    even_z = take(a, (size_t)k.y * k.x * all);
+    odd_z = take(a, (size_t)k.y * k.x * all);
+    lines = take(a, 2 * AT_ONCE * line_size(a));
+  }
+
+ private:
+  float* take(const SpectralProduct& a, size_t n) {
+    float* p = a.scratch ? a.scratch + size : nullptr;
+    size += (n + 15) / 16 * 16;
+    return p;
+  }
+};
+
+size_t spectral_product_scratch(const SpectralProduct& a) {
+  SpectralProduct unplaced = a;
+  unplaced.scratch = nullptr;
+  return ProductWorkspace(unplaced).size;
+}
+
+// Calls body(q, Count<number of vectors at q>) all over `lanes`.
+template <typename Body>
+ZNN_INLINE void in_steps(size_t lanes, const Body& body) {
+  size_t q = 0;
+  for (; q + AT_ONCE * LANES <= lanes; q += AT_ONCE * LANES) body(q, Count<AT_ONCE>());
+  for (; q < lanes; q += LANES) body(q, Count<1>());
+}
+
+// sum = sum over j < n of c[j] * in[j * stride], for U vectors.
+template <int U>
+ZNN_INLINE void fold(int n, const float* c, const float* in, size_t stride, vf (&sum)[U]) {
+  for (int u = 0; u < U; u++) sum[u] = (vf){};
+  for (int j = 0; j < n; j++, in += stride)
+#pragma GCC unroll 4
+    for (int u = 0; u < U; u++) sum[u] += c[j] * load(in + u * LANES);
+}
+
+// The same for one vector and F frequencies, whose rows of c are `row` apart.
+template <int F>
+ZNN_INLINE void fold_rows(int n, const float* c, size_t row, const float* in, size_t stride, vf (&sum)[F]) {
+  for (int f = 0; f < F; f++) sum[f] = (vf){};
+  for (int j = 0; j < n; j++, in += stride, c++) {
+    const vf part = load(in);
+#pragma GCC unroll 4
+    for (int f = 0; f < F; f++) sum[f] += c[f * row] * part;
+  }
+}
+
+template <int U>
+ZNN_INLINE void store_all(float* to, const vf (&v)[U]) {
+  for (int u = 0; u < U; u++) store(to + u * LANES, v[u]);
+}
+
+// Along z, from taps to the even and the odd part at one fz.
+template <int U>
+ZNN_INLINE void fold_z(Count<U>, const Row& row, const float* taps, size_t plane, float* even, float* odd) {
+  vf p[U], q[U];
+  fold(evens(row.k), row.cosines(), taps, plane, p);
+  fold(row.k / 2, row.sines(), taps + evens(row.k) * plane, plane, q);
+  store_all(even, p);
+  store_all(odd, q);
+}
+
+// Along y, to the complex lines (2, re and im) at (fz, fy) and (fz, -fy) for fy to fy + F - 1, each a `step` apart.
+template <int F>
+ZNN_INLINE void fold_y(Count<F>, const AxisTaps& y, int fy, const float* even, const float* odd, size_t line, float* to,
+                       size_t step) {
+  const int n = evens(y.k);
+  const Row row = y.row(fy);
+  vf pp[F], pq[F], qp[F], qq[F];
+  fold_rows(n, row.cosines(), y.k + 2, even, line, pp);
+  fold_rows(y.k / 2, row.sines(), y.k + 2, even + n * line, line, pq);
+  fold_rows(odd ? n : 0, row.cosines(), y.k + 2, odd, line, qp);
+  fold_rows(odd ? y.k / 2 : 0, row.sines(), y.k + 2, odd + n * line, line, qq);
+#pragma GCC unroll 4
+  for (int f = 0; f < F; f++, to += 2 * step) {
+    store(to, pp[f] - qq[f]);
+    store(to + line, pq[f] + qp[f]);
+    if (odd == nullptr) continue;  // there (fz, -fy) is the mirror of (fz, fy)
+    store(to + step, pp[f] + qq[f]);
+    store(to + step + line, qp[f] - pq[f]);
+  }
+}
+
+// Along x, to the spectra (re, im) at one fx of both lines.
+template <int U>
+ZNN_INLINE void fold_x(Count<U>, const Row& row, const float* re, const float* im, size_t lanes, bool pair, float* to) {
+  const int n = evens(row.k);
+  vf p_re[U], p_im[U], q_re[U], q_im[U];
+  fold(n, row.cosines(), re, lanes, p_re);
+  fold(n, row.cosines(), im, lanes, p_im);
+  fold(row.k / 2, row.sines(), re + n * lanes, lanes, q_re);
+  fold(row.k / 2, row.sines(), im + n * lanes, lanes, q_im);
+  for (int u = 0; u < U; u++, to += LANES) {
+    store(to, p_re[u] - q_im[u]);
+    store(to + lanes, p_im[u] + q_re[u]);
+    if (!pair) continue;
+    store(to + 2 * lanes, p_re[u] + q_im[u]);
+    store(to + 3 * lanes, q_re[u] - p_im[u]);
+  }
+}
+
+#define ZNN_STEP [&](size_t q, auto count) __attribute__((always_inline))
+
+static void all_of_z(const SpectralProduct& a, const ProductWorkspace& w, const Row& row) {
+  const size_t area = (size_t)a.kernel.y * a.kernel.x;
+  for (int s = 0; s < n_slabs(a.out_channels); s++) {
+    const Slab slab = slab_of(a, s);
+    const size_t plane = area * slab.lanes, at = area * slab.before;
+    const float* taps = w.taps + a.kernel.z * at;
+    in_steps(plane, ZNN_STEP { fold_z(count, row, taps + q, plane, w.even_z + at + q, w.odd_z + at + q); });
+  }
+}
+
+static void all_of_y(const SpectralProduct& a, const ProductWorkspace& w, const AxisTaps& y, int fz, int fy, int rows) {
+  const size_t k = a.kernel.x, step = line_size(a);
+  for (int s = 0; s < n_slabs(a.out_channels); s++) {
+    const Slab slab = slab_of(a, s);
+    const size_t line = k * slab.lanes, at = y.k * k * slab.before;
+    const float *even = w.even_z + at, *odd = fz == 0 ? nullptr : w.odd_z + at;
+    float* to = w.lines + 2 * k * slab.before;
+    with_count<AT_ONCE>(rows, [&](auto count) {
+      for (size_t q = 0; q < line; q += LANES) fold_y(count, y, fy, even + q, odd ? odd + q : nullptr, line, to + q, step);
+    });
+  }
+}
+
+static size_t gathered_size(const SpectralProduct& a) { return 2 * a.batch * total_channels(a); }
+static size_t sums_size(const SpectralProduct& a) { return 2 * (size_t)a.batch * LANES; }
+
+static void gather_all(const SpectralProduct& a, size_t index, int n, float* to) {
+  const size_t step = gathered_size(a);
+  for (int block = 0; block < a.n_blocks; to += 2 * a.batch * a.blocks[block].channels, block++)
+    gather(a.blocks[block].data, n_frequencies(a.transform), a.batch, a.blocks[block].channels, index, n, step, to);
+}
+
+// A slab's sums at n frequencies, (frequency, 2, batch, LANES), to their places.
+static void scatter(const SpectralProduct& a, const Slab& slab, size_t index, int n, const float* from) {
+  const size_t out = a.out_channels, all = n_frequencies(a.transform), step = sums_size(a);
+  for (int b = 0; b < a.batch; b++, from += LANES) {
+    float* to = a.out + (b * all + index) * 2 * out + slab.first;
+    for (int f = 0; f < n; f++, to += 2 * out) {
+      copy_channels(to, from + f * step, slab.outs);
+      copy_channels(to + out, from + f * step + a.batch * LANES, slab.outs);
+    }
+  }
+}
+
+// n frequencies from fx on, of one slab, of both lines.
+static void multiply_some(const SpectralProduct& a, const ProductWorkspace& w, const AxisTaps& x, const Lines& lines, const Slab& slab,
+                          const float* from, int fx, int n) {
+  const size_t m = slab.lanes;
+  const float *re = from + 2 * a.kernel.x * slab.before, *im = re + a.kernel.x * m;
+  for (int f = 0; f < n; f++) {
+    const Row row = x.row(fx + f);
+    const float* gathered = w.gathered + f * gathered_size(a);
+    float* sums = w.sums + f * sums_size(a);
+    in_steps(m, ZNN_STEP { fold_x(count, row, re + q, im + q, m, lines.pair, w.weights + q); });
+    multiply_all({&a, gathered, sums, slab, w.weights, w.weights + m, lines.phase_a * row.phase()});
+    if (!lines.pair) continue;
+    gathered += TOGETHER * gathered_size(a), sums += TOGETHER * sums_size(a);
+    multiply_all({&a, gathered, sums, slab, w.weights + 2 * m, w.weights + 3 * m, lines.phase_b * row.phase()});
+  }
+  scatter(a, slab, lines.a + fx, n, w.sums);
+  if (lines.pair) scatter(a, slab, lines.b + fx, n, w.sums + TOGETHER * sums_size(a));
+}
+
+static void multiply_lines(const SpectralProduct& a, const ProductWorkspace& w, const AxisTaps& x, const Lines& lines, const float* from) {
+  for (int fx = 0; fx < half(x.n); fx += TOGETHER) {
+    const int n = min_of(TOGETHER, half(x.n) - fx);
+    gather_all(a, lines.a + fx, n, w.gathered);
+    if (lines.pair) gather_all(a, lines.b + fx, n, w.gathered + TOGETHER * gathered_size(a));
+    for (int s = 0; s < n_slabs(a.out_channels); s++) multiply_some(a, w, x, lines, slab_of(a, s), from, fx, n);
+  }
+}
+
+static void product_stored(const SpectralProduct& a, const ProductWorkspace& w) {
+  const size_t all = n_frequencies(a.transform);
+  for (size_t first = 0; first < all; first += TOGETHER) {
+    const int n = all - first < (size_t)TOGETHER ? (int)(all - first) : TOGETHER;
+    gather_all(a, first, n, w.gathered);
+    for (int s = 0; s < n_slabs(a.out_channels); s++) {
+      const Slab slab = slab_of(a, s);
+      for (int f = 0; f < n; f++) {
+        pack(a, slab, 2 * (first + f), false, w.weights);
+        pack(a, slab, 2 * (first + f) + 1, a.conjugate, w.weights + slab.lanes);
+        const Frequency frequency = {&a,       w.gathered + f * gathered_size(a), w.sums + f * sums_size(a), slab, w.weights, w.weights + slab.lanes,
+                                     {1.0f, 0.0f}};
+        multiply_all(frequency);
+      }
+      scatter(a, slab, first, n, w.sums);
+    }
+  }
+}
+
+void spectral_product(const SpectralProduct& a) {
+  const ProductWorkspace w(a);
+  if (a.stored) return product_stored(a, w);
+  const AxisTaps z{a.transform.z, a.kernel.z, w.tables[0]}, y{a.transform.y, a.kernel.y, w.tables[1]},
+      x{a.transform.x, a.kernel.x, w.tables[2]};
+  copy_table(a.twiddles.z, z.n, z.k, !a.conjugate, w.tables[0]);
+  copy_table(a.twiddles.y, y.n, y.k, !a.conjugate, w.tables[1]);
+  copy_table(a.twiddles.x, x.n, x.k, !a.conjugate, w.tables[2]);
+  for (int s = 0; s < n_slabs(a.out_channels); s++) {
+    const Slab slab = slab_of(a, s);
+    float* taps = w.taps + a.kernel.voxels() * slab.before;
+    for (size_t t = 0; t < a.kernel.voxels(); t++) pack(a, slab, t, false, taps + t * slab.lanes);
+    mirror_all<false>(taps, a.kernel, slab.lanes);
+  }
+  for (int fz = 0; fz < half(z.n); fz++) {
+    all_of_z(a, w, z.row(fz));
+    for (int fy = 0; fy < half(y.n); fy++) {
+      const size_t step = line_size(a);
+      if (fy % AT_ONCE == 0) all_of_y(a, w, y, fz, fy, min_of(AT_ONCE, half(y.n) - fy));
+      const float* line = w.lines + 2 * (fy % AT_ONCE) * step;
+      multiply_lines(a, w, x, lines_of(z, y, x.n, fz, fy, false), line);
+      if (has_minus(z, y, fz, fy)) multiply_lines(a, w, x, lines_of(z, y, x.n, fz, fy, true), line + step);
+    }
+  }
+}
+
+}  // namespace znn::ZNN_ISA

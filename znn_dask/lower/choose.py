@@ -1,0 +1,283 @@
+"""Making the plan: batch groups, channel blocks, and an algorithm for every pass of every convolution.
+
+The cost model proposes and a `Timing` tells how long the proposals take: by the counts again, or as measured on this
+machine (`tune`). Nothing here depends on the number of workers; that there are a few tasks to share for several is a
+rule about blocks and groups.
+"""
+
+import math
+from collections.abc import Mapping
+
+from znn_dask.geometry import ONE, Triple, ceil_div, volume
+from znn_dask.lower.cost import candidates, predict, whole_size
+from znn_dask.lower.layers import Layer, Timing, best, seconds_of, used
+from znn_dask.lower.plan import (
+    PASSES,
+    ConvolutionPlan,
+    Options,
+    Plan,
+    check_options,
+    learning_nodes,
+    rounded_output,
+    shared_blocks,
+)
+from znn_dask.net import Convolution, MaxFilter, Network
+from znn_dask.ops.fft import library, resolve_backend
+
+WIDEST_BLOCKS = (64, 32, 16)  # channels; how wide blocks may be is one of the choices
+NARROWEST_BLOCK = 16  # a whole vector of every instruction set: less would leave lanes idle
+FEWEST_TASKS = 8  # blocks times groups that a node should have, so that workers have something to share
+NARROWER_WITHIN = 1.05  # narrower blocks are preferred at up to this much of the least time
+ENTRIES = 16  # tiles and fragments that a task should have, to pay for transforming the kernel
+FEWEST_ENTRIES = 2  # that it may have
+GROUPS = 4  # that there should be, so that workers have something to share
+SMALL_INPUT = 32**3  # voxels; inputs below this are computed several examples at a time
+ROUNDS = 3  # of choosing tiles for groups and groups for tiles
+
+Blocks = dict[str, tuple[int, ...]]
+Convolutions = dict[str, ConvolutionPlan]
+
+
+def make_plan(
+    net: Network,
+    output_size: Mapping[str, Triple],
+    batch: int,
+    options: Options,
+    timing: Timing = predict,
+    blocks: Mapping[str, tuple[int, ...]] | None = None,
+    training: bool = True,
+) -> Plan:
+    """Choose how to compute a network.
+
+    Parameters
+    ----------
+    net : Network
+    output_size : mapping of output to (z, y, x)
+        Dense voxels.
+    batch : int
+        Examples at once.
+    options : Options
+    timing : callable
+        Says how long candidates take; the cost model unless given.
+    blocks : mapping of node to widths, optional
+        Channel blocks that are settled already.
+    training : bool
+        Whether gradients will be computed.
+
+    Raises
+    ------
+    ParameterError
+        If an option has no valid value.
+    ShapeError
+        If the outputs need different sizes of one node.
+    """
+    check_options(net, batch, options)
+    choice = _Choice(net, output_size, batch, options, training)
+    variants = choice.settle(blocks)
+    convolutions, chosen_blocks = choice.decide(variants, timing)
+    return Plan(
+        output_size=dict(output_size),
+        batch=batch,
+        convolutions=convolutions,
+        blocks=chosen_blocks,
+        examples_per_group=choice.examples,
+        groups_after=choice.groups_after,
+        granularity=choice.granularity,
+        sum=options.sum,
+        fft_effort=options.fft_effort,
+    )
+
+
+def layers_of(net: Network, plan: Plan) -> dict[str, Layer]:
+    """Return the convolution layers as a plan has them."""
+    choice = _Choice(net, plan.output_size, plan.batch, Options(granularity=plan.granularity), True)
+    choice.groups_after = plan.groups_after
+    return choice.layers(plan.blocks, choice.grouped())
+
+
+class _Choice:
+    """What is known while a plan is made; `settle` fixes the groups, `decide` the rest."""
+
+    def __init__(
+        self, net: Network, output_size: Mapping[str, Triple], batch: int, options: Options, training: bool
+    ) -> None:
+        self.net, self.batch, self.options, self.training = net, batch, options, training
+        dense = net.node_sizes(rounded_output(net, output_size))
+        self.sizes = {node: _fragment(size, net.sparsity_of(node)) for node, size in dense.items()}
+        self.examples = max(1, min(batch, SMALL_INPUT // max(volume(self.sizes[name]) for name in net.inputs)))
+        self.granularity = "node" if options.granularity == "auto" else options.granularity
+        self.groups_after: dict[str, int] = {}
+
+    def settle(self, blocks: Mapping[str, tuple[int, ...]] | None) -> list[Blocks]:
+        """Fix the groups by the cost model; return the channel blocks to choose from, widest first."""
+        # As if all were one task, since the groups are not known yet.
+        whole: Blocks = {name: (node.channels,) for name, node in self.net.nodes.items()}
+        one = {name: (1, self.batch * volume(self.net.sparsity_of(name))) for name in self.net.nodes}
+        layers = self.layers(whole, one)
+        for _ in range(ROUNDS):
+            before, self.groups_after = self.groups_after, self._groups(self._best(layers, predict))
+            variants = self._variants(blocks)
+            if before == self.groups_after:
+                break
+            layers = self.layers(variants[0], self.grouped())
+        return variants
+
+    def decide(self, variants: list[Blocks], timing: Timing) -> tuple[Convolutions, Blocks]:
+        """Choose algorithms with the widest blocks, then the blocks."""
+        layers = [self.layers(blocks, self.grouped()) for blocks in variants]
+        convolutions = self._best(layers[0], timing)
+        if len(variants) == 1:
+            return convolutions, variants[0]
+        totals = _totals(layers, convolutions, timing)
+        if math.inf in totals:
+            totals = _totals(layers, convolutions, predict)
+        least = min(totals)
+        chosen = max(v for v, total in enumerate(totals) if total <= NARROWER_WITHIN * least)
+        return convolutions, variants[chosen]
+
+    def layers(self, blocks: Blocks, grouped: Mapping[str, tuple[int, int]]) -> dict[str, Layer]:
+        """Return the layers for which there is a choice."""
+        net, learning = self.net, learning_nodes(self.net)
+        found = {}
+        for edge in net.edges.values():
+            if isinstance(edge.op, Convolution) and self.options.algorithm(edge.name) != "fft-stored":
+                passes = PASSES if edge.source in learning else ("forward", "gradient")
+                n_groups, entries = grouped[edge.source]
+                found[edge.name] = Layer(
+                    size=self.sizes[edge.source],
+                    kernel=edge.op.kernel,
+                    entries=entries,
+                    groups=n_groups,
+                    blocks_in=blocks[edge.source],
+                    blocks_out=blocks[edge.target],
+                    passes=passes if self.training else ("forward",),
+                    granularity=self.granularity,
+                )
+        return found
+
+    def grouped(self) -> dict[str, tuple[int, int]]:
+        """Return the number of batch groups of every node, and the entries of each."""
+        found = {name: (ceil_div(self.batch, self.examples), self.examples) for name in self.net.inputs}
+        for edge in self.net.edges.values():
+            n_groups, entries = found[edge.source]
+            if isinstance(edge.op, MaxFilter):
+                split = self.groups_after[edge.name]
+                n_groups, entries = n_groups * split, entries * volume(edge.op.stride) // split
+            found[edge.target] = n_groups, entries
+        return found
+
+    def _best(self, layers: Mapping[str, Layer], timing: Timing) -> Convolutions:
+        asked = []
+        for name, layer in layers.items():
+            asked.append((layer, candidates(layer, self.options.algorithm(name), self.options.fft_backend)))
+        plans = {
+            name: best(layer, told or counted)[0]
+            for (name, layer), told, counted in zip(layers.items(), timing(asked), predict(asked), strict=True)
+        }
+        return {
+            edge.name: plans.get(edge.name) or self._stored(edge.source)
+            for edge in self.net.edges.values()
+            if isinstance(edge.op, Convolution)
+        }
+
+    def _stored(self, source: str) -> ConvolutionPlan:
+        name, tile = "fft-stored", whole_size(self.sizes[source])
+        return ConvolutionPlan(name, name, name, tile, library(resolve_backend(self.options.fft_backend), tile))
+
+    def _variants(self, blocks: Mapping[str, tuple[int, ...]] | None) -> list[Blocks]:
+        """Return the channel blocks of all nodes for every width they may have at most, each once."""
+        if blocks is not None:
+            return [dict(blocks)]
+        grouped, found = self.grouped(), []
+        for widest in WIDEST_BLOCKS:
+            widths = {
+                name: _fixed(node.channels, self.options.block)
+                if isinstance(self.options.block, int)
+                else block_widths(node.channels, grouped[name][0], widest)
+                for name, node in self.net.nodes.items()
+            }
+            shared = shared_blocks(self.net, widths)
+            if shared not in found:
+                found.append(shared)
+        return found
+
+    def _groups(self, convolutions: Convolutions) -> dict[str, int]:
+        """Return into how many groups each max-filter splits those of its source."""
+        net = self.net
+        entries = dict.fromkeys(net.inputs, self.examples)
+        groups_after: dict[str, int] = {}
+        splits: dict[tuple[Triple, Triple], int] = {}
+        whole = _filters_differ(net)
+        for edge in net.edges.values():
+            split = 1
+            if isinstance(edge.op, MaxFilter):
+                n_parities = volume(edge.op.stride)
+                n_entries = n_parities * entries[edge.source] * self._tiles_after(edge.target, convolutions)
+                wanted = max(1, n_entries // ENTRIES, min(GROUPS, n_entries // FEWEST_ENTRIES))
+                split = max(d for d in range(1, n_parities + 1) if n_parities % d == 0 and d <= wanted)
+                # Streams that meet later must be split alike; not at all if they were filtered in other ways.
+                way = net.sparsity_of(edge.source), net.sparsity_of(edge.target)
+                split = 1 if whole else splits.setdefault(way, split)
+                groups_after[edge.name] = split
+                entries[edge.target] = entries[edge.source] * n_parities // split
+            else:
+                entries[edge.target] = entries[edge.source]
+        return groups_after
+
+    def _tiles_after(self, node: str, convolutions: Convolutions) -> int:
+        """Return the number of tiles of the first convolution after a node (1 for a direct one)."""
+        for edge in self.net.outgoing(node):
+            if not isinstance(edge.op, Convolution):
+                return self._tiles_after(edge.target, convolutions)
+            plan = convolutions[edge.name]
+            if plan.spectral:
+                z, y, x = (
+                    ceil_div(n - k + 1, t - k + 1)
+                    for n, k, t in zip(self.sizes[node], edge.op.kernel, plan.tile, strict=True)
+                )
+                return z * y * x
+        return 1
+
+
+def _totals(variants: list[dict[str, Layer]], convolutions: Convolutions, timing: Timing) -> list[float]:
+    """Return the seconds of all layers for every variant of them; infinite where some are not told."""
+    # All in one question: what is asked together is measured in the order of its weight.
+    asked = [(layer, convolutions[edge]) for layers in variants for edge, layer in layers.items()]
+    told = timing([(layer, used(layer, plan)) for layer, plan in asked])
+    each = [seconds_of(layer, times, plan) for (layer, plan), times in zip(asked, told, strict=True)]
+    count = len(variants[0])
+    return [sum(each[i * count : (i + 1) * count]) for i in range(len(variants))]
+
+
+def block_widths(channels: int, n_groups: int, widest: int) -> tuple[int, ...]:
+    """Return balanced widths of channel blocks: few, since each reads all its input, but enough to share.
+
+    As wide as ``widest`` allows, and narrower (down to 16) where blocks times groups would else be fewer than
+    `FEWEST_TASKS`. Widths are multiples of 16 where the channels are, else of 8 but for the last, and differ by no
+    more than that: 40 is 24+16 or 16+16+8.
+    """
+    count = max(ceil_div(channels, widest), min(ceil_div(FEWEST_TASKS, n_groups), ceil_div(channels, NARROWEST_BLOCK)))
+    unit = 16 if channels % 16 == 0 else 8
+    units = ceil_div(channels, unit)
+    count = min(count, units)
+    each, more = divmod(units, count)
+    stops = [unit * (each * (i + 1) + min(i + 1, more)) for i in range(count)]
+    return tuple(min(stop, channels) - first for first, stop in zip([0, *stops], stops, strict=False))
+
+
+def _fixed(channels: int, width: int) -> tuple[int, ...]:
+    return tuple(min(width, channels - first) for first in range(0, channels, width))
+
+
+def _fragment(size: Triple, sparsity: Triple) -> Triple:
+    z, y, x = (n // s for n, s in zip(size, sparsity, strict=True))
+    return z, y, x
+
+
+def _filters_differ(net: Network) -> bool:
+    """Whether streams meet whose max-filters had different strides on the way."""
+    passed: dict[str, set[tuple[Triple, ...]]] = {name: {()} for name in net.inputs}
+    for edge in net.edges.values():
+        stride = (edge.op.stride,) if isinstance(edge.op, MaxFilter) and edge.op.stride != ONE else ()
+        passed.setdefault(edge.target, set()).update(before + stride for before in passed[edge.source])
+    return any(len(ways) > 1 for ways in passed.values())
