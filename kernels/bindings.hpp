@@ -3,11 +3,9 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/array.h>
-#include <nanobind/stl/optional.h>
 #include <nanobind/stl/vector.h>
 
 #include <array>
-#include <optional>
 #include <vector>
 
 #include "pool.hpp"
@@ -46,4 +44,5 @@ std::vector<znn::Block> blocks_of(const std::vector<A>& data, int channel_axis) 
   return blocks;
 }
 
+void bind_convolution(nb::module_& m);
 void bind_elementwise(nb::module_& m);

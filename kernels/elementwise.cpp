@@ -1,4 +1,8 @@
 // Bindings of what happens between convolutions: transfers, dropout, updates, filters and losses.
+#include <nanobind/stl/optional.h>
+
+#include <optional>
+
 #include "bindings.hpp"
 
 namespace {

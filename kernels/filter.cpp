@@ -9,7 +9,6 @@ namespace znn::ZNN_ISA {
 
 constexpr size_t SMALL_WINDOW = 8, GATHERED_WINDOW = 16;  // voxels; measured
 
-static bool dense(const Filter& f) { return (size_t)f.n_parities == f.stride.voxels(); }
 static bool separable(const Filter& f) { return dense(f) && f.window.voxels() > SMALL_WINDOW; }
 
 // ---- forward, voxel by voxel
@@ -32,20 +31,15 @@ ZNN_INLINE void window_maximum(const Filter& f, const float* corner, size_t line
 template <int WZ, int WY, int WX, typename Index>
 static void direct(const Filter& f, const float* image, float* const* out, Index* const* argmax) {
   const size_t lanes = f.channels, line = f.size.x * lanes, plane = f.size.y * line;
-  for (int entry = 0; entry < f.batch; entry++, image += f.size.z * plane)
-    for (int z = 0; z < f.out_size.z; z++)
-      for (int y = 0; y < f.out_size.y; y++)
-        for (int parity = 0; parity < f.n_parities; parity++) {
-          const Position p = parity_of(f, parity);
-          const float* from = image + (z * f.stride.z + p.z) * plane + (y * f.stride.y + p.y) * line + p.x * lanes;
-          const Place to = place_of(f, parity, entry, z, y);
-          float* row = out[to.group] + to.at;
-          Index* where = argmax[to.group] + to.at;
-          for (int x = 0; x < f.out_size.x; x++, from += f.stride.x * lanes, row += lanes, where += lanes)
-            for_lanes(lanes, ZNN_BODY(q, n) {
-              window_maximum<WZ, WY, WX>(f, from + q, line, plane, lanes, n, row + q, where + q);
-            });
-        }
+  for_rows(f, [&](const Row& row) {
+    const float* corner = image + row.corner;
+    float* to = out[row.group] + row.at;
+    Index* where = argmax[row.group] + row.at;
+    for (int x = 0; x < f.out_size.x; x++, corner += f.stride.x * lanes, to += lanes, where += lanes)
+      for_lanes(lanes, ZNN_BODY(q, n) {
+        window_maximum<WZ, WY, WX>(f, corner + q, line, plane, lanes, n, to + q, where + q);
+      });
+  });
 }
 
 template <typename Index>
@@ -103,15 +97,15 @@ struct Windows {
     argmax[n] = where;
     at[n++] = from;
   }
-  void list(const Filter& f, Size voxel, const float* const* gradients, const Index* const* indices) {
-    n = 0;
+  void list(const Filter& f, Size voxel, size_t lanes, const float* const* gradients, const Index* const* indices) {
     for (int dz = 0; dz < f.window.z; dz++)
       for (int dy = 0; dy < f.window.y; dy++)
         for (int dx = 0; dx < f.window.x; dx++) {
           const Back z = back(voxel.z, dz, f.stride.z), y = back(voxel.y, dy, f.stride.y), x = back(voxel.x, dx, f.stride.x);
-          const Place first = place_of(f, (z.parity * f.stride.y + y.parity) * f.stride.x + x.parity, 0, 0, 0);
-          const size_t before = ((size_t)z.voxels * f.out_size.y + y.voxels) * f.out_size.x + x.voxels;
-          add(n, gradients[first.group], indices[first.group], first.at - before * f.channels);
+          const int parity = (z.parity * f.stride.y + y.parity) * f.stride.x + x.parity, group = parity / f.parities_per_group;
+          const size_t cells = ((size_t)z.voxels * f.out_size.y + y.voxels) * f.out_size.x + x.voxels;
+          const size_t first = (size_t)(parity % f.parities_per_group) * f.batch * f.out_size.voxels();
+          add(n, gradients[group], indices[group], (first - cells) * lanes);
         }
   }
   // Those of `all` that lie in the image; nothing is done if that is what the list holds already.
@@ -128,58 +122,49 @@ struct Windows {
           add(k, all.d_out[k], all.argmax[k], all.at[k]);
         }
   }
-  // Some voxels of a row, `step` values apart; their windows are one voxel apart, the first `offset` on.
-  template <int COUNT>
-  void sum_of(size_t offset, size_t lanes, int voxels, float* to, size_t step) const {
-    const int count = COUNT ? COUNT : n;
-    for (int x = 0; x < voxels; x++, offset += lanes, to += step)
-      for_lanes(lanes, ZNN_BODY(q, n_lanes) {
-        vf sum = {};
-        for (int k = 0; k < count; k++) {
-          const size_t from = at[k] + offset + q;
-          const vi here = load_index(argmax[k] + from, n_lanes) == (vi){} + place[k];
-          sum += here ? load_first(d_out[k] + from, n_lanes) : (vf){};
-        }
-        store_first(to + q, sum, n_lanes);
-      });
+  inline __attribute__((always_inline)) void sum(int count, size_t offset, size_t lanes, float* to) const {
+    for_lanes(lanes, ZNN_BODY(q, n_lanes) {
+      vf sum = {};
+      for (int k = 0; k < count; k++) {
+        const size_t from = at[k] + offset + q;
+        const vi here = load_index(argmax[k] + from, n_lanes) == (vi){} + place[k];
+        sum += here ? load_first(d_out[k] + from, n_lanes) : (vf){};
+      }
+      store_first(to + q, sum, n_lanes);
+    });
   }
-  void sum(size_t offset, size_t lanes, int voxels, float* to, size_t step) const {
-    if (n == 8) return sum_of<8>(offset, lanes, voxels, to, step);
-    if (n == 4) return sum_of<4>(offset, lanes, voxels, to, step);
-    if (n == 2) return sum_of<2>(offset, lanes, voxels, to, step);
-    sum_of<0>(offset, lanes, voxels, to, step);
+  void sum(size_t offset, size_t lanes, float* to) const {
+    if (n == 8) return sum(8, offset, lanes, to);
+    if (n == 4) return sum(4, offset, lanes, to);
+    if (n == 2) return sum(2, offset, lanes, to);
+    sum(n, offset, lanes, to);
   }
 };
-
-// Of the voxels v, v + stride, .. below `size`, how many from v on have one reach: all that have whole windows, or one.
-static int alike(int v, int stride, int window, int positions, int size) {
-  if (v < window - 1 || v >= positions) return 1;
-  const int end = min_of(positions, size);
-  return (end - v + stride - 1) / stride;
-}
 
 template <typename Index>
 static void gather(const Filter& f, const float* const* d_out, const Index* const* argmax, float* d_image, float* scratch) {
   const size_t lanes = f.channels;
   const Size n = f.size, w = f.window, s = f.stride, m = {f.out_size.z * s.z, f.out_size.y * s.y, f.out_size.x * s.x};
-  // (z, y, x), below the stride: all windows, and those that lie in the image for the voxels done last.
+  // (z, y, x), below the stride: all windows, and those that lie in the image for the voxel done last.
   Windows<Index>*windows = (Windows<Index>*)scratch, *inside = windows + s.voxels();
   for (int v = 0; v < (int)s.voxels(); v++) {
-    windows[v].list(f, {v / (s.y * s.x), v / s.x % s.y, v % s.x}, d_out, argmax);
-    inside[v].n = 0;
+    windows[v].n = inside[v].n = 0;
+    windows[v].list(f, {v / (s.y * s.x), v / s.x % s.y, v % s.x}, lanes, d_out, argmax);
   }
   for (int entry = 0; entry < f.batch; entry++)
     for (int z = 0; z < n.z; z++)
-      for (int y = 0; y < n.y; y++, d_image += n.x * lanes)
-        for (int first = 0; first < s.x && first < n.x; first++) {
-          const int v = (z % s.z * s.y + y % s.y) * s.x + first;
-          const size_t row = ((size_t)(entry * f.out_size.z + z / s.z) * f.out_size.y + y / s.y) * f.out_size.x;
-          for (int x = first, count; x < n.x; x += count * s.x) {
-            count = alike(x, s.x, w.x, m.x, n.x);
-            inside[v].restrict_to(windows[v], w, reach(z, w.z, m.z), reach(y, w.y, m.y), reach(x, w.x, m.x));
-            inside[v].sum((row + x / s.x) * lanes, lanes, count, d_image + x * lanes, s.x * lanes);
-          }
+      for (int y = 0; y < n.y; y++) {
+        size_t cell = (((size_t)entry * f.out_size.z + z / s.z) * f.out_size.y + y / s.y) * f.out_size.x;
+        const int first = (z % s.z * s.y + y % s.y) * s.x;
+        const Reach of_z = reach(z, w.z, m.z), of_y = reach(y, w.y, m.y);
+        for (int x = 0, v = first; x < n.x; x++, d_image += lanes) {
+          inside[v].restrict_to(windows[v], w, of_z, of_y, reach(x, w.x, m.x));
+          inside[v].sum(cell * lanes, lanes, d_image);
+          if (++v < first + s.x) continue;
+          v = first;
+          cell++;
         }
+      }
 }
 
 // Windows that do not overlap: each position writes its whole window.
@@ -187,23 +172,20 @@ template <typename Index>
 static void spread(const Filter& f, const float* d_out, const Index* argmax, float* d_image) {
   const size_t lanes = f.channels, line = f.size.x * lanes, plane = f.size.y * line;
   const Size o = f.out_size, w = f.window;
-  const bool covered = o.z * w.z == f.size.z && o.y * w.y == f.size.y && o.x * w.x == f.size.x;
-  if (!covered) fill_zero(d_image, f.batch * f.size.z * plane);
-  for (int entry = 0; entry < f.batch; entry++, d_image += f.size.z * plane)
-    for (int z = 0; z < o.z; z++)
-      for (int y = 0; y < o.y; y++)
-        for (int x = 0; x < o.x; x++, d_out += lanes, argmax += lanes) {
-          float* corner = d_image + z * w.z * plane + y * w.y * line + x * w.x * lanes;
-          for_lanes(lanes, ZNN_BODY(q, n) {
-            const vf gradient = load_first(d_out + q, n);
-            const vi where = load_index(argmax + q, n);
-            vi index = {};
-            for (int dz = 0; dz < w.z; dz++)
-              for (int dy = 0; dy < w.y; dy++)
-                for (int dx = 0; dx < w.x; dx++, index += 1)
-                  store_first(corner + dz * plane + dy * line + dx * lanes + q, where == index ? gradient : (vf){}, n);
-          });
-        }
+  if (o.z * w.z != f.size.z || o.y * w.y != f.size.y || o.x * w.x != f.size.x) fill_zero(d_image, f.batch * f.size.voxels() * lanes);
+  for_rows(f, [&](const Row& row) {
+    float* corner = d_image + row.corner;
+    for (int x = 0; x < o.x; x++, corner += w.x * lanes, d_out += lanes, argmax += lanes)
+      for_lanes(lanes, ZNN_BODY(q, n) {
+        const vf gradient = load_first(d_out + q, n);
+        const vi where = load_index(argmax + q, n);
+        vi index = {};
+        for (int dz = 0; dz < w.z; dz++)
+          for (int dy = 0; dy < w.y; dy++)
+            for (int dx = 0; dx < w.x; dx++, index += 1)
+              store_first(corner + dz * plane + dy * line + dx * lanes + q, where == index ? gradient : (vf){}, n);
+      });
+  });
 }
 
 // Each value goes by itself to the voxel that its argmax names.
@@ -214,19 +196,14 @@ static void scatter(const Filter& f, const float* const* d_out, const Index* con
   for (int dz = 0, k = 0; dz < f.window.z; dz++)
     for (int dy = 0; dy < f.window.y; dy++)
       for (int dx = 0; dx < f.window.x; dx++) offsets[k++] = dz * plane + dy * line + dx * lanes;
-  fill_zero(d_image, f.batch * f.size.z * plane);
-  for (int entry = 0; entry < f.batch; entry++, d_image += f.size.z * plane)
-    for (int parity = 0; parity < f.n_parities; parity++)
-      for (int z = 0; z < f.out_size.z; z++)
-        for (int y = 0; y < f.out_size.y; y++) {
-          const Position p = parity_of(f, parity);
-          float* to = d_image + (z * f.stride.z + p.z) * plane + (y * f.stride.y + p.y) * line + p.x * lanes;
-          const Place from = place_of(f, parity, entry, z, y);
-          const float* d = d_out[from.group] + from.at;
-          const Index* where = argmax[from.group] + from.at;
-          for (int x = 0; x < f.out_size.x; x++, to += f.stride.x * lanes, d += lanes, where += lanes)
-            for (size_t q = 0; q < lanes; q++) to[offsets[where[q]] + q] += d[q];
-        }
+  fill_zero(d_image, f.batch * f.size.voxels() * lanes);
+  for_rows(f, [&](const Row& row) {
+    float* to = d_image + row.corner;
+    const float* d = d_out[row.group] + row.at;
+    const Index* where = argmax[row.group] + row.at;
+    for (int x = 0; x < f.out_size.x; x++, to += f.stride.x * lanes, d += lanes, where += lanes)
+      for (size_t q = 0; q < lanes; q++) to[offsets[where[q]] + q] += d[q];
+  });
 }
 
 static bool gathered(const Filter& f) { return dense(f) && f.window.voxels() <= GATHERED_WINDOW; }

@@ -9,6 +9,7 @@ namespace znn::ZNN_ISA {
 // rather than being cut; what is done twice comes out the same.
 template <typename Body>
 ZNN_INLINE void for_lanes(size_t lanes, const Body& body) {
+  if (lanes == LANES / 2) return body(0, LANES / 2);
   if (lanes < LANES) return body(0, (int)lanes);
   for (size_t q = 0; q + LANES <= lanes; q += LANES) body(q, LANES);
   if (lanes % LANES) body(lanes - LANES, LANES);
@@ -19,12 +20,15 @@ ZNN_INLINE void for_lanes(size_t lanes, const Body& body) {
 // lane, but knows the instruction for a list of neighbours and for a shuffle of bytes.
 #define ZNN_FOUR(p, j) p[j], p[j + 1], p[j + 2], p[j + 3]
 #if defined(__AVX512F__)
-#define ZNN_NEIGHBOURS(p) ZNN_FOUR(p, 0), ZNN_FOUR(p, 4), ZNN_FOUR(p, 8), ZNN_FOUR(p, 12)
+#define ZNN_HALF_NEIGHBOURS(p) ZNN_FOUR(p, 0), ZNN_FOUR(p, 4)
+#define ZNN_NEIGHBOURS(p) ZNN_HALF_NEIGHBOURS(p), ZNN_FOUR(p, 8), ZNN_FOUR(p, 12)
 #elif defined(__AVX2__)
-#define ZNN_NEIGHBOURS(p) ZNN_FOUR(p, 0), ZNN_FOUR(p, 4)
+#define ZNN_HALF_NEIGHBOURS(p) ZNN_FOUR(p, 0)
+#define ZNN_NEIGHBOURS(p) ZNN_HALF_NEIGHBOURS(p), ZNN_FOUR(p, 4)
 #define ZNN_FIRST_BYTES 0, 4, 8, 12, 16, 20, 24, 28
 #define ZNN_FIRST_TWO_BYTES 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29
 #else
+#define ZNN_HALF_NEIGHBOURS(p) p[0], p[1]
 #define ZNN_NEIGHBOURS(p) ZNN_FOUR(p, 0)
 #define ZNN_FIRST_BYTES 0, 4, 8, 12
 #define ZNN_FIRST_TWO_BYTES 0, 1, 4, 5, 8, 9, 12, 13
@@ -33,6 +37,7 @@ ZNN_INLINE void for_lanes(size_t lanes, const Body& body) {
 template <typename Index>
 ZNN_INLINE vi load_index(const Index* p, int n) {
   if (n >= LANES) return (vi){ZNN_NEIGHBOURS(p)};
+  if (n == LANES / 2) return beside_zeros<vi>((vi_half){ZNN_HALF_NEIGHBOURS(p)});
   Index some[LANES] = {};
   for (int j = 0; j < n; j++) some[j] = p[j];
   return (vi){ZNN_NEIGHBOURS(some)};
@@ -68,23 +73,38 @@ ZNN_INLINE Maximum later(Maximum b, Maximum a) {
   return {take ? b.value : a.value, take ? b.where : a.where};
 }
 
-// Parities are in C order.
-struct Position {
-  int z, y, x;
-};
-ZNN_INLINE Position parity_of(const Filter& f, int p) {
-  return {p / (f.stride.y * f.stride.x), p / f.stride.x % f.stride.y, p % f.stride.x};
-}
+// Every position of the window has an output, in the fragment of its parity; otherwise only every stride-th has one.
+ZNN_INLINE bool dense(const Filter& f) { return (size_t)f.n_parities == f.stride.voxels(); }
 
-// Where a row of a fragment begins: in which group's array, and how many values on.
+// Where the value of a window position (z, y, x) of an entry is kept.
 struct Place {
   int group;
   size_t at;
 };
-ZNN_INLINE Place place_of(const Filter& f, int parity, int entry, int z, int y) {
+ZNN_INLINE Place place_of(const Filter& f, int entry, int z, int y, int x) {
+  const int parity = (z % f.stride.z * f.stride.y + y % f.stride.y) * f.stride.x + x % f.stride.x;
   const size_t fragment = (size_t)(parity % f.parities_per_group) * f.batch + entry;
-  const size_t row = (fragment * f.out_size.z + z) * f.out_size.y + y;
-  return {parity / f.parities_per_group, row * f.out_size.x * f.channels};
+  const size_t row = (fragment * f.out_size.z + z / f.stride.z) * f.out_size.y + y / f.stride.y;
+  return {parity / f.parities_per_group, (row * f.out_size.x + x / f.stride.x) * f.channels};
+}
+
+// A row of a fragment: where it is kept, and its first window in the images.
+struct Row {
+  int group;
+  size_t at, corner;
+};
+// Calls body for the rows of all fragments in the order of the images: those that share voxels follow each other.
+template <typename Body>
+ZNN_INLINE void for_rows(const Filter& f, const Body& body) {
+  const Size s = f.stride, o = f.out_size, step = dense(f) ? Size{1, 1, 1} : s;
+  for (int entry = 0; entry < f.batch; entry++)
+    for (int z = 0; z < o.z * s.z; z += step.z)
+      for (int y = 0; y < o.y * s.y; y += step.y)
+        for (int x = 0; x < s.x; x += step.x) {
+          const Place p = place_of(f, entry, z, y, x);
+          const size_t line = ((size_t)entry * f.size.z + z) * f.size.y + y;
+          body({p.group, p.at, (line * f.size.x + x) * f.channels});
+        }
 }
 
 }  // namespace znn::ZNN_ISA

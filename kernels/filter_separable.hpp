@@ -80,17 +80,16 @@ struct Blocks {
   }
 };
 
-// Window positions (z, y) of an entry, into the fragments of all parities along x.
 template <typename Index>
 static void write_row(const Filter& f, int entry, int z, int y, int y_in_strip, size_t q, int n, const Maximum* row,
                       float* const* out, Index* const* argmax) {
-  const int lines = (z % f.stride.z * f.stride.y + y % f.stride.y) * f.stride.x;
-  const vi first = (vi){} + (z * f.window.y + y_in_strip) * f.window.x;
+  const int mx = f.out_size.x * f.stride.x;
   for (int px = 0; px < f.stride.x; px++) {
-    const Place p = place_of(f, lines + px, entry, z / f.stride.z, y / f.stride.y);
+    const Place p = place_of(f, entry, z, y, px);
     float* to = out[p.group] + p.at + q;
     Index* where = argmax[p.group] + p.at + q;
-    for (int x = px; x < f.out_size.x * f.stride.x; x += f.stride.x, to += f.channels, where += f.channels) {
+    const vi first = (vi){} + (z * f.window.y + y_in_strip) * f.window.x;
+    for (int x = px; x < mx; x += f.stride.x, to += f.channels, where += f.channels) {
       store_first(to, row[x].value, n);
       store_index(where, row[x].where - first, n);
     }
@@ -104,19 +103,19 @@ static void separable_forward(const Filter& f, const float* image, float* const*
   const int mx = f.size.x - f.window.x + 1, my = f.size.y - f.window.y + 1;
   Maximum* working = (Maximum*)scratch;
   Blocks blocks = {working + s.working, working + s.working + f.window.z * s.plane, s.plane, f.window.z};
-  for (int entry = 0; entry < f.batch; entry++, image += f.size.voxels() * lanes)
+  const auto strip = [&](int entry, int y0, size_t q, int n) __attribute__((always_inline)) {
+    const int rows = min_of(s.rows, my - y0);
+    for (int z = 0; z < f.size.z; z++) {
+      plane_maximum(f, image + entry * f.size.voxels() * lanes + q, z, y0, rows, lanes, n, working);
+      if (f.window.z > 1) blocks.take(z, working, (size_t)rows * mx);
+      const int first = z - f.window.z + 1;
+      if (first < 0) continue;
+      for (int y = 0; y < rows; y++) write_row(f, entry, first, y0 + y, y, q, n, working + (size_t)y * mx, out, argmax);
+    }
+  };
+  for (int entry = 0; entry < f.batch; entry++)
     for_lanes(lanes, [&](size_t q, int n) {
-      for (int y0 = 0; y0 < my; y0 += s.rows) {
-        const int rows = min_of(s.rows, my - y0);
-        for (int z = 0; z < f.size.z; z++) {
-          plane_maximum(f, image + q, z, y0, rows, lanes, n, working);
-          if (f.window.z > 1) blocks.take(z, working, (size_t)rows * mx);
-          const int first = z - f.window.z + 1;
-          if (first < 0) continue;
-          for (int y = 0; y < rows; y++)
-            write_row(f, entry, first, y0 + y, y, q, n, working + (size_t)y * mx, out, argmax);
-        }
-      }
+      for (int y0 = 0; y0 < my; y0 += s.rows) strip(entry, y0, q, n);
     });
 }
 

@@ -114,7 +114,7 @@ static double evaluate(const Loss& a, Values& v, const float* prediction, float*
 // The voxels of the blocks in their order, with the place of their targets in an example.
 struct Cursor {
   const Loss& a;
-  int z = 0, y = 0, x = 0, entry = 0;
+  int entry = 0, z = 0, y = 0, x = 0;
 
   bool done() const { return entry == a.batch; }
   const int* of_entry() const { return a.entries + 4 * entry; }  // example, z, y, x

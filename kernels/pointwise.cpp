@@ -127,8 +127,9 @@ static void philox(const uint64_t* counters, uint64_t key, uint32_t* __restrict 
 struct Pieces {
   const Dropout& d;
   const int64_t* entry;
+  int of_batch = 0;
   uint64_t voxel = 0;
-  int of_batch = 0, channel = 0;  // of the next piece's first value
+  int channel = 0;  // of the next piece's first value
 
   bool done() const { return of_batch == d.batch; }
   bool at(const Pieces& p) const { return voxel == p.voxel && of_batch == p.of_batch && channel == p.channel; }
@@ -146,11 +147,12 @@ struct Pieces {
   }
 };
 
-// A whole node of one entry is one row.
+// A node of one block and one entry is one row.
 static Dropout as_rows(const Dropout& d) {
+  const bool whole = (uint64_t)d.channels == d.all_channels && d.all_entries == 1 && d.batch == 1;
   const uint64_t values = d.voxels * (uint64_t)d.channels;
   Dropout rows = d;
-  if ((uint64_t)d.channels == d.all_channels && d.all_entries == 1 && d.batch == 1 && values <= 0x7fffffff) {
+  if (whole && values <= 0x7fffffff) {
     rows.voxels = 1;
     rows.channels = (int)values;
   }

@@ -19,12 +19,19 @@ struct Block {
   int channels;
 };
 
+enum Function { LINEAR, RELU, TANH, LOGISTIC, SOFTSIGN, ELU, LEAKY_RELU, FORWARD_LOGISTIC };
+
 struct DirectForward {
   Size size;    // of the input image
   Size kernel;  // taps
-  int pad_z, pad_y;  // zeros thought around the image along z and y; along x they must be there
+  Size pad;     // zeros thought around the image
+  bool turned;  // kernels are (.., out, in) of this product, turned around: the input gradient
   int batch, n_blocks, out_channels;
   const Block* blocks;
+  bool transfer;      // store the function of sum and bias instead of the sum
+  const float* bias;  // null: zeros
+  Function function;
+  float a, b;
   float* out;
   float* scratch;
 };
@@ -78,8 +85,6 @@ struct TileCopy {
   int origin[3];  // of the tile in the image; may be negative or reach past the end
   size_t image_lanes, first_lane, lanes, tile_lanes;
 };
-
-enum Function { LINEAR, RELU, TANH, LOGISTIC, SOFTSIGN, ELU, LEAKY_RELU, FORWARD_LOGISTIC };
 
 // One axis of a transform of parts * points: its twiddles exp(-2 pi i p k / n), shape (parts, points, 2).
 struct Axis {

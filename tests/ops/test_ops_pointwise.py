@@ -92,13 +92,13 @@ def test_functions_are_accurate_over_the_whole_range(function):
         [positive, -positive, np.linspace(-20, 20, 200_000, dtype=np.float32), [0.0, np.inf, -np.inf]]
     )
     image = np.resize(image.astype(np.float32), (len(image) + 16) // 17 * 17)
-    found = transfer.forward(image.reshape(-1, 1, 1, 1, 17), None, Activation(function)).reshape(-1)
+    found = transfer.forward(image.reshape(1, 1, 1, -1, 17), None, Activation(function)).reshape(-1)
     with np.errstate(under="ignore"):
         true = reference.transfer_forward(image.astype(float), None, function)
     smallest = np.finfo(np.float32).smallest_subnormal
     np.testing.assert_allclose(found, true, rtol=3.2e-7, atol=smallest)
     # Wherever a value stands, and whatever stands beside it.
-    one_by_one = transfer.forward(image.reshape(-1, 1, 1, 1, 1), None, Activation(function)).reshape(-1)
+    one_by_one = transfer.forward(image.reshape(1, 1, 1, -1, 1), None, Activation(function)).reshape(-1)
     np.testing.assert_array_equal(found, one_by_one)
 
 
