@@ -92,11 +92,11 @@ znn::SpectralProduct product_of(const std::vector<Spectrum>& images, const Ints&
   blocks = blocks_of(images, 5);
   const znn::Size n = size_of(transform);
   for (const Spectrum& x : images)
-    require(same(size_of(x, 1), half(n)) && x.shape(0) == out.shape(0) && x.shape(4) == 2, "spectra differ in size or batch");
-  require(same(size_of(out, 1), half(n)) && out.shape(4) == 2, "the output's size must be the transform's");
+    require(same(frequencies_of(x), half(n)) && x.shape(2) == out.shape(2) && x.shape(4) == 2, "spectra differ in size or batch");
+  require(same(frequencies_of(out), half(n)) && out.shape(4) == 2, "the output's size must be the transform's");
   znn::SpectralProduct a{};
   a.transform = n;
-  a.batch = (int)out.shape(0);
+  a.batch = (int)out.shape(2);
   a.n_blocks = (int)blocks.size();
   a.out_channels = (int)out.shape(5);
   for (const znn::Block& block : blocks) require_some(a.batch, block.channels, a.out_channels);
@@ -153,12 +153,12 @@ void stored_product(const std::vector<Spectrum>& images, const std::vector<Spect
 
 znn::SpectralGradient gradient_of(const Spectrum& image, const Spectrum& d_out, const Ints& transform) {
   const znn::Size n = size_of(transform);
-  require(same(size_of(image, 1), half(n)) && same(size_of(d_out, 1), half(n)) && image.shape(4) == 2 && d_out.shape(4) == 2,
+  require(same(frequencies_of(image), half(n)) && same(frequencies_of(d_out), half(n)) && image.shape(4) == 2 && d_out.shape(4) == 2,
           "the spectra's sizes must be the transform's");
-  require(image.shape(0) == d_out.shape(0), "spectra differ in batch");
+  require(image.shape(2) == d_out.shape(2), "spectra differ in batch");
   znn::SpectralGradient a{};
   a.transform = n;
-  a.batch = (int)image.shape(0);
+  a.batch = (int)image.shape(2);
   a.in_channels = (int)image.shape(5);
   a.out_channels = (int)d_out.shape(5);
   require_some(a.batch, a.in_channels, a.out_channels);
@@ -220,7 +220,7 @@ void scatter_tile(const Lanes& tile, const Ints& skip, const Ints& count_zyx, fl
 
 // ---- transforms of tiles in one call
 
-// axes: per axis exp(-2 pi i p k / n) of shape (parts, points, 2), n = parts * points. spectrum: (tile * batch, fz, fy, fx, 2, channel).
+// axes: per axis exp(-2 pi i p k / n) of shape (parts, points, 2), n = parts * points. spectrum: (fz, fy, tile * batch, fx, 2, channel).
 template <typename I, typename S>
 znn::TileTransform transform_of(const I& image, const std::vector<Split>& axes, const Array<const int32_t, 2>& origins, const S& spectrum) {
   require(axes.size() == 3, "three axes, one table each");
@@ -241,9 +241,9 @@ znn::TileTransform transform_of(const I& image, const std::vector<Split>& axes, 
   t.filled = {n[0], n[1], n[2]};
   t.function = znn::LINEAR;
   t.a = 1.0f;
-  require(spectrum.shape(0) == origins.shape(0) * image.shape(0) && same(size_of(spectrum, 1), half(t.filled)) &&
+  require(spectrum.shape(2) == origins.shape(0) * image.shape(0) && same(frequencies_of(spectrum), half(t.filled)) &&
               spectrum.shape(4) == 2 && spectrum.shape(5) == image.shape(4),
-          "the spectrum must be (tiles * batch, z, y, x / 2 + 1, 2, channels)");
+          "the spectrum must be (z, y, tiles * batch, x / 2 + 1, 2, channels)");
   return t;
 }
 

@@ -53,7 +53,6 @@ static inline size_t all_lanes(size_t in_channels, int out_channels, bool even) 
 // Number of even parts along an axis of k taps.
 static inline int evens(int k) { return k - k / 2; }
 static inline int half(int n) { return n / 2 + 1; }
-static inline size_t n_frequencies(Size n) { return (size_t)n.z * n.y * half(n.x); }
 static inline bool is_own_mirror(int f, int n) { return f == 0 || 2 * f == n; }
 
 // The rows of an axis's table (see Twiddles), with all signs of i turned for the conjugate.
@@ -65,8 +64,19 @@ static inline void copy_table(const float* from, int n, int k, bool turned, floa
     }
 }
 
-// Frequencies of a line that are worked on at once: entries lie far apart, each piece read or written should be long.
+// Frequencies of a line that are worked on at once, at most: entries lie far apart, each piece read or written should
+// be long.
 constexpr int TOGETHER = 8;
+
+// Calls body(first, n) for parts of a line of frequencies, as equal as can be.
+template <typename Body>
+ZNN_INLINE void in_pieces(int length, const Body& body) {
+  for (int parts = ceil_div(length, TOGETHER), fx = 0; parts > 0; parts--) {
+    const int n = ceil_div(length - fx, parts);
+    body(fx, n);
+    fx += n;
+  }
+}
 
 // Copies `channels` values.
 ZNN_INLINE void copy_channels(float* to, const float* from, size_t channels) {
@@ -75,16 +85,31 @@ ZNN_INLINE void copy_channels(float* to, const float* from, size_t channels) {
   for (; c < channels; c++) to[c] = from[c];
 }
 
-// n frequencies from `index` on, of all entries: to (frequency, 2, batch, channel), frequencies `step` floats apart.
-static inline void gather(const float* data, size_t n_all, int batch, size_t channels, size_t index, int n, size_t step, float* to) {
+// Where an entry's frequencies of a line begin, from fx on. Entries of a line lie together.
+struct Place {
+  size_t line;
+  int fx;
+};
+ZNN_INLINE size_t at(Place p, int entry, int batch, int length, size_t channels) {
+  return ((p.line * batch + entry) * length + p.fx) * 2 * channels;
+}
+
+// n frequencies of all entries: to (frequency, 2, batch, channel), frequencies `step` floats apart.
+static inline void gather(const float* data, int batch, int length, size_t channels, Place p, int n, size_t step, float* to) {
   for (int b = 0; b < batch; b++) {
-    const float* from = data + (b * n_all + index) * 2 * channels;
+    const float* from = data + at(p, b, batch, length, channels);
     for (int f = 0; f < n; f++, from += 2 * channels) {
       float* row = to + f * step + b * channels;
       copy_channels(row, from, channels);
       copy_channels(row + batch * channels, from + channels, channels);
     }
   }
+}
+
+// Asks for the same frequencies of all entries, which will be read soon: so short a piece is not foreseen by the machine.
+static inline void foresee(const float* data, int batch, int length, size_t channels, Place p) {
+  for (int b = 0; b < batch; b++)
+    for (size_t c = 0; c < 2 * channels; c += 16) __builtin_prefetch(data + at(p, b, batch, length, channels) + c, 0, 2);
 }
 
 struct Complex {
@@ -110,18 +135,25 @@ struct AxisTaps {
 
 // Two lines of frequencies that share their work. Where the line is its own mirror there is no second.
 struct Lines {
-  size_t a, b;  // index of the first frequency of each
+  size_t a, b;  // number of each, fz * ny + fy
   bool pair;
   Complex phase_a, phase_b;
 };
 
+// What follows n frequencies from fx on, of both lines; after the last, the lines of the next y.
+struct Next {
+  Place a, b;
+};
+static inline Next next_of(const Lines& l, int length, int fx, int n) {
+  if (fx + n < length) return {{l.a, fx + n}, {l.b, fx + n}};
+  return {{l.a + 1, 0}, {l.b > 0 ? l.b - 1 : 0, 0}};
+}
+
 // The lines at (fz, fy), or for `minus` at (fz, -fy); 0 <= fz <= n_z / 2 and y alike.
-static inline Lines lines_of(const AxisTaps& z, const AxisTaps& y, int nx, int fz, int fy, bool minus) {
+static inline Lines lines_of(const AxisTaps& z, const AxisTaps& y, int fz, int fy, bool minus) {
   const int mirror_z = fz ? z.n - fz : 0, mirror_y = fy ? y.n - fy : 0, ya = minus ? mirror_y : fy, yb = minus ? fy : mirror_y;
   const Complex py = minus ? conj(y.row(fy).phase()) : y.row(fy).phase(), phase = z.row(fz).phase() * py;
-  const size_t length = half(nx);
-  return {((size_t)fz * y.n + ya) * length, ((size_t)mirror_z * y.n + yb) * length,
-          !(is_own_mirror(fz, z.n) && is_own_mirror(fy, y.n)), phase, conj(phase)};
+  return {(size_t)fz * y.n + ya, (size_t)mirror_z * y.n + yb, !(is_own_mirror(fz, z.n) && is_own_mirror(fy, y.n)), phase, conj(phase)};
 }
 
 // (fz, -fy) is a line of its own, and not yet the mirror of (fz, fy).

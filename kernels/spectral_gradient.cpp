@@ -11,7 +11,7 @@ constexpr int MAX_ROWS = REGISTERS == 32 ? 12 : 4;
 template <typename Load>
 ZNN_INLINE void pack_rows(const SpectralGradient& a, const float* d, int n, const Complex* factors, float* rows, size_t size,
                           const Load& load_row) {
-  const size_t out = a.out_channels, stride = n_frequencies(a.transform) * 2 * out;
+  const size_t out = a.out_channels, stride = (size_t)half(a.transform.x) * 2 * out;
   for (int b = 0; b < a.batch; b++, d += stride, rows += 2 * LANES)
     for (int f = 0; f < n; f++) {
       const vf re = load_row(d + 2 * f * out), im = load_row(d + 2 * f * out + out);
@@ -22,9 +22,9 @@ ZNN_INLINE void pack_rows(const SpectralGradient& a, const float* d, int n, cons
 
 #define ZNN_LOAD [&](const float* p) __attribute__((always_inline))
 
-static void pack_rows(const SpectralGradient& a, const Slab& slab, size_t index, int n, const Complex* factors, float* rows,
+static void pack_rows(const SpectralGradient& a, const Slab& slab, Place p, int n, const Complex* factors, float* rows,
                       size_t size) {
-  const float* d = a.d_out + index * 2 * a.out_channels + slab.first;
+  const float* d = a.d_out + at(p, 0, a.batch, half(a.transform.x), a.out_channels) + slab.first;
   if (slab.outs == LANES) {
     pack_rows(a, d, n, factors, rows, size, ZNN_LOAD { return load(p); });
   } else if (slab.group == 1) {
@@ -234,8 +234,8 @@ ZNN_INLINE void in_parts(const SpectralGradient& a, const Slab& slab, const Body
 
 static size_t gathered_size(const SpectralGradient& a) { return 2 * (size_t)a.batch * a.in_channels; }
 
-static void gather_image(const SpectralGradient& a, size_t index, int n, float* to) {
-  gather(a.image, n_frequencies(a.transform), a.batch, a.in_channels, index, n, gathered_size(a), to);
+static void gather_image(const SpectralGradient& a, Place p, int n, float* to) {
+  gather(a.image, a.batch, half(a.transform.x), a.in_channels, p, n, gathered_size(a), to);
 }
 
 // The output gradients of n frequencies from fx on, of both lines, for a slab.
@@ -250,8 +250,8 @@ static void pack_lines(const SpectralGradient& a, const GradientWorkspace& w, co
     const Complex phase = x.row(fx + f).phase() * Complex{weight, 0.0f};
     factors_a[f] = lines.phase_a * phase, factors_b[f] = lines.phase_b * phase;
   }
-  pack_rows(a, slab, lines.a + fx, n, factors_a, w.rows, 2 * size);
-  if (lines.pair) pack_rows(a, slab, lines.b + fx, n, factors_b, w.rows + size, 2 * size);
+  pack_rows(a, slab, {lines.a, fx}, n, factors_a, w.rows, 2 * size);
+  if (lines.pair) pack_rows(a, slab, {lines.b, fx}, n, factors_b, w.rows + size, 2 * size);
 }
 
 // Adds n frequencies, of which the first is fx and lies at `at` of what was gathered, to a slab's parts of a line.
@@ -270,29 +270,41 @@ static void add_frequencies(const SpectralGradient& a, const GradientWorkspace& 
   });
 }
 
+static void foresee_all(const SpectralGradient& a, Place p) {
+  if (p.line >= (size_t)a.transform.z * a.transform.y || p.fx >= half(a.transform.x)) return;
+  foresee(a.image, a.batch, half(a.transform.x), a.in_channels, p);
+  foresee(a.d_out, a.batch, half(a.transform.x), a.out_channels, p);
+}
+
 static void add_lines(const SpectralGradient& a, const GradientWorkspace& w, const AxisTaps& x, const Lines& lines, float* to) {
-  for (int first = 0; first < half(x.n); first += TOGETHER) {
-    const int n = min_of(TOGETHER, half(x.n) - first);
-    gather_image(a, lines.a + first, n, w.gathered);
-    if (lines.pair) gather_image(a, lines.b + first, n, w.gathered + TOGETHER * gathered_size(a));
+  in_pieces(half(x.n), [&](int first, int n) {
+    const Next next = next_of(lines, half(x.n), first, n);
+    gather_image(a, {lines.a, first}, n, w.gathered);
+    if (lines.pair) gather_image(a, {lines.b, first}, n, w.gathered + TOGETHER * gathered_size(a));
     for (int s = 0; s < n_slabs(a.out_channels); s++) {
       const Slab slab = slab_of(a, s);
       pack_lines(a, w, x, lines, slab, first, n);
-      for (int f = 0; f < n; f += AT_ONCE)
+      for (int f = 0; f < n; f += AT_ONCE) {
+        for (int g = f; s == 0 && g < min_of(f + AT_ONCE, n); g++) {
+          foresee_all(a, {next.a.line, next.a.fx + g});
+          if (lines.pair) foresee_all(a, {next.b.line, next.b.fx + g});
+        }
         add_frequencies(a, w, x, lines.pair, slab, first + f, f, min_of(AT_ONCE, n - f), to + 2 * x.k * slab.before);
+      }
     }
-  }
+  });
 }
 
 static void gradient_stored(const SpectralGradient& a, const GradientWorkspace& w) {
-  const size_t n = n_frequencies(a.transform);
+  const size_t length = half(a.transform.x), n = a.transform.z * a.transform.y * length;
   const size_t matrix = (size_t)a.in_channels * a.out_channels;
   for (size_t f = 0; f < n; f++) {
-    gather_image(a, f, 1, w.gathered);
+    const Place place = {f / length, (int)(f % length)};
+    gather_image(a, place, 1, w.gathered);
     for (int s = 0; s < n_slabs(a.out_channels); s++) {
       const Slab slab = slab_of(a, s);
       const Complex one = {1.0f, 0.0f};
-      pack_rows(a, slab, f, 1, &one, w.rows, row_size(a));
+      pack_rows(a, slab, place, 1, &one, w.rows, row_size(a));
       in_parts(a, slab, [&](int i, int n) {
         float *re = w.products, *im = re + n * LANES, *to = a.d_kernel + 2 * f * matrix + i * slab.group * a.out_channels;
         outer_all(a, slab, w.gathered, i, n, w.rows, re, im);
@@ -321,8 +333,8 @@ static void add_y(const SpectralGradient& a, const GradientWorkspace& w, const A
   for (int f = 0; f < n; f++) {
     float* to = w.lines + 2 * f * step;
     minus[f] = has_minus(z, y, fz, fy + f);
-    add_lines(a, w, x, lines_of(z, y, x.n, fz, fy + f, false), to);
-    if (minus[f]) add_lines(a, w, x, lines_of(z, y, x.n, fz, fy + f, true), to + step);
+    add_lines(a, w, x, lines_of(z, y, fz, fy + f, false), to);
+    if (minus[f]) add_lines(a, w, x, lines_of(z, y, fz, fy + f, true), to + step);
   }
   for (int s = 0; s < n_slabs(a.out_channels); s++) {
     const Slab slab = slab_of(a, s);

@@ -292,17 +292,21 @@ static void all_of_y(const SpectralProduct& a, const ProductWorkspace& w, const 
 static size_t gathered_size(const SpectralProduct& a) { return 2 * a.batch * total_channels(a); }
 static size_t sums_size(const SpectralProduct& a) { return 2 * (size_t)a.batch * LANES; }
 
-static void gather_all(const SpectralProduct& a, size_t index, int n, float* to) {
-  const size_t step = gathered_size(a);
-  for (int block = 0; block < a.n_blocks; to += 2 * a.batch * a.blocks[block].channels, block++)
-    gather(a.blocks[block].data, n_frequencies(a.transform), a.batch, a.blocks[block].channels, index, n, step, to);
+static void gather_all(const SpectralProduct& a, Place p, int n, float* to) {
+  for (int j = 0; j < a.n_blocks; to += 2 * a.batch * a.blocks[j].channels, j++)
+    gather(a.blocks[j].data, a.batch, half(a.transform.x), a.blocks[j].channels, p, n, gathered_size(a), to);
+}
+
+static void foresee_all(const SpectralProduct& a, Place p) {
+  if (p.line >= (size_t)a.transform.z * a.transform.y || p.fx >= half(a.transform.x)) return;
+  for (int j = 0; j < a.n_blocks; j++) foresee(a.blocks[j].data, a.batch, half(a.transform.x), a.blocks[j].channels, p);
 }
 
 // A slab's sums at n frequencies, (frequency, 2, batch, LANES), to their places.
-static void scatter(const SpectralProduct& a, const Slab& slab, size_t index, int n, const float* from) {
-  const size_t out = a.out_channels, all = n_frequencies(a.transform), step = sums_size(a);
+static void scatter(const SpectralProduct& a, const Slab& slab, Place p, int n, const float* from) {
+  const size_t out = a.out_channels, step = sums_size(a);
   for (int b = 0; b < a.batch; b++, from += LANES) {
-    float* to = a.out + (b * all + index) * 2 * out + slab.first;
+    float* to = a.out + at(p, b, a.batch, half(a.transform.x), out) + slab.first;
     for (int f = 0; f < n; f++, to += 2 * out) {
       copy_channels(to, from + f * step, slab.outs);
       copy_channels(to + out, from + f * step + a.batch * LANES, slab.outs);
@@ -314,47 +318,51 @@ static void scatter(const SpectralProduct& a, const Slab& slab, size_t index, in
 static void multiply_some(const SpectralProduct& a, const ProductWorkspace& w, const AxisTaps& x, const Lines& lines, const Slab& slab,
                           const float* from, int fx, int n) {
   const size_t m = slab.lanes;
+  const Next next = next_of(lines, half(x.n), fx, n);
   const float *re = from + 2 * a.kernel.x * slab.before, *im = re + a.kernel.x * m;
   for (int f = 0; f < n; f++) {
     const Row row = x.row(fx + f);
     const float* gathered = w.gathered + f * gathered_size(a);
     float* sums = w.sums + f * sums_size(a);
+    if (slab.first == 0) {
+      foresee_all(a, {next.a.line, next.a.fx + f});
+      if (lines.pair) foresee_all(a, {next.b.line, next.b.fx + f});
+    }
     in_steps(m, ZNN_STEP { fold_x(count, row, re + q, im + q, m, lines.pair, w.weights + q); });
     multiply_all({&a, gathered, sums, slab, w.weights, w.weights + m, lines.phase_a * row.phase()});
     if (!lines.pair) continue;
     gathered += TOGETHER * gathered_size(a), sums += TOGETHER * sums_size(a);
     multiply_all({&a, gathered, sums, slab, w.weights + 2 * m, w.weights + 3 * m, lines.phase_b * row.phase()});
   }
-  scatter(a, slab, lines.a + fx, n, w.sums);
-  if (lines.pair) scatter(a, slab, lines.b + fx, n, w.sums + TOGETHER * sums_size(a));
+  scatter(a, slab, {lines.a, fx}, n, w.sums);
+  if (lines.pair) scatter(a, slab, {lines.b, fx}, n, w.sums + TOGETHER * sums_size(a));
 }
 
 static void multiply_lines(const SpectralProduct& a, const ProductWorkspace& w, const AxisTaps& x, const Lines& lines, const float* from) {
-  for (int fx = 0; fx < half(x.n); fx += TOGETHER) {
-    const int n = min_of(TOGETHER, half(x.n) - fx);
-    gather_all(a, lines.a + fx, n, w.gathered);
-    if (lines.pair) gather_all(a, lines.b + fx, n, w.gathered + TOGETHER * gathered_size(a));
+  in_pieces(half(x.n), [&](int fx, int n) {
+    gather_all(a, {lines.a, fx}, n, w.gathered);
+    if (lines.pair) gather_all(a, {lines.b, fx}, n, w.gathered + TOGETHER * gathered_size(a));
     for (int s = 0; s < n_slabs(a.out_channels); s++) multiply_some(a, w, x, lines, slab_of(a, s), from, fx, n);
-  }
+  });
 }
 
 static void product_stored(const SpectralProduct& a, const ProductWorkspace& w) {
-  const size_t all = n_frequencies(a.transform);
-  for (size_t first = 0; first < all; first += TOGETHER) {
-    const int n = all - first < (size_t)TOGETHER ? (int)(all - first) : TOGETHER;
-    gather_all(a, first, n, w.gathered);
-    for (int s = 0; s < n_slabs(a.out_channels); s++) {
-      const Slab slab = slab_of(a, s);
-      for (int f = 0; f < n; f++) {
-        pack(a, slab, 2 * (first + f), false, w.weights);
-        pack(a, slab, 2 * (first + f) + 1, a.conjugate, w.weights + slab.lanes);
-        const Frequency frequency = {&a,       w.gathered + f * gathered_size(a), w.sums + f * sums_size(a), slab, w.weights, w.weights + slab.lanes,
-                                     {1.0f, 0.0f}};
-        multiply_all(frequency);
+  const size_t n_lines = (size_t)a.transform.z * a.transform.y;
+  for (size_t line = 0; line < n_lines; line++)
+    in_pieces(half(a.transform.x), [&](int fx, int n) {
+      gather_all(a, {line, fx}, n, w.gathered);
+      for (int s = 0; s < n_slabs(a.out_channels); s++) {
+        const Slab slab = slab_of(a, s);
+        for (int f = 0; f < n; f++) {
+          const size_t index = line * half(a.transform.x) + fx + f;
+          pack(a, slab, 2 * index, false, w.weights);
+          pack(a, slab, 2 * index + 1, a.conjugate, w.weights + slab.lanes);
+          const float* image = w.gathered + f * gathered_size(a);
+          multiply_all({&a, image, w.sums + f * sums_size(a), slab, w.weights, w.weights + slab.lanes, {1.0f, 0.0f}});
+        }
+        scatter(a, slab, {line, fx}, n, w.sums);
       }
-      scatter(a, slab, first, n, w.sums);
-    }
-  }
+    });
 }
 
 void spectral_product(const SpectralProduct& a) {
@@ -377,8 +385,8 @@ void spectral_product(const SpectralProduct& a) {
       const size_t step = line_size(a);
       if (fy % AT_ONCE == 0) all_of_y(a, w, y, fz, fy, min_of(AT_ONCE, half(y.n) - fy));
       const float* line = w.lines + 2 * (fy % AT_ONCE) * step;
-      multiply_lines(a, w, x, lines_of(z, y, x.n, fz, fy, false), line);
-      if (has_minus(z, y, fz, fy)) multiply_lines(a, w, x, lines_of(z, y, x.n, fz, fy, true), line + step);
+      multiply_lines(a, w, x, lines_of(z, y, fz, fy, false), line);
+      if (has_minus(z, y, fz, fy)) multiply_lines(a, w, x, lines_of(z, y, fz, fy, true), line + step);
     }
   }
 }

@@ -1,5 +1,5 @@
 // What every instruction set provides, as plain functions behind one table. No Python, no allocation, no threads.
-// Arrays are C-contiguous float32. Image: (batch, z, y, x, channel). Spectrum: (batch, fz, fy, fx, 2, channel), the
+// Arrays are C-contiguous float32. Image: (batch, z, y, x, channel). Spectrum: (fz, fy, batch, fx, 2, channel), the
 // 2 being real and imaginary, fx halved. Kernel: (kz, ky, kx, in, out). Sizes are (z, y, x).
 #pragma once
 #include <cstddef>
@@ -93,7 +93,7 @@ struct Axis {
 };
 
 // All tiles of the images of a batch, (entry, z, y, x, channel), to or from their spectra,
-// (tile * entries + entry, fz, fy, fx, 2, channel).
+// (fz, fy, tile * entries + entry, fx, 2, channel).
 struct TileTransform {
   Axis axes[3];
   Size image_size;

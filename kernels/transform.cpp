@@ -89,7 +89,10 @@ size_t tile_transform_scratch(const TileTransform& t) {
   return work_of(t, nullptr, w);
 }
 
-static size_t spectrum_size(const TileTransform& t, const Work& w) { return (size_t)w.nz * w.ny * w.half * 2 * t.channels; }
+// Floats from one line of frequencies to the next: all entries of a line lie together.
+static size_t line_stride(const TileTransform& t, const Work& w) {
+  return (size_t)t.n_tiles * t.entries * w.half * 2 * t.channels;
+}
 
 // Asks for n vectors, stride floats apart, that will be read or written next: strides this long are not foreseen.
 template <bool Write>
@@ -224,7 +227,7 @@ static void line_out(const Axis& a, Points from, Target to, int count, const Wor
 }
 
 static void column_forward(const TileTransform& t, const Work& w, const int* origin, const float* image, float* spectrum, int count) {
-  const size_t all = t.channels, row = (size_t)w.half * PAIR;  // all: lanes of a frequency's plane
+  const size_t all = t.channels, row = (size_t)w.half * PAIR, stride = line_stride(t, w);
   const Span z = inside(origin[0], t.filled.z, t.image_size.z), y = inside(origin[1], t.filled.y, t.image_size.y),
              x = inside(origin[2], t.filled.x, t.image_size.x);
   const ptrdiff_t plane = (ptrdiff_t)t.image_size.y * t.image_size.x * (ptrdiff_t)t.channels;
@@ -238,26 +241,27 @@ static void column_forward(const TileTransform& t, const Work& w, const int* ori
     for (int f = 0; f < w.half; f++) {
       const Points from = {w.rows + f * PAIR, w.rows + f * PAIR + LANES, row};
       if (w.nz == 1)
-        line_out(t.axes[1], from, {spectrum + f * 2 * all, spectrum + f * 2 * all + all, w.half * 2 * all}, count, w);
+        line_out(t.axes[1], from, {spectrum + f * 2 * all, spectrum + f * 2 * all + all, stride}, count, w);
       else
         line(t.axes[1], from, {to + f * PAIR, to + f * PAIR + LANES, row}, w.temporary);
     }
   }
   if (w.nz == 1 && z.last > z.first) return;
-  for (size_t f = 0; f < (size_t)w.ny * w.half; f++) {
-    const float* from = w.volume + f * PAIR;
-    float* to = spectrum + f * 2 * all;
-    foresee<true>(to + 2 * all, w.nz, (size_t)w.ny * w.half * 2 * all);
-    foresee<true>(to + 3 * all, w.nz, (size_t)w.ny * w.half * 2 * all);
-    line_out(t.axes[0], {from, from + LANES, w.plane}, {to, to + all, (size_t)w.ny * w.half * 2 * all}, count, w);
-  }
+  for (int fy = 0; fy < w.ny; fy++)
+    for (int fx = 0; fx < w.half; fx++) {
+      const float* from = w.volume + fy * row + fx * PAIR;
+      float* to = spectrum + fy * stride + fx * 2 * all;
+      foresee<true>(to + 2 * all, w.nz, w.ny * stride);
+      foresee<true>(to + 3 * all, w.nz, w.ny * stride);
+      line_out(t.axes[0], {from, from + LANES, w.plane}, {to, to + all, w.ny * stride}, count, w);
+    }
 }
 
 void tile_forward(const TileTransform& t, const float* image, float* spectrum) {
   Work w;
   work_of(t, t.scratch, w);
   fill_zero(w.zeros, (size_t)w.nx * LANES);
-  const size_t n_image = t.image_size.voxels() * t.channels, n_spectrum = spectrum_size(t, w);
+  const size_t n_image = t.image_size.voxels() * t.channels, n_spectrum = (size_t)w.half * 2 * t.channels;
   for (int tile = 0; tile < t.n_tiles; tile++)
     for (int entry = 0; entry < t.entries; entry++, spectrum += n_spectrum)
       for (int c = 0; c < t.channels; c += LANES)
@@ -315,24 +319,25 @@ static void rows_inverse(const TileTransform& t, const Work& w, const int* origi
 
 static void column_inverse(const TileTransform& t, const Work& w, const int* origin, const float* spectrum, const float* bias,
                            float* image, int count) {
-  const size_t all = t.channels, row = (size_t)w.half * PAIR;
+  const size_t all = t.channels, row = (size_t)w.half * PAIR, stride = line_stride(t, w);
   const Size n = {min_of(t.filled.z, t.image_size.z - origin[0]), min_of(t.filled.y, t.image_size.y - origin[1]),
                   min_of(t.filled.x, t.image_size.x - origin[2])};
   if (w.nz > 1)
-    for (size_t f = 0; f < (size_t)w.ny * w.half; f++) {
-      const float* from = spectrum + f * 2 * all;
-      float* to = w.volume + f * PAIR;
-      foresee<false>(from + 2 * all, w.nz, (size_t)w.ny * w.half * 2 * all);
-      foresee<false>(from + 3 * all, w.nz, (size_t)w.ny * w.half * 2 * all);
-      line_in(t.axes[0], {from + all, from, (size_t)w.ny * w.half * 2 * all}, {to + LANES, to, w.plane}, count, w);
-    }
+    for (int fy = 0; fy < w.ny; fy++)
+      for (int fx = 0; fx < w.half; fx++) {
+        const float* from = spectrum + fy * stride + fx * 2 * all;
+        float* to = w.volume + fy * row + fx * PAIR;
+        foresee<false>(from + 2 * all, w.nz, w.ny * stride);
+        foresee<false>(from + 3 * all, w.nz, w.ny * stride);
+        line_in(t.axes[0], {from + all, from, w.ny * stride}, {to + LANES, to, w.plane}, count, w);
+      }
   for (int z = 0; z < n.z; z++) {
     const float* plane = w.volume + z * w.plane;
     for (int f = 0; f < w.half; f++) {
       const Target to = {w.rows + f * PAIR + LANES, w.rows + f * PAIR, row};
       const float* from = spectrum + f * 2 * all;
       if (w.nz == 1)
-        line_in(t.axes[1], {from + all, from, w.half * 2 * all}, to, count, w);
+        line_in(t.axes[1], {from + all, from, stride}, to, count, w);
       else
         line(t.axes[1], {plane + f * PAIR + LANES, plane + f * PAIR, row}, to, w.temporary);
     }
@@ -345,7 +350,7 @@ void tile_inverse(const TileTransform& t, const float* spectrum, const float* bi
   work_of(t, t.scratch, w);
   fill_zero(w.bias, t.channels + LANES);
   if (bias) copy(w.bias, bias, t.channels);
-  const size_t n_image = t.image_size.voxels() * t.channels, n_spectrum = spectrum_size(t, w);
+  const size_t n_image = t.image_size.voxels() * t.channels, n_spectrum = (size_t)w.half * 2 * t.channels;
   for (int tile = 0; tile < t.n_tiles; tile++)
     for (int entry = 0; entry < t.entries; entry++, spectrum += n_spectrum)
       for (int c = 0; c < t.channels; c += LANES)

@@ -49,12 +49,12 @@ def spectra(image, tiling, filled):
         box = tuple(slice(o, o + n) for o, n in zip(origin, filled, strict=True))
         f = np.fft.rfftn(image[:, *box].astype(np.float64), s=tiling.tile, axes=(1, 2, 3))
         parts.append(np.stack([f.real, f.imag], axis=4))
-    return np.concatenate(parts)
+    return np.moveaxis(np.concatenate(parts), 0, 2)
 
 
 def images(spectrum, tiling, count, size):
     """Every tile put back and added up, in float64."""
-    s = spectrum.astype(np.float64)
+    s = np.moveaxis(spectrum.astype(np.float64), 2, 0)
     tiles = np.fft.irfftn(s[..., 0, :] + 1j * s[..., 1, :], s=tiling.tile, axes=(1, 2, 3))
     batch = len(tiles) // tiling.n_tiles
     image = np.zeros((batch, *size, spectrum.shape[5]))

@@ -5,7 +5,7 @@ transform itself; its kernel gradient the product of the image with the conjugat
 are further batch entries (overlap-save forward, overlap-add backward). Promises: arithmetic in float64; results
 have the dtype of the first argument.
 
-Images ``(batch, z, y, x, channel)``; spectra ``(tile * batch, fz, fy, fx, 2, channel)``, the axis of two being
+Images ``(batch, z, y, x, channel)``; spectra ``(fz, fy, tile * batch, fx, 2, channel)``, the axis of two being
 real and imaginary part, fx halved; kernels ``(kz, ky, kx, in, out)``. Sizes in voxels (z, y, x).
 """
 
@@ -120,7 +120,7 @@ def _transform(image: Array, origins: Sequence[Triple], filled: Triple, tile: Tr
     for origin in origins:
         part = window_at(image, origin, filled)
         parts.append(np.fft.rfftn(part.astype(np.float64), s=tile, axes=IMAGE_AXES))
-    return _split(np.concatenate(parts), IMAGE_PARTS).astype(image.dtype)
+    return _spectrum(np.concatenate(parts)).astype(image.dtype)
 
 
 def _kernel_transform(kernel: Array, tiling: Tiles) -> Array:
@@ -128,7 +128,7 @@ def _kernel_transform(kernel: Array, tiling: Tiles) -> Array:
 
 
 def _put_together(spectrum: Array, tiling: Tiles, count: Triple, size: Triple) -> Array:
-    tiles = np.fft.irfftn(_join(spectrum, IMAGE_PARTS), s=tiling.tile, axes=IMAGE_AXES)
+    tiles = np.fft.irfftn(_complex(spectrum), s=tiling.tile, axes=IMAGE_AXES)
     n_batch = len(tiles) // len(tiling.origins)
     image = np.zeros((n_batch, *size, tiles.shape[4]))
     for index, origin in enumerate(tiling.origins):
@@ -142,12 +142,22 @@ def _product(spectra: Sequence[Array], kernels: Sequence[Array], backward: bool)
     weights = [np.swapaxes(kernel, 3, 4) if backward else np.conj(kernel) for kernel in kernels]
     terms = [_matrices(spectrum) @ weight for spectrum, weight in zip(spectra, weights, strict=True)]
     total = np.moveaxis(sum(terms[1:], start=terms[0]), 3, 0)
-    return np.ascontiguousarray(_split(total, IMAGE_PARTS), spectra[0].dtype)
+    return np.ascontiguousarray(_spectrum(total), spectra[0].dtype)
 
 
 def _matrices(spectrum: Array) -> Array:
     """Return the complex matrix (entry, channel) of every frequency."""
-    return np.moveaxis(_join(spectrum, IMAGE_PARTS), 0, 3)
+    return np.moveaxis(_complex(spectrum), 0, 3)
+
+
+def _spectrum(values: Array) -> Array:
+    """Return complex values (entry, fz, fy, fx, channel) as a spectrum."""
+    return np.moveaxis(_split(values, IMAGE_PARTS), 0, 2)
+
+
+def _complex(spectrum: Array) -> Array:
+    """Return a spectrum as complex values (entry, fz, fy, fx, channel)."""
+    return _join(np.moveaxis(spectrum, 2, 0), IMAGE_PARTS)
 
 
 def _split(spectrum: Array, axis: int) -> Array:

@@ -4,7 +4,7 @@ An image larger than the tile is cut into tiles that are further batch entries (
 FFTs on CPUs). Forward is overlap-save, the input gradient overlap-add; both share the spectra that the kernel
 gradient needs: of the overlapping image tiles and of the zero-padded blocks of the output gradient.
 
-Images: float32 ``(batch, z, y, x, channel)``. Spectra: float32 ``(tile * batch, fz, fy, fx, 2, channel)``, the axis
+Images: float32 ``(batch, z, y, x, channel)``. Spectra: float32 ``(fz, fy, tile * batch, fx, 2, channel)``, the axis
 of two being real and imaginary part, fx halved. Kernels: ``(kz, ky, kx, in, out)``. Sizes in voxels (z, y, x).
 """
 
@@ -71,6 +71,11 @@ class Tiling:
         """Size of a tile's spectrum."""
         return self.tile[0], self.tile[1], self.tile[2] // 2 + 1
 
+    def spectrum_shape(self, batch: int, channels: int) -> tuple[int, ...]:
+        """Return the shape of the spectra of all tiles of a batch of images: entries of a line lie together."""
+        z, y, x = self.half
+        return z, y, self.n_tiles * batch, x, 2, channels
+
     @cached_property
     def origins(self) -> tuple[Triple, ...]:
         """First voxel of each tile, in the image and in the output alike."""
@@ -92,20 +97,21 @@ class Tiling:
 def _transform(image: Array, tiling: Tiling, filled: Triple, wisdom: fft.Wisdom) -> Array:
     """Return the spectra of all tiles, of which only ``filled`` voxels are taken from the image."""
     batch, channels = image.shape[0], image.shape[4]
-    spectrum = empty((tiling.n_tiles * batch, *tiling.half, 2, channels))
+    spectrum = empty(tiling.spectrum_shape(batch, channels))
     if tiling.backend == "native":
         _kernels.tile_forward(image, fft.native_axes(tiling.tile), filled, tiling.origin_table, spectrum)
         return spectrum
     lanes = fft.lanes_for(tiling.tile, channels)
     plan = fft.plan(tiling.backend, tiling.tile, lanes, wisdom)
+    of_entry = empty((*tiling.half, 2, channels))
     for tile, origin in enumerate(tiling.origins):
         for entry in range(batch):
-            of_entry = spectrum[tile * batch + entry]
             for first in range(0, channels, lanes):
                 count = min(lanes, channels - first)
                 _kernels.gather_tile(image[entry], origin, filled, first, count, plan.real)
                 plan.forward()
                 _kernels.split_complex(plan.spectrum, first, count, of_entry)
+            spectrum[:, :, tile * batch + entry] = of_entry
     return spectrum
 
 
@@ -140,12 +146,13 @@ def _inverse(
         return image
     lanes = fft.lanes_for(tiling.tile, channels)
     plan = fft.plan(tiling.backend, tiling.tile, lanes, wisdom)
+    of_entry = empty((*tiling.half, 2, channels))
     add = any(overlap)
     if add:
         image.fill(0.0)
     for tile, origin in enumerate(tiling.origins):
         for entry in range(batch):
-            of_entry = spectrum[tile * batch + entry]
+            of_entry[...] = spectrum[:, :, tile * batch + entry]
             for first in range(0, channels, lanes):
                 n = min(lanes, channels - first)
                 _kernels.join_complex(of_entry, first, n, plan.spectrum)
@@ -178,7 +185,7 @@ def output_image(
     wisdom: fft.Wisdom = fft.ESTIMATE,
 ) -> Array:
     """Transform a product back to the output image, with bias and transfer function applied if given."""
-    batch = spectrum.shape[0] // tiling.n_tiles
+    batch = spectrum.shape[2] // tiling.n_tiles
     image = empty((batch, *tiling.output_size, spectrum.shape[5]))
     return _inverse(spectrum, tiling, tiling.block, image, wisdom, bias, activation)
 
@@ -187,7 +194,7 @@ def output_image(
 @twin(reference_spectral.gradient_image)
 def gradient_image(spectrum: Array, tiling: Tiling, wisdom: fft.Wisdom = fft.ESTIMATE) -> Array:
     """Transform a product back to the gradient of the image; tiles overlap and are added."""
-    batch = spectrum.shape[0] // tiling.n_tiles
+    batch = spectrum.shape[2] // tiling.n_tiles
     return _inverse(spectrum, tiling, tiling.tile, empty((batch, *tiling.size, spectrum.shape[5])), wisdom)
 
 
@@ -198,7 +205,7 @@ def product(spectra: Sequence[Array], kernels: Sequence[Array], tiling: Tiling, 
 
     Parameters
     ----------
-    spectra : blocks of float32 of shape (batch, fz, fy, fx, 2, channel)
+    spectra : blocks of float32 of shape (fz, fy, batch, fx, 2, channel)
         Of the image, or backward of the output gradient.
     kernels : blocks of float32 of shape (kz, ky, kx, in, out)
         One per spectrum; backward their ``out`` is summed over.
@@ -209,7 +216,7 @@ def product(spectra: Sequence[Array], kernels: Sequence[Array], tiling: Tiling, 
 
     Returns
     -------
-    float32 array of shape (batch, fz, fy, fx, 2, out), backward (..., in)
+    float32 array of shape (fz, fy, batch, fx, 2, out), backward (..., in)
     """
     channels = kernels[0].shape[3 if backward else 4]
     out = empty((*spectra[0].shape[:5], channels))
@@ -264,6 +271,6 @@ def stored_kernel_gradient(
     product_spectrum = empty((*tiling.half, 2, n_in, n_out))
     _kernels.stored_gradient(spectrum, d_spectrum, tiling.tile, product_spectrum)
     d_kernel = empty((1, *tiling.kernel, n_in * n_out))
-    flat = product_spectrum.reshape(1, *tiling.half, 2, n_in * n_out)
+    flat = product_spectrum.reshape(_kernel_tiling(tiling).spectrum_shape(1, n_in * n_out))
     _inverse(flat, _kernel_tiling(tiling), tiling.kernel, d_kernel, wisdom)
     return d_kernel.reshape(*tiling.kernel, n_in, n_out)

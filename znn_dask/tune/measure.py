@@ -61,7 +61,7 @@ def _spectral(work: Work) -> Callable[[], Array]:
     entries, made = work.entries, work.made
 
     def spectrum(width: int) -> Array:
-        return _random(tiling.n_tiles * entries, *tiling.half, 2, width)
+        return _random(*tiling.spectrum_shape(entries, width))
 
     if work.operation == "image-spectrum":
         image = _random(entries, *work.size, made)
