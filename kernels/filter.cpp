@@ -122,30 +122,39 @@ struct Windows {
           add(k, all.d_out[k], all.argmax[k], all.at[k]);
         }
   }
-  inline __attribute__((always_inline)) void sum(int count, size_t offset, size_t lanes, float* to) const {
-    for_lanes(lanes, ZNN_BODY(q, n_lanes) {
-      vf sum = {};
-      for (int k = 0; k < count; k++) {
-        const size_t from = at[k] + offset + q;
-        const vi here = load_index(argmax[k] + from, n_lanes) == (vi){} + place[k];
-        sum += here ? load_first(d_out[k] + from, n_lanes) : (vf){};
-      }
-      store_first(to + q, sum, n_lanes);
-    });
+  // Some voxels of a row, `step` values apart; their windows are one voxel apart, the first `offset` on.
+  template <int COUNT>
+  void sum_of(size_t offset, size_t lanes, int voxels, float* to, size_t step) const {
+    const int count = COUNT ? COUNT : n;
+    for (int x = 0; x < voxels; x++, offset += lanes, to += step)
+      for_lanes(lanes, ZNN_BODY(q, n_lanes) {
+        vf sum = {};
+        for (int k = 0; k < count; k++) {
+          const size_t from = at[k] + offset + q;
+          const vi here = load_index(argmax[k] + from, n_lanes) == (vi){} + place[k];
+          sum += here ? load_first(d_out[k] + from, n_lanes) : (vf){};
+        }
+        store_first(to + q, sum, n_lanes);
+      });
   }
-  void sum(size_t offset, size_t lanes, float* to) const {
-    if (n == 8) return sum(8, offset, lanes, to);
-    if (n == 4) return sum(4, offset, lanes, to);
-    if (n == 2) return sum(2, offset, lanes, to);
-    sum(n, offset, lanes, to);
+  void sum(size_t offset, size_t lanes, int voxels, float* to, size_t step) const {
+    if (n == 8) return sum_of<8>(offset, lanes, voxels, to, step);
+    if (n == 4) return sum_of<4>(offset, lanes, voxels, to, step);
+    if (n == 2) return sum_of<2>(offset, lanes, voxels, to, step);
+    sum_of<0>(offset, lanes, voxels, to, step);
   }
 };
+
+// Of the voxels v, v + stride, .. of a row, how many from v on have one reach: all that have whole windows, or one.
+static int alike(int v, int stride, int window, int positions) {
+  return v < window - 1 || v >= positions ? 1 : ceil_div(positions - v, stride);
+}
 
 template <typename Index>
 static void gather(const Filter& f, const float* const* d_out, const Index* const* argmax, float* d_image, float* scratch) {
   const size_t lanes = f.channels;
   const Size n = f.size, w = f.window, s = f.stride, m = {f.out_size.z * s.z, f.out_size.y * s.y, f.out_size.x * s.x};
-  // (z, y, x), below the stride: all windows, and those that lie in the image for the voxel done last.
+  // (z, y, x), below the stride: all windows, and those that lie in the image for the voxels done last.
   Windows<Index>*windows = (Windows<Index>*)scratch, *inside = windows + s.voxels();
   for (int v = 0; v < (int)s.voxels(); v++) {
     windows[v].n = inside[v].n = 0;
@@ -153,18 +162,17 @@ static void gather(const Filter& f, const float* const* d_out, const Index* cons
   }
   for (int entry = 0; entry < f.batch; entry++)
     for (int z = 0; z < n.z; z++)
-      for (int y = 0; y < n.y; y++) {
-        size_t cell = (((size_t)entry * f.out_size.z + z / s.z) * f.out_size.y + y / s.y) * f.out_size.x;
-        const int first = (z % s.z * s.y + y % s.y) * s.x;
-        const Reach of_z = reach(z, w.z, m.z), of_y = reach(y, w.y, m.y);
-        for (int x = 0, v = first; x < n.x; x++, d_image += lanes) {
-          inside[v].restrict_to(windows[v], w, of_z, of_y, reach(x, w.x, m.x));
-          inside[v].sum(cell * lanes, lanes, d_image);
-          if (++v < first + s.x) continue;
-          v = first;
-          cell++;
+      for (int y = 0; y < n.y; y++, d_image += n.x * lanes)
+        for (int first = 0; first < s.x && first < n.x; first++) {
+          const int v = (z % s.z * s.y + y % s.y) * s.x + first;
+          const size_t row = (((size_t)entry * f.out_size.z + z / s.z) * f.out_size.y + y / s.y) * f.out_size.x;
+          const Reach of_z = reach(z, w.z, m.z), of_y = reach(y, w.y, m.y);
+          for (int x = first, count; x < n.x; x += count * s.x) {
+            count = alike(x, s.x, w.x, m.x);
+            inside[v].restrict_to(windows[v], w, of_z, of_y, reach(x, w.x, m.x));
+            inside[v].sum((row + x / s.x) * lanes, lanes, count, d_image + x * lanes, s.x * lanes);
+          }
         }
-      }
 }
 
 // Windows that do not overlap: each position writes its whole window.
