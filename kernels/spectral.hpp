@@ -64,8 +64,7 @@ static inline void copy_table(const float* from, int n, int k, bool turned, floa
     }
 }
 
-// Frequencies of a line that are worked on at once, at most: entries lie far apart, each piece read or written should
-// be long.
+// Frequencies of a line whose output gradients are packed at once, at most.
 constexpr int TOGETHER = 8;
 
 // Calls body(first, n) for parts of a line of frequencies, as equal as can be.
@@ -78,13 +77,6 @@ ZNN_INLINE void in_pieces(int length, const Body& body) {
   }
 }
 
-// Copies `channels` values.
-ZNN_INLINE void copy_channels(float* to, const float* from, size_t channels) {
-  size_t c = 0;
-  for (; c + LANES <= channels; c += LANES) store(to + c, load(from + c));
-  for (; c < channels; c++) to[c] = from[c];
-}
-
 // Where an entry's frequencies of a line begin, from fx on. Entries of a line lie together.
 struct Place {
   size_t line;
@@ -92,24 +84,6 @@ struct Place {
 };
 ZNN_INLINE size_t at(Place p, int entry, int batch, int length, size_t channels) {
   return ((p.line * batch + entry) * length + p.fx) * 2 * channels;
-}
-
-// n frequencies of all entries: to (frequency, 2, batch, channel), frequencies `step` floats apart.
-static inline void gather(const float* data, int batch, int length, size_t channels, Place p, int n, size_t step, float* to) {
-  for (int b = 0; b < batch; b++) {
-    const float* from = data + at(p, b, batch, length, channels);
-    for (int f = 0; f < n; f++, from += 2 * channels) {
-      float* row = to + f * step + b * channels;
-      copy_channels(row, from, channels);
-      copy_channels(row + batch * channels, from + channels, channels);
-    }
-  }
-}
-
-// Asks for the same frequencies of all entries, which will be read soon: so short a piece is not foreseen by the machine.
-static inline void foresee(const float* data, int batch, int length, size_t channels, Place p) {
-  for (int b = 0; b < batch; b++)
-    for (size_t c = 0; c < 2 * channels; c += 16) __builtin_prefetch(data + at(p, b, batch, length, channels) + c, 0, 2);
 }
 
 struct Complex {
@@ -139,15 +113,6 @@ struct Lines {
   bool pair;
   Complex phase_a, phase_b;
 };
-
-// What follows n frequencies from fx on, of both lines; after the last, the lines of the next y.
-struct Next {
-  Place a, b;
-};
-static inline Next next_of(const Lines& l, int length, int fx, int n) {
-  if (fx + n < length) return {{l.a, fx + n}, {l.b, fx + n}};
-  return {{l.a + 1, 0}, {l.b > 0 ? l.b - 1 : 0, 0}};
-}
 
 // The lines at (fz, fy), or for `minus` at (fz, -fy); 0 <= fz <= n_z / 2 and y alike.
 static inline Lines lines_of(const AxisTaps& z, const AxisTaps& y, int fz, int fy, bool minus) {

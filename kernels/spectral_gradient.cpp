@@ -41,7 +41,7 @@ static void pack_rows(const SpectralGradient& a, const Slab& slab, Place p, int 
 template <int Group, int R>
 static void outer(Count<R>, const SpectralGradient& a, const float* x, const float* rows, float* g_re, float* g_im) {
   constexpr int U = R == 1 ? 4 : R <= 3 ? 2 : 1;  // sums side by side, where there are few channels
-  const size_t channels = a.in_channels, plane = a.batch * channels;
+  const size_t channels = a.in_channels, stride = (size_t)half(a.transform.x) * 2 * channels;
   vf re[U][R], im[U][R];
   for (int u = 0; u < U; u++)
     for (int i = 0; i < R; i++) re[u][i] = im[u][i] = (vf){};
@@ -49,13 +49,15 @@ static void outer(Count<R>, const SpectralGradient& a, const float* x, const flo
     const vf r = load(rows), m = load(rows + LANES);
 #pragma GCC unroll 16
     for (int i = 0; i < R; i++) {
-      const vf c = broadcast<Group>(x + i * Group), s = broadcast<Group>(x + plane + i * Group);
+      const vf c = broadcast<Group>(x + i * Group), s = broadcast<Group>(x + channels + i * Group);
       re[u][i] += c * r;
       im[u][i] += s * r;
       re[u][i] += s * m;
       im[u][i] -= c * m;
     }
-    x += channels, rows += 2 * LANES;
+    __builtin_prefetch(x + 2 * channels);  // the next frequency
+    __builtin_prefetch(x + 3 * channels);
+    x += stride, rows += 2 * LANES;
   };
   int left = a.batch;
   for (; left >= U; left -= U)
@@ -85,14 +87,13 @@ static size_t line_size(const SpectralGradient& a) {
 static size_t plane_size(const SpectralGradient& a) { return line_size(a) / 2 * a.kernel.y; }
 
 struct GradientWorkspace {
-  float *rows, *gathered, *products, *taps, *even_z, *odd_z, *lines;
+  float *rows, *products, *taps, *even_z, *odd_z, *lines;
   size_t size;
 
   GradientWorkspace(const SpectralGradient& a) : size(0) {
     const Size k = a.kernel;
     const size_t all = all_lanes(a.in_channels, a.out_channels, even(a));
     rows = take(a, 2 * TOGETHER * row_size(a));
-    gathered = take(a, 2 * TOGETHER * 2 * (size_t)a.batch * a.in_channels);
     products = take(a, (size_t)AT_ONCE * 4 * MAX_ROWS * LANES);
     if (a.stored) return;
     taps = take(a, k.voxels() * all);
@@ -214,9 +215,9 @@ static void spread_z(Count<F>, const AxisTaps& z, int fz, const float* even, con
 }
 
 // The outer products of one frequency, (2, batch, in), and n vectors of input channels, the first being i.
-static void outer_all(const SpectralGradient& a, const Slab& slab, const float* image, int i, int n, const float* rows, float* re,
+static void outer_all(const SpectralGradient& a, const Slab& slab, Place p, int i, int n, const float* rows, float* re,
                       float* im) {
-  const float* x = image + i * slab.group;
+  const float* x = a.image + at(p, 0, a.batch, half(a.transform.x), a.in_channels) + i * slab.group;
   if (slab.group == 1) with_count<MAX_ROWS>(n, [&](auto r) { outer<1>(r, a, x, rows, re, im); });
   if (slab.group == 2) with_count<MAX_ROWS>(n, [&](auto r) { outer<2>(r, a, x, rows, re, im); });
 }
@@ -230,12 +231,6 @@ ZNN_INLINE void in_parts(const SpectralGradient& a, const Slab& slab, const Body
     body(i, n);
     i += n;
   }
-}
-
-static size_t gathered_size(const SpectralGradient& a) { return 2 * (size_t)a.batch * a.in_channels; }
-
-static void gather_image(const SpectralGradient& a, Place p, int n, float* to) {
-  gather(a.image, a.batch, half(a.transform.x), a.in_channels, p, n, gathered_size(a), to);
 }
 
 // The output gradients of n frequencies from fx on, of both lines, for a slab.
@@ -254,45 +249,32 @@ static void pack_lines(const SpectralGradient& a, const GradientWorkspace& w, co
   if (lines.pair) pack_rows(a, slab, {lines.b, fx}, n, factors_b, w.rows + size, 2 * size);
 }
 
-// Adds n frequencies, of which the first is fx and lies at `at` of what was gathered, to a slab's parts of a line.
-static void add_frequencies(const SpectralGradient& a, const GradientWorkspace& w, const AxisTaps& x, bool pair, const Slab& slab, int fx,
-                            int at, int n, float* line) {
-  const size_t size = row_size(a), step = gathered_size(a);
+// Adds n frequencies from fx on, of both lines, to a slab's parts of a line; their output gradients are packed at `rows`.
+static void add_frequencies(const SpectralGradient& a, const GradientWorkspace& w, const AxisTaps& x, const Lines& lines,
+                            const Slab& slab, int fx, int n, const float* rows, float* line) {
+  const size_t size = row_size(a);
   in_parts(a, slab, [&](int i, int vectors) {
     const size_t m = vectors * LANES;
     for (int f = 0; f < n; f++) {
-      float *g = w.products + 4 * f * m, *rows = w.rows + 2 * (at + f) * size, *image = w.gathered + (at + f) * step;
-      outer_all(a, slab, image, i, vectors, rows, g, g + m);
-      if (pair) outer_all(a, slab, image + TOGETHER * step, i, vectors, rows + size, g + 2 * m, g + 3 * m);
+      const float* row = rows + 2 * f * size;
+      float* g = w.products + 4 * f * m;
+      outer_all(a, slab, {lines.a, fx + f}, i, vectors, row, g, g + m);
+      if (lines.pair) outer_all(a, slab, {lines.b, fx + f}, i, vectors, row + size, g + 2 * m, g + 3 * m);
     }
     float *re = line + i * LANES, *im = re + x.k * slab.lanes;
-    with_count<AT_ONCE>(n, [&](auto c) { spread_x(c, x, fx, w.products, m, pair, slab.lanes, re, im); });
+    with_count<AT_ONCE>(n, [&](auto c) { spread_x(c, x, fx, w.products, m, lines.pair, slab.lanes, re, im); });
   });
-}
-
-static void foresee_all(const SpectralGradient& a, Place p) {
-  if (p.line >= (size_t)a.transform.z * a.transform.y || p.fx >= half(a.transform.x)) return;
-  foresee(a.image, a.batch, half(a.transform.x), a.in_channels, p);
-  foresee(a.d_out, a.batch, half(a.transform.x), a.out_channels, p);
 }
 
 static void add_lines(const SpectralGradient& a, const GradientWorkspace& w, const AxisTaps& x, const Lines& lines, float* to) {
-  in_pieces(half(x.n), [&](int first, int n) {
-    const Next next = next_of(lines, half(x.n), first, n);
-    gather_image(a, {lines.a, first}, n, w.gathered);
-    if (lines.pair) gather_image(a, {lines.b, first}, n, w.gathered + TOGETHER * gathered_size(a));
-    for (int s = 0; s < n_slabs(a.out_channels); s++) {
-      const Slab slab = slab_of(a, s);
+  for (int s = 0; s < n_slabs(a.out_channels); s++) {
+    const Slab slab = slab_of(a, s);
+    in_pieces(half(x.n), [&](int first, int n) {
       pack_lines(a, w, x, lines, slab, first, n);
-      for (int f = 0; f < n; f += AT_ONCE) {
-        for (int g = f; s == 0 && g < min_of(f + AT_ONCE, n); g++) {
-          foresee_all(a, {next.a.line, next.a.fx + g});
-          if (lines.pair) foresee_all(a, {next.b.line, next.b.fx + g});
-        }
-        add_frequencies(a, w, x, lines.pair, slab, first + f, f, min_of(AT_ONCE, n - f), to + 2 * x.k * slab.before);
-      }
-    }
-  });
+      for (int f = 0; f < n; f += AT_ONCE)
+        add_frequencies(a, w, x, lines, slab, first + f, min_of(AT_ONCE, n - f), w.rows + 2 * f * row_size(a), to + 2 * x.k * slab.before);
+    });
+  }
 }
 
 static void gradient_stored(const SpectralGradient& a, const GradientWorkspace& w) {
@@ -300,14 +282,13 @@ static void gradient_stored(const SpectralGradient& a, const GradientWorkspace& 
   const size_t matrix = (size_t)a.in_channels * a.out_channels;
   for (size_t f = 0; f < n; f++) {
     const Place place = {f / length, (int)(f % length)};
-    gather_image(a, place, 1, w.gathered);
     for (int s = 0; s < n_slabs(a.out_channels); s++) {
       const Slab slab = slab_of(a, s);
       const Complex one = {1.0f, 0.0f};
       pack_rows(a, slab, place, 1, &one, w.rows, row_size(a));
       in_parts(a, slab, [&](int i, int n) {
         float *re = w.products, *im = re + n * LANES, *to = a.d_kernel + 2 * f * matrix + i * slab.group * a.out_channels;
-        outer_all(a, slab, w.gathered, i, n, w.rows, re, im);
+        outer_all(a, slab, place, i, n, w.rows, re, im);
         unpack(a, slab, n, re, to);
         unpack(a, slab, n, im, to + matrix);
       });

@@ -9,8 +9,7 @@ constexpr int MAX_BATCH = REGISTERS == 32 ? 12 : 4;
 // The product at one frequency and slab: out[b, o] = phase * sum over blocks and i of x[b, i] * w[i, o], all complex.
 struct Frequency {
   const SpectralProduct* a;
-  const float* x;  // of all blocks, (2, batch, channel) each
-  float* y;        // (2, batch, LANES)
+  Place place;
   Slab slab;
   const float *re, *im;  // of the weights
   Complex phase;
@@ -33,30 +32,37 @@ template <int Group, int B>
 static void multiply(const Frequency& f, size_t first_batch) {
   constexpr int U = B == 1 ? 4 : B <= 3 ? 2 : 1;  // sums side by side, where there are few entries
   const SpectralProduct& a = *f.a;
-  const float* x = f.x;
+  const int length = half(a.transform.x);
   vf re[U][B], im[U][B];
   for (int u = 0; u < U; u++)
     for (int b = 0; b < B; b++) re[u][b] = im[u][b] = (vf){};
   const float *wr = f.re, *wi = f.im;
   for (int block = 0; block < a.n_blocks; block++) {
-    const size_t channels = a.blocks[block].channels, plane = a.batch * channels;
+    const size_t channels = a.blocks[block].channels, stride = (size_t)length * 2 * channels;
+    const float* x = a.blocks[block].data + at(f.place, first_batch, a.batch, length, channels);
+    const float* next = x + 2 * channels;  // the next frequency of an entry, one at a step
     // Every fourth entry has a pointer of its own, so that all addresses are a pointer and 0 to 3 strides.
     const float *xr[ceil_div(B, 4)], *xi[ceil_div(B, 4)];
     for (int p = 0; p < ceil_div(B, 4); p++) {
-      xr[p] = opaque(x + (first_batch + 4 * p) * channels);
-      xi[p] = opaque(x + (first_batch + 4 * p) * channels + plane);
+      xr[p] = opaque(x + 4 * p * stride);
+      xi[p] = opaque(x + 4 * p * stride + channels);
     }
     const auto step = [&](int u) __attribute__((always_inline)) {
       const vf r = load(wr), m = load(wi);
 #pragma GCC unroll 16
       for (int b = 0; b < B; b++) {
-        const vf c = broadcast<Group>(xr[b / 4] + b % 4 * channels), s = broadcast<Group>(xi[b / 4] + b % 4 * channels);
+        const vf c = broadcast<Group>(xr[b / 4] + b % 4 * stride), s = broadcast<Group>(xi[b / 4] + b % 4 * stride);
         re[u][b] += c * r;
         im[u][b] += c * m;
         re[u][b] -= s * m;
         im[u][b] += s * r;
       }
       wr += LANES, wi += LANES;
+#pragma GCC unroll 2
+      for (int g = 0; g < Group; g++, next += stride) {
+        __builtin_prefetch(next);
+        __builtin_prefetch(next + channels);
+      }
       for (int p = 0; p < ceil_div(B, 4); p++) xr[p] += Group, xi[p] += Group;
     };
     size_t left = channels / Group;
@@ -65,7 +71,6 @@ static void multiply(const Frequency& f, size_t first_batch) {
       for (int u = 0; u < U; u++) step(u);
     if constexpr (U > 1)
       for (; left > 0; left--) step(0);
-    x += 2 * plane;
   }
   vf found[B][2];
 #pragma GCC unroll 16
@@ -76,12 +81,28 @@ static void multiply(const Frequency& f, size_t first_batch) {
     found[b][0] = f.phase.re * r - f.phase.im * m;
     found[b][1] = f.phase.re * m + f.phase.im * r;
   }
-  float* y = f.y + first_batch * LANES;
+  const size_t stride = (size_t)length * 2 * a.out_channels;
+  float* y = a.out + at(f.place, first_batch, a.batch, length, a.out_channels) + f.slab.first;
+  for (int b = 0; b < B; b++) {
+    __builtin_prefetch(y + b * stride + 2 * a.out_channels, 1);
+    __builtin_prefetch(y + b * stride + 3 * a.out_channels, 1);
+  }
+  if (f.slab.outs * Group == LANES) {
+#pragma GCC unroll 16
+    for (int b = 0; b < B; b++) {
+      store_sums<Group>(y + b * stride, found[b][0]);
+      store_sums<Group>(y + b * stride + a.out_channels, found[b][1]);
+    }
+    return;
+  }
+  float sums[2 * B][LANES] = {};
 #pragma GCC unroll 16
   for (int b = 0; b < B; b++) {
-    store_sums<Group>(y + b * LANES, found[b][0]);
-    store_sums<Group>(y + (a.batch + b) * LANES, found[b][1]);
+    store_sums<Group>(sums[2 * b], found[b][0]);
+    store_sums<Group>(sums[2 * b + 1], found[b][1]);
   }
+  for (int b = 0; b < B; b++, y += stride)
+    for (int o = 0; o < f.slab.outs; o++) y[o] = sums[2 * b][o], y[a.out_channels + o] = sums[2 * b + 1][o];
 }
 
 template <int Group, int B>
@@ -149,15 +170,13 @@ static size_t line_size(const SpectralProduct& a) {
 }
 
 struct ProductWorkspace {
-  float *tables[3], *taps, *even_z, *odd_z, *lines, *weights, *gathered, *sums;
+  float *tables[3], *taps, *even_z, *odd_z, *lines, *weights;
   size_t size;
 
   ProductWorkspace(const SpectralProduct& a) : size(0) {
     const Size n = a.transform, k = a.kernel;
     const size_t in = total_channels(a), all = all_lanes(in, a.out_channels, all_even(a));
     weights = take(a, 4 * in * LANES);
-    gathered = take(a, 2 * TOGETHER * 2 * a.batch * in);
-    sums = take(a, 2 * TOGETHER * 2 * (size_t)a.batch * LANES);
     if (a.stored) return;
     tables[0] = take(a, (size_t)half(n.z) * (k.z + 2));
     tables[1] = take(a, (size_t)half(n.y) * (k.y + 2));
@@ -289,80 +308,29 @@ static void all_of_y(const SpectralProduct& a, const ProductWorkspace& w, const 
   }
 }
 
-static size_t gathered_size(const SpectralProduct& a) { return 2 * a.batch * total_channels(a); }
-static size_t sums_size(const SpectralProduct& a) { return 2 * (size_t)a.batch * LANES; }
-
-static void gather_all(const SpectralProduct& a, Place p, int n, float* to) {
-  for (int j = 0; j < a.n_blocks; to += 2 * a.batch * a.blocks[j].channels, j++)
-    gather(a.blocks[j].data, a.batch, half(a.transform.x), a.blocks[j].channels, p, n, gathered_size(a), to);
-}
-
-static void foresee_all(const SpectralProduct& a, Place p) {
-  if (p.line >= (size_t)a.transform.z * a.transform.y || p.fx >= half(a.transform.x)) return;
-  for (int j = 0; j < a.n_blocks; j++) foresee(a.blocks[j].data, a.batch, half(a.transform.x), a.blocks[j].channels, p);
-}
-
-// A slab's sums at n frequencies, (frequency, 2, batch, LANES), to their places.
-static void scatter(const SpectralProduct& a, const Slab& slab, Place p, int n, const float* from) {
-  const size_t out = a.out_channels, step = sums_size(a);
-  for (int b = 0; b < a.batch; b++, from += LANES) {
-    float* to = a.out + at(p, b, a.batch, half(a.transform.x), out) + slab.first;
-    for (int f = 0; f < n; f++, to += 2 * out) {
-      copy_channels(to, from + f * step, slab.outs);
-      copy_channels(to + out, from + f * step + a.batch * LANES, slab.outs);
-    }
-  }
-}
-
-// n frequencies from fx on, of one slab, of both lines.
-static void multiply_some(const SpectralProduct& a, const ProductWorkspace& w, const AxisTaps& x, const Lines& lines, const Slab& slab,
-                          const float* from, int fx, int n) {
-  const size_t m = slab.lanes;
-  const Next next = next_of(lines, half(x.n), fx, n);
-  const float *re = from + 2 * a.kernel.x * slab.before, *im = re + a.kernel.x * m;
-  for (int f = 0; f < n; f++) {
-    const Row row = x.row(fx + f);
-    const float* gathered = w.gathered + f * gathered_size(a);
-    float* sums = w.sums + f * sums_size(a);
-    if (slab.first == 0) {
-      foresee_all(a, {next.a.line, next.a.fx + f});
-      if (lines.pair) foresee_all(a, {next.b.line, next.b.fx + f});
-    }
-    in_steps(m, ZNN_STEP { fold_x(count, row, re + q, im + q, m, lines.pair, w.weights + q); });
-    multiply_all({&a, gathered, sums, slab, w.weights, w.weights + m, lines.phase_a * row.phase()});
-    if (!lines.pair) continue;
-    gathered += TOGETHER * gathered_size(a), sums += TOGETHER * sums_size(a);
-    multiply_all({&a, gathered, sums, slab, w.weights + 2 * m, w.weights + 3 * m, lines.phase_b * row.phase()});
-  }
-  scatter(a, slab, {lines.a, fx}, n, w.sums);
-  if (lines.pair) scatter(a, slab, {lines.b, fx}, n, w.sums + TOGETHER * sums_size(a));
-}
-
 static void multiply_lines(const SpectralProduct& a, const ProductWorkspace& w, const AxisTaps& x, const Lines& lines, const float* from) {
-  in_pieces(half(x.n), [&](int fx, int n) {
-    gather_all(a, {lines.a, fx}, n, w.gathered);
-    if (lines.pair) gather_all(a, {lines.b, fx}, n, w.gathered + TOGETHER * gathered_size(a));
-    for (int s = 0; s < n_slabs(a.out_channels); s++) multiply_some(a, w, x, lines, slab_of(a, s), from, fx, n);
-  });
+  for (int s = 0; s < n_slabs(a.out_channels); s++) {
+    const Slab slab = slab_of(a, s);
+    const size_t m = slab.lanes;
+    const float *re = from + 2 * a.kernel.x * slab.before, *im = re + a.kernel.x * m;
+    for (int fx = 0; fx < half(x.n); fx++) {
+      const Row row = x.row(fx);
+      in_steps(m, ZNN_STEP { fold_x(count, row, re + q, im + q, m, lines.pair, w.weights + q); });
+      multiply_all({&a, {lines.a, fx}, slab, w.weights, w.weights + m, lines.phase_a * row.phase()});
+      if (lines.pair) multiply_all({&a, {lines.b, fx}, slab, w.weights + 2 * m, w.weights + 3 * m, lines.phase_b * row.phase()});
+    }
+  }
 }
 
 static void product_stored(const SpectralProduct& a, const ProductWorkspace& w) {
-  const size_t n_lines = (size_t)a.transform.z * a.transform.y;
-  for (size_t line = 0; line < n_lines; line++)
-    in_pieces(half(a.transform.x), [&](int fx, int n) {
-      gather_all(a, {line, fx}, n, w.gathered);
-      for (int s = 0; s < n_slabs(a.out_channels); s++) {
-        const Slab slab = slab_of(a, s);
-        for (int f = 0; f < n; f++) {
-          const size_t index = line * half(a.transform.x) + fx + f;
-          pack(a, slab, 2 * index, false, w.weights);
-          pack(a, slab, 2 * index + 1, a.conjugate, w.weights + slab.lanes);
-          const float* image = w.gathered + f * gathered_size(a);
-          multiply_all({&a, image, w.sums + f * sums_size(a), slab, w.weights, w.weights + slab.lanes, {1.0f, 0.0f}});
-        }
-        scatter(a, slab, {line, fx}, n, w.sums);
-      }
-    });
+  const size_t length = half(a.transform.x), n = a.transform.z * a.transform.y * length;
+  for (size_t f = 0; f < n; f++)
+    for (int s = 0; s < n_slabs(a.out_channels); s++) {
+      const Slab slab = slab_of(a, s);
+      pack(a, slab, 2 * f, false, w.weights);
+      pack(a, slab, 2 * f + 1, a.conjugate, w.weights + slab.lanes);
+      multiply_all({&a, {f / length, (int)(f % length)}, slab, w.weights, w.weights + slab.lanes, {1.0f, 0.0f}});
+    }
 }
 
 void spectral_product(const SpectralProduct& a) {
