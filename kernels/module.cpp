@@ -434,9 +434,10 @@ NB_MODULE(_kernels, m) {
       "pool_counts",
       [] {
         const znn::pool::Counts c = znn::pool::counts();
-        return nb::make_tuple(c.bytes_from_system, c.bytes_in_use, c.n_from_system);
+        return nb::make_tuple(c.bytes_from_system, c.bytes_in_use, c.n_from_system, c.bytes_scratch, c.bytes_peak);
       },
-      nb::sig("def pool_counts() -> tuple[int, int, int]"));
+      nb::sig("def pool_counts() -> tuple[int, int, int, int, int]"));
+  m.def("reset_peak", &znn::pool::reset_peak);
   m.def("direct_forward", &direct_forward, "images"_a, "kernels"_a, "out"_a, "pad_z"_a = 0, "pad_y"_a = 0);
   m.def("direct_gradient", &direct_gradient, "image"_a, "d_out"_a, "d_kernel"_a);
   m.def("spectral_product", &spectral_product, "images"_a, "kernels"_a, "transform"_a, "twiddles"_a, "backward"_a, "out"_a);

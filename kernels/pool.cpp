@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <mutex>
 #include <new>
@@ -48,10 +49,35 @@ void* from_system(size_t bytes) {
   return memory;
 }
 
+void in_use(Counts& counts, size_t bytes) {
+  counts.bytes_in_use += bytes;
+  counts.bytes_peak = std::max(counts.bytes_peak, counts.bytes_in_use);
+}
+
 struct Scratch {
   float* memory = nullptr;
-  size_t n = 0;
-  ~Scratch() { std::free(memory); }
+  size_t bytes = 0;
+
+  ~Scratch() { drop(); }
+
+  void drop() noexcept {
+    std::free(memory);
+    count(bytes, 0);
+    memory = nullptr;
+    bytes = 0;
+  }
+
+  void grow(size_t wanted) {
+    drop();
+    memory = static_cast<float*>(from_system(wanted));
+    bytes = wanted;
+    count(0, bytes);
+  }
+
+  static void count(size_t before, size_t after) noexcept {
+    std::lock_guard<std::mutex> guard(state().lock);
+    state().counts.bytes_scratch += after - before;
+  }
 };
 
 }  // namespace
@@ -65,13 +91,13 @@ void* take(size_t bytes) {
     if (!list.empty()) {
       void* memory = list.back();
       list.pop_back();
-      s.counts.bytes_in_use += bytes;
+      in_use(s.counts, bytes);
       return memory;
     }
   }
   void* memory = from_system(bytes);
   std::lock_guard<std::mutex> guard(s.lock);
-  s.counts.bytes_in_use += bytes;
+  in_use(s.counts, bytes);
   s.counts.bytes_from_system += bytes;
   s.counts.n_from_system++;
   return memory;
@@ -106,15 +132,15 @@ Counts counts() noexcept {
   return s.counts;
 }
 
+void reset_peak() noexcept {
+  State& s = state();
+  std::lock_guard<std::mutex> guard(s.lock);
+  s.counts.bytes_peak = s.counts.bytes_in_use;
+}
+
 float* scratch(size_t n) {
   static thread_local Scratch own;
-  if (own.n < n) {
-    std::free(own.memory);
-    own = {};
-    const size_t grown = n + n / 2;
-    own.memory = static_cast<float*>(from_system(rounded(grown * sizeof(float))));
-    own.n = grown;
-  }
+  if (own.bytes < n * sizeof(float)) own.grow(rounded((n + n / 2) * sizeof(float)));
   return own.memory;
 }
 

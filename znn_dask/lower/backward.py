@@ -242,5 +242,8 @@ def _kernel_gradient(
         terms.append(
             graph.task("conv-gradient", index, priority, KERNEL_GRADIENTS[algorithm], *arguments, n_bytes=n_bytes)
         )
+        if algorithm == "fft-stored":
+            whole = n_bytes // volume(op.kernel) * 2 * volume(low.tiling(edge).half)
+            graph.extra_bytes[terms[-1]] = whole  # the gradient's own spectrum
     total = graph.total("kernel-gradient", (edge.name, block_in, block_out), priority, terms)
     back.gradients["kernel", edge.name, block_in, block_out] = total

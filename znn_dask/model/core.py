@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from znn_dask.geometry import Triple
-from znn_dask.lower import Options, Plan, lower_step, make_plan
-from znn_dask.lower.memory import forward_bytes, peak_bytes
+from znn_dask.lower import Options, Plan, make_plan
+from znn_dask.model.memory import forward_bytes, step_bytes
 from znn_dask.lower.parameters import to_blocks, to_public
 from znn_dask.lower.step import StepOptions, step_input_sizes
 from znn_dask.model.compiled import Programs, for_batch, learn_transforms
@@ -152,8 +152,8 @@ class Core:
         return values
 
     def step_bytes(self) -> int:
-        """Return the estimated peak memory of a step's values."""
-        return peak_bytes(lower_step(self.net, self.plan, self.step_options(frozenset(), False), "estimate"))
+        """Return the predicted peak memory of a step."""
+        return step_bytes(self.net, self.plan, self.scheduler.num_workers)
 
     def patch(self, size: Triple) -> tuple[Triple, Plan]:
         """Return the largest output patch of a volume that stays within the memory, and the plan for it."""
