@@ -16,7 +16,6 @@ from znn_dask.net import Network
 from znn_dask.ops.memory import pooled_bytes
 from znn_dask.tasks import Need
 
-
 MEMORY_RATE = 8e9  # bytes a second
 
 

@@ -1,6 +1,14 @@
-"""How much memory a model takes: its graphs are compiled and played, nothing is run."""
+"""How much memory a model takes: its graphs are compiled and played, nothing is run. And plans that keep to a limit."""
 
-from znn_dask.lower import Plan, StepGraph, lower_forward, lower_step
+from collections.abc import Mapping
+
+from dask.utils import format_bytes, parse_bytes
+
+from znn_dask.errors import MemoryLimitError, ParameterError
+from znn_dask.geometry import Triple
+from znn_dask.lower import Options, Plan, StepGraph, lower_forward, lower_step, make_plan
+from znn_dask.lower.layers import Timing
+from znn_dask.lower.leaner import Heard, leaner
 from znn_dask.lower.memory import needs, parameter_bytes
 from znn_dask.lower.step import StepOptions
 from znn_dask.net import Network
@@ -29,3 +37,47 @@ def step_bytes(net: Network, plan: Plan, num_workers: int = 1) -> int:
     # Neither loss nor optimiser make a difference.
     options = StepOptions("square", momentum=0.5, pending=True)
     return 3 * parameter_bytes(net, plan) + peak_bytes(lower_step(net, plan, options, "estimate"), num_workers)
+
+
+def as_bytes(memory: object) -> int | None:
+    """Return a limit in bytes, None for none.
+
+    Raises
+    ------
+    ParameterError
+        Unless it is a number of bytes or a text that says one.
+    """
+    if memory is None:
+        return None
+    try:
+        n_bytes = 0 if isinstance(memory, bool) or not isinstance(memory, int | str) else int(parse_bytes(memory))
+    except ValueError:
+        n_bytes = 0
+    if n_bytes <= 0:
+        raise ParameterError(f"memory must be bytes above 0, a text like '2 GiB' or '500 MB', or None, got {memory!r}")
+    return n_bytes
+
+
+def planned(
+    net: Network, output_size: Mapping[str, Triple], batch: int, options: Options, timing: Timing, num_workers: int
+) -> Plan:
+    """Return the fastest plan, or the fastest found whose step keeps to the memory of the options.
+
+    Raises
+    ------
+    MemoryLimitError
+        If none was found.
+    """
+    heard, limit = Heard(timing), options.memory
+    plan = make_plan(net, output_size, batch, options, heard)
+    if limit is None:
+        return plan
+    plan, least = leaner(net, plan, options, heard, lambda other: step_bytes(net, other, num_workers), limit)
+    if least > limit:
+        sizes = ", ".join(f"{name} {'x'.join(map(str, size))}" for name, size in output_size.items())
+        raise MemoryLimitError(
+            f"memory of {format_bytes(limit)} is too little for a step of output_size {sizes}, batch {batch} and "
+            f"{num_workers} workers: {format_bytes(least)} ({least} bytes) is the least that was found. "
+            f"Give memory={least} or more, or a smaller output_size, a smaller batch or fewer workers"
+        )
+    return plan
