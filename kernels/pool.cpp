@@ -6,21 +6,30 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdlib>
 #include <mutex>
 #include <new>
 #include <unordered_map>
 #include <vector>
 
+#include "arena.hpp"
+
 namespace znn::pool {
 
 namespace {
 
-constexpr size_t PAGE = 4096, HUGE_PAGE = size_t(2) << 20;
+constexpr size_t PAGE = 4096, HUGE_PAGE = Arena::HUGE_PAGE;
+#ifdef __SANITIZE_ADDRESS__
+constexpr size_t LARGE = SIZE_MAX;  // each block by itself, so that reading beyond its end is found
+#else
+constexpr size_t LARGE = 4 * PAGE;
+#endif
 
 struct State {
   std::mutex lock;  // owns everything below
-  std::unordered_map<size_t, std::vector<void*>> free;
+  Arena arena;                                          // of large blocks
+  std::unordered_map<size_t, std::vector<void*>> free;  // small blocks, by size
   Counts counts{};
 };
 
@@ -85,18 +94,20 @@ struct Scratch {
 void* take(size_t bytes) {
   bytes = rounded(bytes);
   State& s = state();
-  {
-    std::lock_guard<std::mutex> guard(s.lock);
-    std::vector<void*>& list = s.free[bytes];
-    if (!list.empty()) {
-      void* memory = list.back();
-      list.pop_back();
-      in_use(s.counts, bytes);
-      return memory;
-    }
+  std::lock_guard<std::mutex> guard(s.lock);
+  if (bytes >= LARGE) {
+    void* memory = s.arena.take(bytes);
+    in_use(s.counts, bytes);
+    return memory;
+  }
+  std::vector<void*>& list = s.free[bytes];
+  if (!list.empty()) {
+    void* memory = list.back();
+    list.pop_back();
+    in_use(s.counts, bytes);
+    return memory;
   }
   void* memory = from_system(bytes);
-  std::lock_guard<std::mutex> guard(s.lock);
   in_use(s.counts, bytes);
   s.counts.bytes_from_system += bytes;
   s.counts.n_from_system++;
@@ -109,16 +120,19 @@ void give(void* memory, size_t bytes) noexcept {
   std::lock_guard<std::mutex> guard(s.lock);
   s.counts.bytes_in_use -= bytes;
   try {
-    s.free[bytes].push_back(memory);
-  } catch (const std::bad_alloc&) {
+    if (bytes >= LARGE)
+      s.arena.give(memory, bytes);
+    else
+      s.free[bytes].push_back(memory);
+  } catch (const std::bad_alloc&) {  // it is lost, which is better than to end here
     s.counts.bytes_from_system -= bytes;
-    std::free(memory);
   }
 }
 
 void trim() noexcept {
   State& s = state();
   std::lock_guard<std::mutex> guard(s.lock);
+  s.arena.trim();
   for (auto& [bytes, list] : s.free) {
     for (void* memory : list) std::free(memory);
     s.counts.bytes_from_system -= bytes * list.size();
@@ -129,7 +143,10 @@ void trim() noexcept {
 Counts counts() noexcept {
   State& s = state();
   std::lock_guard<std::mutex> guard(s.lock);
-  return s.counts;
+  Counts all = s.counts;
+  all.bytes_from_system += s.arena.held;
+  all.n_from_system += s.arena.n_grown;
+  return all;
 }
 
 void reset_peak() noexcept {
