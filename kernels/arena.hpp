@@ -8,8 +8,6 @@
 #include <iterator>
 #include <map>
 #include <new>
-#include <set>
-#include <utility>
 
 namespace znn::pool {
 
@@ -18,19 +16,17 @@ class Arena {
  public:
   static constexpr size_t HUGE_PAGE = size_t(2) << 20;
 
-  size_t held = 0;      // bytes that the system has given
+  size_t held = 0;     // bytes that the system has given
   size_t n_grown = 0;  // how often it was asked
 
+  // The first block by address that is large enough: what lives long gathers in front, and large blocks stay behind.
   void* take(size_t bytes) {
-    auto found = by_size_.lower_bound({bytes, nullptr});
-    if (found == by_size_.end()) {
-      grow(bytes);
-      found = by_size_.lower_bound({bytes, nullptr});
-    }
-    const auto [size, start] = *found;
-    by_size_.erase(found);
-    blocks_.erase(start);
-    if (size > bytes) add(start + bytes, size - bytes);
+    auto block = first(bytes);
+    if (block == blocks_.end()) block = grow(bytes);
+    char* start = block->first;
+    const size_t rest = block->second.bytes - bytes;
+    blocks_.erase(block);
+    if (rest) blocks_[start + bytes] = {rest, true};
     return start;
   }
 
@@ -39,22 +35,21 @@ class Arena {
     auto next = blocks_.lower_bound(start);
     if (next != blocks_.end() && next->second.held && next->first == start + bytes) {
       bytes += next->second.bytes;
-      next = erase(next);
+      next = blocks_.erase(next);
     }
     if (next != blocks_.begin()) {
       const auto before = std::prev(next);
       if (before->second.held && before->first + before->second.bytes == start) {
         start = before->first;
         bytes += before->second.bytes;
-        erase(before);
+        blocks_.erase(before);
       }
     }
-    add(start, bytes);
+    blocks_[start] = {bytes, true};
   }
 
   // Returns what is free to the system; the address space stays.
   void trim() noexcept {
-    by_size_.clear();
     for (auto block = blocks_.begin(); block != blocks_.end();) {
       if (block->second.held) {
         madvise(block->first, block->second.bytes, MADV_DONTNEED);
@@ -72,7 +67,7 @@ class Arena {
   }
 
  private:
-  static constexpr size_t PIECE = size_t(1) << 30, LEAST = size_t(1) << 20;
+  static constexpr size_t PIECE = size_t(1) << 32, LEAST = size_t(1) << 20;
 
   struct Free {
     size_t bytes;
@@ -80,21 +75,14 @@ class Arena {
   };
   using Blocks = std::map<char*, Free>;
 
-  Blocks blocks_;                              // the free ones, by address
-  std::set<std::pair<size_t, char*>> by_size_;  // those with memory
+  Blocks blocks_;  // the free ones, by address
 
-  void add(char* start, size_t bytes) {
-    blocks_[start] = {bytes, true};
-    by_size_.insert({bytes, start});
-  }
-
-  Blocks::iterator erase(Blocks::iterator block) {
-    by_size_.erase({block->second.bytes, block->first});
-    return blocks_.erase(block);
+  Blocks::iterator first(size_t bytes) {
+    return std::find_if(blocks_.begin(), blocks_.end(), [=](auto& b) { return b.second.held && b.second.bytes >= bytes; });
   }
 
   // Gives memory to the first free addresses that suffice, together with the free block before them.
-  void grow(size_t bytes) {
+  Blocks::iterator grow(size_t bytes) {
     for (auto block = blocks_.begin(); block != blocks_.end(); ++block) {
       if (block->second.held) continue;
       char* start = block->first;
@@ -107,22 +95,21 @@ class Arena {
       if (before + room < bytes) continue;
       // Somewhat more than needed, so that runs whose order differs soon find enough.
       const size_t more = std::min(room, (std::max(bytes - before, held / 16) + LEAST - 1) / LEAST * LEAST);
-      if (before) erase(std::prev(block));
       blocks_.erase(block);
       if (room > more) blocks_[start + more] = {room - more, false};
-      add(start - before, before + more);
       held += more;
       n_grown++;
-      return;
+      blocks_[start - before] = {before + more, true};
+      return blocks_.find(start - before);
     }
     reserve(bytes);
-    grow(bytes);
+    return grow(bytes);
   }
 
   void reserve(size_t bytes) {
     size_t size = std::max(PIECE, bytes + HUGE_PAGE);
-    void* memory = map(size);
-    if (memory == MAP_FAILED) memory = map(size = bytes + HUGE_PAGE);
+    void* memory = size > PIECE ? MAP_FAILED : map(size, true);
+    if (memory == MAP_FAILED) memory = map(size = bytes + HUGE_PAGE, false);
     if (memory == MAP_FAILED) throw std::bad_alloc();
     const uintptr_t address = reinterpret_cast<uintptr_t>(memory);
     const size_t skipped = (HUGE_PAGE - address % HUGE_PAGE) % HUGE_PAGE;
@@ -133,11 +120,11 @@ class Arena {
     blocks_[start] = {size - skipped, false};
   }
 
-  static void* map(size_t bytes) {
+  // `addresses`: what is mapped is mostly never used, so the system need not have memory for all of it.
+  static void* map(size_t bytes, bool addresses) {
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS;
 #ifdef MAP_NORESERVE
-    constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-#else
-    constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS;
+    if (addresses) flags |= MAP_NORESERVE;
 #endif
     return mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
   }

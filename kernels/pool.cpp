@@ -1,5 +1,5 @@
 // Fresh pages cost a fault each and a lock in the kernel, which alone can keep two threads from being faster than
-// one; so memory given back is kept for the next array of its size.
+// one; so memory given back is kept: small blocks for the next of their size, large ones in the arena.
 #include "pool.hpp"
 
 #include <pthread.h>
@@ -27,7 +27,7 @@ constexpr size_t LARGE = 4 * PAGE;
 #endif
 
 struct State {
-  std::mutex lock;  // owns everything below
+  std::mutex lock;                                      // owns everything below
   Arena arena;                                          // of large blocks
   std::unordered_map<size_t, std::vector<void*>> free;  // small blocks, by size
   Counts counts{};

@@ -1,4 +1,4 @@
-// Aligned memory that is used again: per-size free lists, shared by all threads.
+// Aligned memory that is used again, shared by all threads.
 #pragma once
 #include <cstddef>
 
