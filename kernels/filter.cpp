@@ -1,124 +1,233 @@
 // Max-filter and max-pool. A max-filter's output is written straight into its fragments: position v goes to parity
-// v mod stride at v / stride. The argmax is the flat index in the window; ties go to the earlier voxel.
-#include "simd.hpp"
-#include "table.hpp"
+// v mod stride at v / stride. The argmax is the flat index in the window; ties go to the earlier voxel, NaN wins.
+// Small windows are compared voxel by voxel, large ones axis by axis (filter_separable.hpp). Backward, small windows
+// are gathered, so that every voxel is written once; the others are scattered.
+#include "filter.hpp"
+#include "filter_separable.hpp"
 
 namespace znn::ZNN_ISA {
 
-struct Position {
-  int z, y, x;
-};
+constexpr size_t SMALL_WINDOW = 8, GATHERED_WINDOW = 16;  // voxels; measured
 
-static Position parity_of(const Filter& f, int p) {
-  return {p / (f.stride.y * f.stride.x), p / f.stride.x % f.stride.y, p % f.stride.x};
-}
+static bool separable(const Filter& f) { return dense(f) && f.window.voxels() > SMALL_WINDOW; }
 
-// A vector of argmax values, as many as there are lanes.
-template <typename Index>
-struct Narrow;
-template <>
-struct Narrow<uint8_t> {
-  typedef uint8_t type __attribute__((vector_size(LANES)));
-};
-template <>
-struct Narrow<uint16_t> {
-  typedef uint16_t type __attribute__((vector_size(LANES * 2)));
-};
+// ---- forward, voxel by voxel
 
-template <typename Index>
-ZNN_INLINE void store_index(Index* p, vi index, int n) {
-  const typename Narrow<Index>::type narrow = __builtin_convertvector(index, typename Narrow<Index>::type);
-  __builtin_memcpy(p, &narrow, n >= LANES ? sizeof(narrow) : n * sizeof(Index));
-}
-template <typename Index>
-ZNN_INLINE vi load_index(const Index* p, int n) {
-  typename Narrow<Index>::type narrow = {};
-  __builtin_memcpy(&narrow, p, n >= LANES ? sizeof(narrow) : n * sizeof(Index));
-  return __builtin_convertvector(narrow, vi);
-}
-
-template <typename Index>
-ZNN_INLINE void window_maximum(const Filter& f, const float* corner, size_t lanes, size_t q, int n, float* out, Index* argmax) {
-  const size_t line = f.size.x * lanes, plane = f.size.y * line;
-  vf best = load_first(corner + q, n);
-  vi where = {}, index = {};
-  for (int dz = 0; dz < f.window.z; dz++)
-    for (int dy = 0; dy < f.window.y; dy++)
-      for (int dx = 0; dx < f.window.x; dx++, index += 1) {
-        const vf value = load_first(corner + dz * plane + dy * line + dx * lanes + q, n);
-        const vi larger = (value > best) | (value != value);  // NaN wins, and stays
-        best = larger ? value : best;
-        where = larger ? index : where;
-      }
-  store_first(out + q, best, n);
-  store_index(argmax + q, where, n);
-}
-
-template <typename Index>
-static void forward(const Filter& f, int group, const float* image, float* out, Index* argmax) {
-  const size_t lanes = f.channels;
-  for (int target = 0; target < f.parities_per_group * f.batch; target++) {
-    const Position p = parity_of(f, group * f.parities_per_group + target / f.batch);
-    const float* entry = image + target % f.batch * f.size.voxels() * lanes;
-    for (int z = 0; z < f.out_size.z; z++)
-      for (int y = 0; y < f.out_size.y; y++)
-        for (int x = 0; x < f.out_size.x; x++, out += lanes, argmax += lanes) {
-          const size_t row = (size_t)(z * f.stride.z + p.z) * f.size.y + y * f.stride.y + p.y;
-          const float* corner = entry + (row * f.size.x + x * f.stride.x + p.x) * lanes;
-          size_t q = 0;
-          for (; q + LANES <= lanes; q += LANES) window_maximum(f, corner, lanes, q, LANES, out, argmax);
-          if (q < lanes) window_maximum(f, corner, lanes, q, (int)(lanes - q), out, argmax);
-        }
-  }
-}
-
-void filter_forward(const Filter& f, int group, const float* image, float* out, void* argmax, int argmax_bytes) {
-  if (argmax_bytes == 1) forward(f, group, image, out, (uint8_t*)argmax);
-  if (argmax_bytes == 2) forward(f, group, image, out, (uint16_t*)argmax);
-}
-
-// Adds the gradient of one output position to the voxel of its window that the argmax names, lane by lane.
-template <typename Index>
-ZNN_INLINE void window_scatter(const Filter& f, float* corner, size_t lanes, size_t q, int n, const float* d_out, const Index* argmax) {
-  const size_t line = f.size.x * lanes, plane = f.size.y * line;
-  const vf gradient = load_first(d_out + q, n);
-  const vi where = load_index(argmax + q, n);
+// W: voxels of the window along an axis, or 0 where only the filter knows.
+template <int WZ, int WY, int WX, typename Index>
+ZNN_INLINE void window_maximum(const Filter& f, const float* corner, size_t line, size_t plane, size_t lanes, int n,
+                               float* out, Index* argmax) {
+  const int wz = WZ ? WZ : f.window.z, wy = WY ? WY : f.window.y, wx = WX ? WX : f.window.x;
+  Maximum best = {load_first(corner, n), (vi){}};
   vi index = {};
-  for (int dz = 0; dz < f.window.z; dz++)
-    for (int dy = 0; dy < f.window.y; dy++)
-      for (int dx = 0; dx < f.window.x; dx++, index += 1) {
-        float* to = corner + dz * plane + dy * line + dx * lanes + q;
-        store_first(to, load_first(to, n) + (where == index ? gradient : (vf){}), n);
-      }
+  for (int dz = 0; dz < wz; dz++)
+    for (int dy = 0; dy < wy; dy++)
+      for (int dx = 0; dx < wx; dx++, index += 1)
+        if (dz + dy + dx > 0) best = later({load_first(corner + dz * plane + dy * line + dx * lanes, n), index}, best);
+  store_first(out, best.value, n);
+  store_index(argmax, best.where, n);
+}
+
+template <int WZ, int WY, int WX, typename Index>
+static void direct(const Filter& f, const float* image, float* const* out, Index* const* argmax) {
+  const size_t lanes = f.channels, line = f.size.x * lanes, plane = f.size.y * line;
+  for_rows(f, [&](const Row& row) {
+    const float* corner = image + row.corner;
+    float* to = out[row.group] + row.at;
+    Index* where = argmax[row.group] + row.at;
+    for (int x = 0; x < f.out_size.x; x++, corner += f.stride.x * lanes, to += lanes, where += lanes)
+      for_lanes(lanes, ZNN_BODY(q, n) {
+        window_maximum<WZ, WY, WX>(f, corner + q, line, plane, lanes, n, to + q, where + q);
+      });
+  });
 }
 
 template <typename Index>
-static void backward(const Filter& f, const float* const* d_out, const void* const* argmax, float* d_image) {
-  const size_t lanes = f.channels, n_out = f.out_size.voxels() * lanes;
-  fill_zero(d_image, f.size.voxels() * f.batch * lanes);
-  for (int source = 0; source < f.batch * f.n_parities; source++) {
-    const int parity = source / f.batch, group = parity / f.parities_per_group;
-    const Position p = parity_of(f, parity);
-    float* entry = d_image + source % f.batch * f.size.voxels() * lanes;
-    const size_t first = (source - group * f.parities_per_group * f.batch) * n_out;
-    const float* d = d_out[group] + first;
-    const Index* where = (const Index*)argmax[group] + first;
-    for (int z = 0; z < f.out_size.z; z++)
-      for (int y = 0; y < f.out_size.y; y++)
-        for (int x = 0; x < f.out_size.x; x++, d += lanes, where += lanes) {
-          const size_t row = (size_t)(z * f.stride.z + p.z) * f.size.y + y * f.stride.y + p.y;
-          float* corner = entry + (row * f.size.x + x * f.stride.x + p.x) * lanes;
-          size_t q = 0;
-          for (; q + LANES <= lanes; q += LANES) window_scatter(f, corner, lanes, q, LANES, d, where);
-          if (q < lanes) window_scatter(f, corner, lanes, q, (int)(lanes - q), d, where);
+static void forward(const Filter& f, const float* image, float* const* out, Index* const* argmax, float* scratch) {
+  const Size w = f.window;
+  if (separable(f)) return separable_forward(f, image, out, argmax, scratch);
+  if (w.z == 2 && w.y == 2 && w.x == 2) return direct<2, 2, 2>(f, image, out, argmax);
+  if (w.z == 1 && w.y == 2 && w.x == 2) return direct<1, 2, 2>(f, image, out, argmax);
+  direct<0, 0, 0>(f, image, out, argmax);
+}
+
+size_t filter_forward_scratch(const Filter& f) { return separable(f) ? separable_scratch(f) : 0; }
+
+void filter_forward(const Filter& f, const float* image, float* const* out, void* const* argmax, int argmax_bytes,
+                    float* scratch) {
+  if (argmax_bytes == 1) forward(f, image, out, (uint8_t* const*)argmax, scratch);
+  if (argmax_bytes == 2) forward(f, image, out, (uint16_t* const*)argmax, scratch);
+}
+
+// ---- backward
+
+struct Reach {  // the windows that hold voxel v along an axis begin at v - last to v - first
+  int first, last;
+
+  bool operator==(const Reach& r) const { return first == r.first && last == r.last; }
+};
+static Reach reach(int v, int window, int positions) {
+  return {v < positions ? 0 : v - positions + 1, v < window ? v : window - 1};
+}
+
+// Where window position v - d is kept along an axis, for a voxel v below the stride: its parity, and how many voxels
+// of the fragment it is before v.
+struct Back {
+  int parity, voxels;
+};
+static Back back(int v, int d, int stride) {
+  const int voxels = d > v ? (d - v + stride - 1) / stride : 0;
+  return {v - d + voxels * stride, voxels};
+}
+
+// The windows that hold a voxel, in the order of its place in them. Voxels whose distance is the stride see theirs in
+// the same fragments, one voxel further on: a list of those of every voxel below the stride serves the whole image.
+template <typename Index>
+struct Windows {
+  int n;
+  Reach of_z, of_y, of_x;
+  int place[GATHERED_WINDOW];
+  const float* d_out[GATHERED_WINDOW];
+  const Index* argmax[GATHERED_WINDOW];
+  size_t at[GATHERED_WINDOW];  // counted modulo 2^64: before the array's first value until the voxel's offset is added
+
+  void add(int in_window, const float* d, const Index* where, size_t from) {
+    place[n] = in_window;
+    d_out[n] = d;
+    argmax[n] = where;
+    at[n++] = from;
+  }
+  void list(const Filter& f, Size voxel, size_t lanes, const float* const* gradients, const Index* const* indices) {
+    for (int dz = 0; dz < f.window.z; dz++)
+      for (int dy = 0; dy < f.window.y; dy++)
+        for (int dx = 0; dx < f.window.x; dx++) {
+          const Back z = back(voxel.z, dz, f.stride.z), y = back(voxel.y, dy, f.stride.y), x = back(voxel.x, dx, f.stride.x);
+          const int parity = (z.parity * f.stride.y + y.parity) * f.stride.x + x.parity, group = parity / f.parities_per_group;
+          const size_t cells = ((size_t)z.voxels * f.out_size.y + y.voxels) * f.out_size.x + x.voxels;
+          const size_t first = (size_t)(parity % f.parities_per_group) * f.batch * f.out_size.voxels();
+          add(n, gradients[group], indices[group], (first - cells) * lanes);
         }
   }
+  // Those of `all` that lie in the image; nothing is done if that is what the list holds already.
+  void restrict_to(const Windows& all, Size window, Reach z, Reach y, Reach x) {
+    if (n > 0 && z == of_z && y == of_y && x == of_x) return;
+    n = 0;
+    of_z = z;
+    of_y = y;
+    of_x = x;
+    for (int dz = z.first; dz <= z.last; dz++)
+      for (int dy = y.first; dy <= y.last; dy++)
+        for (int dx = x.first; dx <= x.last; dx++) {
+          const int k = (dz * window.y + dy) * window.x + dx;
+          add(k, all.d_out[k], all.argmax[k], all.at[k]);
+        }
+  }
+  inline __attribute__((always_inline)) void sum(int count, size_t offset, size_t lanes, float* to) const {
+    for_lanes(lanes, ZNN_BODY(q, n_lanes) {
+      vf sum = {};
+      for (int k = 0; k < count; k++) {
+        const size_t from = at[k] + offset + q;
+        const vi here = load_index(argmax[k] + from, n_lanes) == (vi){} + place[k];
+        sum += here ? load_first(d_out[k] + from, n_lanes) : (vf){};
+      }
+      store_first(to + q, sum, n_lanes);
+    });
+  }
+  void sum(size_t offset, size_t lanes, float* to) const {
+    if (n == 8) return sum(8, offset, lanes, to);
+    if (n == 4) return sum(4, offset, lanes, to);
+    if (n == 2) return sum(2, offset, lanes, to);
+    sum(n, offset, lanes, to);
+  }
+};
+
+template <typename Index>
+static void gather(const Filter& f, const float* const* d_out, const Index* const* argmax, float* d_image, float* scratch) {
+  const size_t lanes = f.channels;
+  const Size n = f.size, w = f.window, s = f.stride, m = {f.out_size.z * s.z, f.out_size.y * s.y, f.out_size.x * s.x};
+  // (z, y, x), below the stride: all windows, and those that lie in the image for the voxel done last.
+  Windows<Index>*windows = (Windows<Index>*)scratch, *inside = windows + s.voxels();
+  for (int v = 0; v < (int)s.voxels(); v++) {
+    windows[v].n = inside[v].n = 0;
+    windows[v].list(f, {v / (s.y * s.x), v / s.x % s.y, v % s.x}, lanes, d_out, argmax);
+  }
+  for (int entry = 0; entry < f.batch; entry++)
+    for (int z = 0; z < n.z; z++)
+      for (int y = 0; y < n.y; y++) {
+        size_t cell = (((size_t)entry * f.out_size.z + z / s.z) * f.out_size.y + y / s.y) * f.out_size.x;
+        const int first = (z % s.z * s.y + y % s.y) * s.x;
+        const Reach of_z = reach(z, w.z, m.z), of_y = reach(y, w.y, m.y);
+        for (int x = 0, v = first; x < n.x; x++, d_image += lanes) {
+          inside[v].restrict_to(windows[v], w, of_z, of_y, reach(x, w.x, m.x));
+          inside[v].sum(cell * lanes, lanes, d_image);
+          if (++v < first + s.x) continue;
+          v = first;
+          cell++;
+        }
+      }
+}
+
+// Windows that do not overlap: each position writes its whole window.
+template <typename Index>
+static void spread(const Filter& f, const float* d_out, const Index* argmax, float* d_image) {
+  const size_t lanes = f.channels, line = f.size.x * lanes, plane = f.size.y * line;
+  const Size o = f.out_size, w = f.window;
+  if (o.z * w.z != f.size.z || o.y * w.y != f.size.y || o.x * w.x != f.size.x) fill_zero(d_image, f.batch * f.size.voxels() * lanes);
+  for_rows(f, [&](const Row& row) {
+    float* corner = d_image + row.corner;
+    for (int x = 0; x < o.x; x++, corner += w.x * lanes, d_out += lanes, argmax += lanes)
+      for_lanes(lanes, ZNN_BODY(q, n) {
+        const vf gradient = load_first(d_out + q, n);
+        const vi where = load_index(argmax + q, n);
+        vi index = {};
+        for (int dz = 0; dz < w.z; dz++)
+          for (int dy = 0; dy < w.y; dy++)
+            for (int dx = 0; dx < w.x; dx++, index += 1)
+              store_first(corner + dz * plane + dy * line + dx * lanes + q, where == index ? gradient : (vf){}, n);
+      });
+  });
+}
+
+// Each value goes by itself to the voxel that its argmax names.
+template <typename Index>
+static void scatter(const Filter& f, const float* const* d_out, const Index* const* argmax, float* d_image, float* scratch) {
+  const size_t lanes = f.channels, line = f.size.x * lanes, plane = f.size.y * line;
+  size_t* offsets = (size_t*)scratch;
+  for (int dz = 0, k = 0; dz < f.window.z; dz++)
+    for (int dy = 0; dy < f.window.y; dy++)
+      for (int dx = 0; dx < f.window.x; dx++) offsets[k++] = dz * plane + dy * line + dx * lanes;
+  fill_zero(d_image, f.batch * f.size.voxels() * lanes);
+  for_rows(f, [&](const Row& row) {
+    float* to = d_image + row.corner;
+    const float* d = d_out[row.group] + row.at;
+    const Index* where = argmax[row.group] + row.at;
+    for (int x = 0; x < f.out_size.x; x++, to += f.stride.x * lanes, d += lanes, where += lanes)
+      for (size_t q = 0; q < lanes; q++) to[offsets[where[q]] + q] += d[q];
+  });
+}
+
+static bool gathered(const Filter& f) { return dense(f) && f.window.voxels() <= GATHERED_WINDOW; }
+static bool side_by_side(const Filter& f) {
+  return f.n_parities == 1 && f.stride.z == f.window.z && f.stride.y == f.window.y && f.stride.x == f.window.x;
+}
+
+size_t filter_backward_scratch(const Filter& f) {
+  size_t bytes = f.window.voxels() * sizeof(size_t);
+  if (gathered(f)) bytes = 2 * f.stride.voxels() * sizeof(Windows<uint8_t>);
+  return bytes / sizeof(float);
+}
+
+template <typename Index>
+static void backward(const Filter& f, const float* const* d_out, const Index* const* argmax, float* d_image, float* scratch) {
+  if (side_by_side(f)) return spread(f, d_out[0], argmax[0], d_image);
+  if (gathered(f)) return gather(f, d_out, argmax, d_image, scratch);
+  scatter(f, d_out, argmax, d_image, scratch);
 }
 
 void filter_backward(const Filter& f, const float* const* d_out, const void* const* argmax, int argmax_bytes,
-                     float* d_image) {
-  if (argmax_bytes == 1) backward<uint8_t>(f, d_out, argmax, d_image);
-  if (argmax_bytes == 2) backward<uint16_t>(f, d_out, argmax, d_image);
+                     float* d_image, float* scratch) {
+  if (argmax_bytes == 1) backward(f, d_out, (const uint8_t* const*)argmax, d_image, scratch);
+  if (argmax_bytes == 2) backward(f, d_out, (const uint16_t* const*)argmax, d_image, scratch);
 }
 
 }  // namespace znn::ZNN_ISA

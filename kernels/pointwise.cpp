@@ -100,34 +100,101 @@ void transfer_backward(const Transfer& t, const float* d_out, const float* out, 
                 [&](auto chosen) { backward<decltype(chosen)::function>(t, d_out, out, d_image, d_bias); });
 }
 
-// Philox4x32-10 (Salmon et al. 2011): the four words of one counter.
-static void philox(uint64_t counter, uint64_t key, uint32_t words[4]) {
-  uint32_t c[4] = {(uint32_t)counter, (uint32_t)(counter >> 32), 0, 0};
-  uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
-  for (int round = 0; round < 10; round++) {
-    const uint64_t p0 = (uint64_t)0xD2511F53u * c[0], p1 = (uint64_t)0xCD9E8D57u * c[2];
-    const uint32_t next[4] = {(uint32_t)(p1 >> 32) ^ c[1] ^ k0, (uint32_t)p1, (uint32_t)(p0 >> 32) ^ c[3] ^ k1, (uint32_t)p0};
-    for (int j = 0; j < 4; j++) c[j] = next[j];
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
+// Philox4x32-10 (Salmon et al. 2011) for so many counters at once that the compiler sees a loop to vectorise: the four
+// words of each, one after the other. Its multiplications, not memory, take the time of a dropout.
+constexpr int AT_ONCE = 64;
+static void philox(const uint64_t* counters, uint64_t key, uint32_t* __restrict words) {
+  uint32_t c[4][AT_ONCE];
+  for (int j = 0; j < AT_ONCE; j++) {
+    c[0][j] = (uint32_t)counters[j];
+    c[1][j] = (uint32_t)(counters[j] >> 32);
+    c[2][j] = c[3][j] = 0;
   }
-  for (int j = 0; j < 4; j++) words[j] = c[j];
+  uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
+  for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u)
+    for (int j = 0; j < AT_ONCE; j++) {
+      const uint64_t p0 = (uint64_t)0xD2511F53u * c[0][j], p1 = (uint64_t)0xCD9E8D57u * c[2][j];
+      c[0][j] = (uint32_t)(p1 >> 32) ^ c[1][j] ^ k0;
+      c[1][j] = (uint32_t)p1;
+      c[2][j] = (uint32_t)(p0 >> 32) ^ c[3][j] ^ k1;
+      c[3][j] = (uint32_t)p0;
+    }
+  for (int j = 0; j < AT_ONCE; j++)
+    for (int w = 0; w < 4; w++) words[4 * j + w] = c[w][j];
 }
 
-// Keeps a value where its own random word is at least `threshold`. `index` names each (voxel, batch entry) row in the
-// whole node, so that the choice does not depend on blocks or groups.
-void dropout(const Dropout& d, const float* image, const int64_t* entry, float* out) {
-  for (int b = 0; b < d.batch; b++)
-    for (size_t v = 0; v < d.voxels; v++, image += d.channels, out += d.channels) {
-      const uint64_t row = ((uint64_t)v * d.all_entries + entry[b]) * d.all_channels + d.first_channel;
-      uint64_t held = ~(uint64_t)0;
-      uint32_t words[4] = {};
-      for (int c = 0; c < d.channels; c++) {
-        const uint64_t index = row + c;
-        if (index / 4 != held) philox(held = index / 4, d.key, words);
-        out[c] = words[index % 4] >= d.threshold ? image[c] * d.scale : 0.0f;
-      }
+// The values of a block in their order, by pieces whose indices in the whole node follow each other.
+struct Pieces {
+  const Dropout& d;
+  const int64_t* entry;
+  int of_batch = 0;
+  uint64_t voxel = 0;
+  int channel = 0;  // of the next piece's first value
+
+  bool done() const { return of_batch == d.batch; }
+  bool at(const Pieces& p) const { return voxel == p.voxel && of_batch == p.of_batch && channel == p.channel; }
+  uint64_t index() const {
+    return (voxel * d.all_entries + (uint64_t)entry[of_batch]) * d.all_channels + d.first_channel + channel;
+  }
+  int length(int most) const { return min_of(d.channels - channel, most); }
+  void skip(int length) {
+    channel += length;
+    if (channel < d.channels) return;
+    channel = 0;
+    if (++voxel < d.voxels) return;
+    voxel = 0;
+    of_batch++;
+  }
+};
+
+// A node of one block and one entry is one row.
+static Dropout as_rows(const Dropout& d) {
+  const bool whole = (uint64_t)d.channels == d.all_channels && d.all_entries == 1 && d.batch == 1;
+  const uint64_t values = d.voxels * (uint64_t)d.channels;
+  Dropout rows = d;
+  if (whole && values <= 0x7fffffff) {
+    rows.voxels = 1;
+    rows.channels = (int)values;
+  }
+  return rows;
+}
+
+static void drop(const Dropout& d, const uint32_t* words, int n, const float* image, float* out) {
+  int c = 0;
+  for (; c + LANES <= n; c += LANES) {
+    vu w;
+    __builtin_memcpy(&w, words + c, sizeof(w));
+    store(out + c, w >= d.threshold ? load(image + c) * d.scale : (vf){});
+  }
+  for (; c < n; c++) out[c] = words[c] >= d.threshold ? image[c] * d.scale : 0.0f;
+}
+
+// Keeps a value where its own random word is at least `threshold`. The index of a value is that in the whole node, so
+// that the choice does not depend on blocks or groups. Word index % 4 of counter index / 4 belongs to it.
+void dropout(const Dropout& all, const float* image, const int64_t* entry, float* out) {
+  const Dropout d = as_rows(all);
+  constexpr int COUNTERS = 4 * AT_ONCE, LONGEST = 256;
+  uint64_t counters[COUNTERS];
+  uint32_t words[4 * COUNTERS];
+  Pieces drawn = {d, entry}, used = {d, entry};
+  while (!used.done()) {
+    int n = 0;
+    for (; !drawn.done() && n + LONGEST / 4 + 1 <= COUNTERS; drawn.skip(drawn.length(LONGEST))) {
+      const uint64_t first = drawn.index(), last = first + drawn.length(LONGEST) - 1;
+      for (uint64_t c = n > 0 && counters[n - 1] == first / 4 ? first / 4 + 1 : first / 4; c <= last / 4; c++) counters[n++] = c;
     }
+    for (int j = n; j % AT_ONCE; j++) counters[j] = 0;
+    for (int j = 0; j < n; j += AT_ONCE) philox(counters + j, d.key, words + 4 * j);
+    for (int j = 0; !used.at(drawn);) {
+      const int length = used.length(LONGEST);
+      const uint64_t index = used.index();
+      while (counters[j] != index / 4) j++;
+      drop(d, words + 4 * j + index % 4, length, image, out);
+      image += length;
+      out += length;
+      used.skip(length);
+    }
+  }
 }
 
 void sgd(size_t n, const float* parameter, const float* velocity, const float* gradient, float rate, float momentum,

@@ -31,14 +31,35 @@ typedef float vf_unaligned __attribute__((vector_size(LANES * 4), aligned(4), ma
 ZNN_INLINE vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
 ZNN_INLINE void store(float* p, vf v) { *reinterpret_cast<vf_unaligned*>(p) = v; }
 
-// The first n lanes of a vector, for the end of a row. n is 1 to LANES.
+// The first n lanes of a vector, for the end of a row. n is 1 to LANES. Half of them is the usual rest: one move, if the
+// compiler is told to put zeros beside them; elsewhere it writes the parts to memory and waits to read them together.
+#if defined(__AVX512F__)
+#define ZNN_HALF_AND_ZEROS 0, 1, 2, 3, 4, 5, 6, 7, 8, 8, 8, 8, 8, 8, 8, 8
+#elif defined(__AVX2__)
+#define ZNN_HALF_AND_ZEROS 0, 1, 2, 3, 4, 4, 4, 4
+#else
+#define ZNN_HALF_AND_ZEROS 0, 1, 2, 2
+#endif
+typedef float vf_half __attribute__((vector_size(LANES * 2)));
+typedef int32_t vi_half __attribute__((vector_size(LANES * 2)));
+template <typename Whole, typename Half>
+ZNN_INLINE Whole beside_zeros(Half half) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(half, Half{}, ZNN_HALF_AND_ZEROS);
+#else
+  Whole whole = {};
+  __builtin_memcpy(&whole, &half, sizeof(half));
+  return whole;
+#endif
+}
 ZNN_INLINE vf load_first(const float* p, int n) {
   if (n >= LANES) return load(p);
-  vf v = {};
-  if (n == LANES / 2) {  // the usual rest: one move, where the loop would take many
-    __builtin_memcpy(&v, p, sizeof(vf) / 2);
-    return v;
+  if (n == LANES / 2) {
+    vf_half half;
+    __builtin_memcpy(&half, p, sizeof(half));
+    return beside_zeros<vf>(half);
   }
+  vf v = {};
   for (int j = 0; j < n; j++) v[j] = p[j];
   return v;
 }

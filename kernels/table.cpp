@@ -22,8 +22,12 @@ void split_complex(const float*, size_t, size_t, float*, size_t, size_t, size_t)
 void join_complex(const float*, size_t, size_t, size_t, size_t, float*, size_t);
 void transfer_forward(const Transfer&, const float*, const float*, float*);
 void transfer_backward(const Transfer&, const float*, const float*, float*, double*);
-void filter_forward(const Filter&, int, const float*, float*, void*, int);
-void filter_backward(const Filter&, const float* const*, const void* const*, int, float*);
+size_t filter_forward_scratch(const Filter&);
+void filter_forward(const Filter&, const float*, float* const*, void* const*, int, float*);
+size_t filter_backward_scratch(const Filter&);
+void filter_backward(const Filter&, const float* const*, const void* const*, int, float*, float*);
+size_t loss_scratch(const Loss&);
+double loss(const Loss&, float*);
 void dropout(const Dropout&, const float*, const int64_t*, float*);
 void sgd(size_t, const float*, const float*, const float*, float, float, float, float*, float*);
 
@@ -42,7 +46,9 @@ const Table TABLE = {
     tile_inverse,
     split_complex,            join_complex,
     transfer_forward,         transfer_backward,
-    filter_forward,           filter_backward,
+    filter_forward_scratch,   filter_forward,
+    filter_backward_scratch,  filter_backward,
+    loss_scratch,             loss,
     dropout,                  sgd,
 };
 

@@ -19,12 +19,19 @@ struct Block {
   int channels;
 };
 
+enum Function { LINEAR, RELU, TANH, LOGISTIC, SOFTSIGN, ELU, LEAKY_RELU, FORWARD_LOGISTIC };
+
 struct DirectForward {
   Size size;    // of the input image
   Size kernel;  // taps
-  int pad_z, pad_y;  // zeros thought around the image along z and y; along x they must be there
+  Size pad;     // zeros thought around the image
+  bool turned;  // kernels are (.., out, in) of this product, turned around: the input gradient
   int batch, n_blocks, out_channels;
   const Block* blocks;
+  bool transfer;      // store the function of sum and bias instead of the sum
+  const float* bias;  // null: zeros
+  Function function;
+  float a, b;
   float* out;
   float* scratch;
 };
@@ -79,8 +86,6 @@ struct TileCopy {
   size_t image_lanes, first_lane, lanes, tile_lanes;
 };
 
-enum Function { LINEAR, RELU, TANH, LOGISTIC, SOFTSIGN, ELU, LEAKY_RELU, FORWARD_LOGISTIC };
-
 // One axis of a transform of parts * points: its twiddles exp(-2 pi i p k / n), shape (parts, points, 2).
 struct Axis {
   int parts, points;
@@ -116,6 +121,22 @@ struct Transfer {
   float a, b;
 };
 
+enum LossKind { SQUARE, LOGISTIC_LOSS, SOFTMAX };
+
+// Blocks of one batch group. Targets and weights are (example, channel, z, y, x), cropped to target_size; the weights
+// may have one channel for all. For SOFTMAX there are classes, (example, z, y, x), instead of targets.
+struct Loss {
+  LossKind kind;
+  Size size, sparsity, target_size;  // size: of a fragment
+  int batch, n_blocks, channels, weight_channels;  // channels: of all blocks
+  const int* entries;                // example and first voxel (z, y, x) of each fragment
+  const Block* blocks;
+  float* const* d_blocks;
+  const float *target, *weight;      // weight: null for none
+  const int32_t* classes;
+  double scale;                      // of the gradient
+};
+
 struct Dropout {
   size_t voxels;
   int batch, channels;
@@ -147,9 +168,14 @@ struct Table {
                        size_t tile_lanes);
   void (*transfer_forward)(const Transfer&, const float* image, const float* bias, float* out);
   void (*transfer_backward)(const Transfer&, const float* d_out, const float* out, float* d_image, double* d_bias);
-  void (*filter_forward)(const Filter&, int group, const float* image, float* out, void* argmax, int argmax_bytes);
+  size_t (*filter_forward_scratch)(const Filter&);
+  void (*filter_forward)(const Filter&, const float* image, float* const* out, void* const* argmax, int argmax_bytes,
+                         float* scratch);
+  size_t (*filter_backward_scratch)(const Filter&);
   void (*filter_backward)(const Filter&, const float* const* d_out, const void* const* argmax, int argmax_bytes,
-                          float* d_image);
+                          float* d_image, float* scratch);
+  size_t (*loss_scratch)(const Loss&);
+  double (*loss)(const Loss&, float* scratch);  // the sum over voxels; gradients into d_blocks
   void (*dropout)(const Dropout&, const float* image, const int64_t* entry, float* out);
   void (*sgd)(size_t n, const float* parameter, const float* velocity, const float* gradient, float rate, float momentum,
               float decay, float* new_parameter, float* new_velocity);

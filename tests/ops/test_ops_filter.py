@@ -50,6 +50,68 @@ def test_max_pool_equals_reference(small, window, batch, channels, seed):
     np.testing.assert_array_equal(d_image, reference.max_pool_backward(d_output, where, window))
 
 
+@given(
+    triples(1, 2),
+    st.tuples(st.integers(1, 6), st.integers(1, 9), st.integers(1, 12)),
+    st.sampled_from([(1, 1, 1), (1, 2, 3), (2, 1, 2)]),
+    st.integers(1, 2),
+    st.sampled_from([1, 3, 7, 15, 17, 40]),
+    st.booleans(),
+    SEEDS,
+)
+def test_large_windows_equal_reference(small, window, stride, batch, channels, in_two, seed):
+    """Large windows are compared axis by axis; ties, which are common here, must not show it."""
+    rng = np.random.default_rng(seed)
+    size = grow(times(small, stride), window)
+    image = draw_image(rng, batch, *size, channels)
+    n_groups = 2 if in_two and volume(stride) % 2 == 0 else 1
+    expected, where = reference.max_filter(image, window, stride)
+    parts = filters.max_filter(image, window, stride, n_groups)
+    outputs, indices = parts[:n_groups], parts[n_groups:]
+    np.testing.assert_array_equal(np.concatenate(outputs, axis=0), expected)
+    np.testing.assert_array_equal(np.concatenate(indices, axis=0), where)
+    d_outputs = [normal(rng, *output.shape, dtype=np.float32) for output in outputs]
+    d_image = filters.max_filter_backward(d_outputs, indices, window, stride, size)
+    d_expected = reference.max_filter_backward(np.concatenate(d_outputs, axis=0), where, window, stride, size)
+    np.testing.assert_allclose(d_image, d_expected, rtol=1e-6, atol=1e-5)
+
+
+@given(triples(1, 40), st.sampled_from([1, 3, 17]), SEEDS)
+def test_a_window_as_large_as_the_image_equals_reference(size, channels, seed):
+    rng = np.random.default_rng(seed)
+    size = (size[0] % 5 + 1, size[1] % 9 + 1, size[2])
+    image = draw_image(rng, 1, *size, channels)
+    expected, where = reference.max_filter(image, size, (1, 1, 1))
+    for output, index in (filters.max_filter(image, size, (1, 1, 1)), filters.max_pool(image, size)):
+        np.testing.assert_array_equal(output, expected)
+        np.testing.assert_array_equal(index, where)
+
+
+def test_many_strips_of_a_large_image_equal_reference():
+    """Large planes are cut into strips along y: this one into at least two, whatever the lanes."""
+    rng = np.random.default_rng(3)
+    image = draw_image(rng, 1, 4, 90, 130, 17)
+    expected, where = reference.max_filter(image, (3, 4, 5), (2, 1, 3))
+    output, index = filters.max_filter(image, (3, 4, 5), (2, 1, 3))
+    np.testing.assert_array_equal(output, expected)
+    np.testing.assert_array_equal(index, where)
+
+
+@given(triples(1, 6), triples(1, 6), st.sampled_from([1, 3, 16, 17]), SEEDS)
+def test_not_a_number_wins_in_windows_of_any_size(small, window, channels, seed):
+    rng = np.random.default_rng(seed)
+    size = grow(small, window)
+    image = draw_image(rng, 1, *size, channels)
+    image[rng.random(image.shape) < 0.1] = np.nan
+    expected, _ = reference.max_filter(image, window, (1, 1, 1))
+    output, index = filters.max_filter(image, window, (1, 1, 1))
+    np.testing.assert_array_equal(output, expected)
+    # Where it was: some voxel with that value.
+    _, z, y, x, channel = np.indices(index.shape)
+    dz, dy, dx = np.unravel_index(index, window)
+    np.testing.assert_array_equal(image[0, z + dz, y + dy, x + dx, channel], output)
+
+
 @pytest.mark.parametrize(("window", "dtype"), [((1, 16, 16), np.uint8), ((1, 16, 17), np.uint16)])
 def test_index_is_as_small_as_the_window_allows(window, dtype):
     rng = np.random.default_rng(0)
@@ -92,3 +154,12 @@ def test_sizes_that_do_not_fit_are_refused():
         filters.max_filter(image, (2, 2, 2), (2, 2, 2))
     with pytest.raises(ValueError, match="at most 65536"):
         filters.max_filter(np.zeros((1, 41, 41, 41, 1), np.float32), (41, 41, 41), (1, 1, 1))
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 4, 4, 3), (1, 4, 4, 4, 0)])
+def test_empty_images_are_refused(shape):
+    image = np.zeros(shape, np.float32)
+    with pytest.raises(ValueError, match="at least one voxel, batch entry and channel"):
+        filters.max_filter(image, (2, 2, 2), (1, 1, 1))
+    with pytest.raises(ValueError, match="at least one voxel, batch entry and channel"):
+        filters.max_pool(image, (2, 2, 2))

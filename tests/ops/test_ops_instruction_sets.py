@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from znn_dask import _kernels
-from znn_dask.ops import direct, reference, spectral, transfer
+from znn_dask.ops import direct, loss, reference, spectral, transfer
 from znn_dask.ops import filter as filters
+from znn_dask.ops.layout import Arrangement, Entry
 from znn_dask.ops.spectral import Tiling
 from znn_dask.ops.transfer import Activation
 
@@ -65,12 +66,24 @@ def check_convolution(rng, n_in, n_out, batch):
 
 def check_pointwise(rng, channels, batch):
     image = rng.integers(-3, 3, (batch, 4, 5, 5, channels)).astype(np.float32)
-    output, index = filters.max_filter(image, (2, 2, 3), (3, 2, 1))
-    expected, where = reference.max_filter(image, (2, 2, 3), (3, 2, 1))
-    assert_close(output, expected)
-    assert_close(index, where)
-    d_image = filters.max_filter_backward([output], [index], (2, 2, 3), (3, 2, 1), (4, 5, 5))
-    assert_close(d_image, reference.max_filter_backward(expected, where, (2, 2, 3), (3, 2, 1), (4, 5, 5)))
+    for window, stride in [
+        ((2, 2, 3), (3, 2, 1)),
+        ((1, 2, 2), (1, 2, 2)),
+        ((3, 2, 5), (1, 4, 1)),
+        ((2, 2, 2), (3, 2, 2)),
+    ]:
+        output, index = filters.max_filter(image, window, stride)
+        expected, where = reference.max_filter(image, window, stride)
+        np.testing.assert_array_equal(output, expected)
+        np.testing.assert_array_equal(index, where)
+        d_image = filters.max_filter_backward([output], [index], window, stride, (4, 5, 5))
+        assert_close(d_image, reference.max_filter_backward(expected, where, window, stride, (4, 5, 5)))
+    wide = rng.integers(-3, 3, (batch, 1, 17, 19, channels)).astype(np.float32)
+    output, index = filters.max_filter(wide, (1, 16, 17), (1, 2, 3))  # places of 16 bits
+    expected, where = reference.max_filter(wide, (1, 16, 17), (1, 2, 3))
+    np.testing.assert_array_equal(output, expected)
+    np.testing.assert_array_equal(index, where)
+    check_losses(rng, channels, batch)
     bias = rng.standard_normal(channels).astype(np.float32)
     for function in transfer.FUNCTIONS:
         output = transfer.forward(image, bias, Activation(function))
@@ -78,6 +91,19 @@ def check_pointwise(rng, channels, batch):
         results = transfer.backward(image, output, Activation(function))
         for found, expected in zip(results, reference.transfer_backward(image, output, function), strict=True):
             assert_close(found, expected)
+
+
+def check_losses(rng, channels, batch):
+    size, entries = (2, 3, 4), tuple(Entry(e, 0, y, 0) for e in range(batch) for y in (0, 1))
+    arrangement = Arrangement((2, 2, 4), (1, 2, 1), (entries,), ((0, channels),))
+    prediction = 5 * rng.standard_normal((2 * batch, 2, 2, 4, channels), dtype=np.float32)
+    for name in loss.LOSSES:
+        target = rng.random((batch, channels, *size), dtype=np.float32)
+        if name == "softmax":
+            target = rng.integers(0, channels, (batch, 1, *size))
+        arguments = ([prediction], target, None, name, arrangement, size)
+        for found, expected in zip(loss.loss_and_gradients(*arguments), loss.reference(*arguments), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
 
 
 def main() -> None:

@@ -95,16 +95,18 @@ def test_loss_equals_reference(name, weighted, size, batch, channels, scale, see
     target = rng.random((batch, channels, *size), np.float32)
     weight = {
         None: None,
-        "every channel": rng.random(target.shape),
-        "one channel": rng.random((batch, 1, *size)),
+        "every channel": rng.random(target.shape, np.float32),
+        "one channel": rng.random((batch, 1, *size), np.float32),
     }[weighted]
     if name == "softmax":
         target = rng.integers(0, channels, (batch, *size))
         weight = None if weight is None else weight[:, 0]
-    found, d_found = loss.LOSSES[name](prediction, target, weight)
+    arrangement = Arrangement(size, (1, 1, 1), (tuple(Entry(e, 0, 0, 0) for e in range(batch)),), ((0, channels),))
+    blocks = layout.split(prediction, arrangement)
+    found, *d_found = loss.loss_and_gradients(blocks, target, weight, name, arrangement, size)
     expected, d_expected = expected_loss(name, prediction, target, weight)
     assert found == pytest.approx(expected, rel=1e-6, abs=1e-12)
-    np.testing.assert_allclose(d_found, d_expected, rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(layout.to_public(d_found, arrangement, size), d_expected, rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["square", "logistic", "softmax"])

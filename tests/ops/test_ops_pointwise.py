@@ -9,6 +9,7 @@ from ops_cases import SEEDS, normal, triples
 from znn_dask.ops import dropout, reference, transfer, update
 from znn_dask.ops.layout import Arrangement, Entry
 from znn_dask.ops.transfer import Activation
+from znn_dask.randomness import key64
 
 ACTIVATIONS = st.sampled_from(
     [
@@ -26,7 +27,8 @@ ACTIVATIONS = st.sampled_from(
         Activation("forward_logistic"),
     ]
 )
-CHANNELS = st.sampled_from([1, 2, 3, 4, 7, 8, 15, 16, 17, 33, 63, 64, 65, 130])
+# From 257 on, odd numbers take another way through the kernels.
+CHANNELS = st.sampled_from([1, 2, 3, 4, 7, 8, 15, 16, 17, 33, 40, 63, 64, 65, 130, 257])
 
 
 # --- transfer ---
@@ -82,6 +84,33 @@ def test_transfer_does_not_hide_what_is_not_a_number(function):
     np.testing.assert_array_equal(np.isnan(output), np.isnan(image))
 
 
+@pytest.mark.parametrize("function", ["tanh", "logistic", "elu", "softsign"])
+def test_functions_are_accurate_over_the_whole_range(function):
+    """Relative to the true value, from the smallest denormal to the largest number, of both signs."""
+    positive = np.geomspace(1e-45, 3e38, 200_000).astype(np.float32)
+    image = np.concatenate(
+        [positive, -positive, np.linspace(-20, 20, 200_000, dtype=np.float32), [0.0, np.inf, -np.inf]]
+    )
+    image = np.resize(image.astype(np.float32), (len(image) + 16) // 17 * 17)
+    found = transfer.forward(image.reshape(1, 1, 1, -1, 17), None, Activation(function)).reshape(-1)
+    with np.errstate(under="ignore"):
+        true = reference.transfer_forward(image.astype(float), None, function)
+    smallest = np.finfo(np.float32).smallest_subnormal
+    np.testing.assert_allclose(found, true, rtol=3.2e-7, atol=smallest)
+    # Wherever a value stands, and whatever stands beside it.
+    one_by_one = transfer.forward(image.reshape(1, 1, 1, -1, 1), None, Activation(function)).reshape(-1)
+    np.testing.assert_array_equal(found, one_by_one)
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 2, 2, 3), (1, 2, 2, 2, 0), (1, 0, 2, 2, 3)])
+def test_empty_images_are_refused(shape):
+    image = np.zeros(shape, np.float32)
+    with pytest.raises(ValueError, match="at least one voxel, batch entry and channel"):
+        transfer.forward(image, None, Activation("relu"))
+    with pytest.raises(ValueError, match="at least one voxel, batch entry and channel"):
+        transfer.backward(image, image, Activation("relu"))
+
+
 def test_a_long_bias_gradient_keeps_its_precision():
     rng = np.random.default_rng(0)
     d_output = rng.random((2, 10, 100, 100, 3), np.float32)
@@ -130,6 +159,31 @@ def test_dropout_does_not_depend_on_groups_and_blocks():
         for block, channels in enumerate([slice(0, 2), slice(2, 7)]):
             part = np.ascontiguousarray(image[entries, ..., channels])
             np.testing.assert_array_equal(drop(part, cut, group, block), whole[entries, ..., channels])
+
+
+def philox(counter, key):
+    """The four words of a counter of Philox4x32-10, as its authors define it."""
+    low = 0xFFFFFFFF
+    c, k = [counter & low, counter >> 32, 0, 0], [key & low, key >> 32]
+    for _ in range(10):
+        p0, p1 = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+        c = [p1 >> 32 ^ c[1] ^ k[0], p1 & low, p0 >> 32 ^ c[3] ^ k[1], p0 & low]
+        k = [k[0] + 0x9E3779B9 & low, k[1] + 0xBB67AE85 & low]
+    return c
+
+
+@pytest.mark.parametrize(("entries", "blocks"), [(ENTRIES, ((0, 7),)), (ENTRIES[::-1], ((0, 2), (2, 41), (41, 350)))])
+def test_dropout_draws_the_word_of_each_place(entries, blocks):
+    arrangement = arranged((entries,), blocks, size=(1, 2, 2))
+    key, n_channels = key64(1, 2, "dropout/dropout1"), blocks[-1][1]
+    for block, (first, stop) in enumerate(blocks):
+        found = drop(np.ones((8, 1, 2, 2, stop - first), np.float32), arrangement, block=block, rate=0.5)
+        for place in np.ndindex(8, 1, 2, 2):
+            e, _, y, x = place
+            entry = entries[e].example * 4 + entries[e].y * 2 + entries[e].x
+            row = ((y * 2 + x) * 8 + entry) * n_channels
+            words = [philox(j // 4, key)[j % 4] for j in range(row + first, row + stop)]
+            np.testing.assert_array_equal(found[place] != 0, np.array(words) >= 1 << 31)
 
 
 @pytest.mark.parametrize("other", [{"seed": 5}, {"step": 5}, {"edge": "dropout2"}])

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from znn_dask import _kernels
-from znn_dask.ops import reference, transfer
-from znn_dask.ops.memory import Array, empty, zeros
+from znn_dask.ops import reference
+from znn_dask.ops.memory import Array, empty
 from znn_dask.ops.transfer import Activation
 from znn_dask.ops.validation import twin
 from znn_dask.tasks import fresh
@@ -22,11 +22,31 @@ def _reference_forward(images: Sequence[Array], kernels: Sequence[Array]) -> Arr
     return total
 
 
+def _reference_forward_transfer(
+    images: Sequence[Array],
+    kernels: Sequence[Array],
+    bias: Array | None = None,
+    activation: Activation | None = None,
+) -> Array:
+    image = _reference_forward(images, kernels)
+    if activation is None:
+        return image
+    return reference.transfer_forward(image, bias, activation.function, activation.args)
+
+
 def _reference_backward(d_outputs: Sequence[Array], kernels: Sequence[Array]) -> Array:
     total: Array = np.sum(
         [reference.conv_input_gradient(d, k) for d, k in zip(d_outputs, kernels, strict=True)], axis=0
     )
     return total
+
+
+def _empty_output(images: Sequence[Array], kernels: Sequence[Array]) -> Array:
+    (batch, *size, _), kernel = images[0].shape, kernels[0].shape
+    valid = tuple(n - k + 1 for n, k in zip(size, kernel[:3], strict=True))
+    if min(valid) < 1:
+        raise ValueError(f"a kernel of {kernel[:3]} does not fit an image of {tuple(size)} (z, y, x)")
+    return empty((batch, *valid, kernel[4]))
 
 
 @fresh
@@ -50,31 +70,33 @@ def forward(images: Sequence[Array], kernels: Sequence[Array]) -> Array:
     ValueError
         If shapes do not fit.
     """
-    (batch, *size, _), kernel = images[0].shape, kernels[0].shape
-    valid = tuple(n - k + 1 for n, k in zip(size, kernel[:3], strict=True))
-    if min(valid) < 1:
-        raise ValueError(f"a kernel of {kernel[:3]} does not fit an image of {tuple(size)} (z, y, x)")
-    out = empty((batch, *valid, kernel[4]))
+    out = _empty_output(images, kernels)
     _kernels.direct_forward(list(images), list(kernels), out)
     return out
 
 
 @fresh
+@twin(_reference_forward_transfer)
 def forward_transfer(
     images: Sequence[Array],
     kernels: Sequence[Array],
     bias: Array | None = None,
     activation: Activation | None = None,
 ) -> Array:
-    """Convolve, then add the bias and apply the transfer function if one is given."""
-    image = forward(images, kernels)
-    return image if activation is None else transfer.forward(image, bias, activation, out=image)
+    """Convolve, then add the bias and apply the transfer function if one is given, as the sums leave the registers.
+
+    The values are those of `forward` and `transfer.forward`, bit for bit.
+    """
+    out = _empty_output(images, kernels)
+    function = () if activation is None else (bias, activation.code, activation.a, activation.b)
+    _kernels.direct_forward(list(images), list(kernels), out, *function)
+    return out
 
 
 @fresh
 @twin(_reference_backward)
 def backward(d_outputs: Sequence[Array], kernels: Sequence[Array]) -> Array:
-    """Return the gradient of the image: a full convolution, as a valid one of the padded gradient.
+    """Return the gradient of the image: a full convolution with the turned kernel.
 
     Parameters
     ----------
@@ -89,11 +111,9 @@ def backward(d_outputs: Sequence[Array], kernels: Sequence[Array]) -> Array:
     """
     kz, ky, kx, n_in, _ = kernels[0].shape
     batch, z, y, x, _ = d_outputs[0].shape
-    turned = [np.ascontiguousarray(kernel[::-1, ::-1, ::-1].swapaxes(3, 4)) for kernel in kernels]
-    out = empty((batch, z + kz - 1, y + ky - 1, x + kx - 1, n_in))
-    # Only x is padded in memory: along z and y the kernel skips the taps that fall on zeros.
-    _kernels.direct_forward([_pad_x(d, kx - 1) for d in d_outputs], turned, out, kz - 1, ky - 1)
-    return out
+    d_image = empty((batch, z + kz - 1, y + ky - 1, x + kx - 1, n_in))
+    _kernels.direct_backward(list(d_outputs), list(kernels), d_image)
+    return d_image
 
 
 @fresh
@@ -110,12 +130,3 @@ def kernel_gradient(image: Array, d_output: Array) -> Array:
     d_kernel = empty((*size, image.shape[4], d_output.shape[4]))
     _kernels.direct_gradient(image, d_output, d_kernel)
     return d_kernel
-
-
-def _pad_x(image: Array, pad: int) -> Array:
-    if pad == 0:
-        return image
-    batch, z, y, x, channels = image.shape
-    padded = zeros((batch, z, y, x + 2 * pad, channels))
-    padded[:, :, :, pad : pad + x] = image
-    return padded

@@ -109,12 +109,9 @@ def _forward(
     if n_window > MAX_WINDOW:
         raise ValueError(f"a window of {window} holds {n_window} voxels; at most {MAX_WINDOW} are possible")
     run = _kernels.filter_forward_uint8 if n_window <= 256 else _kernels.filter_forward_uint16
-    outputs: list[Array] = []
-    indices: list[Argmax] = []
-    for group in range(n_groups):
-        outputs.append(empty(shape))
-        indices.append(empty_index(shape, n_window))
-        run(image, window, stride, pool, group, outputs[-1], indices[-1])
+    outputs = [empty(shape) for _ in range(n_groups)]
+    indices = [empty_index(shape, n_window) for _ in range(n_groups)]
+    run(image, window, stride, pool, outputs, indices)
     return (*outputs, *indices)
 
 

@@ -138,7 +138,7 @@ TRANSFERS: dict[str, tuple[tuple[float, ...], Callable[..., Array], Callable[...
     "relu": ((), lambda x: np.maximum(x, 0.0), lambda y: (y > 0).astype(y.dtype)),
     "tanh": ((1.0, 1.0), lambda x, a, b: a * np.tanh(b * x), _tanh_slope),
     "logistic": ((), lambda x: _logistic(x), lambda y: y * (1 - y)),
-    "softsign": ((), lambda x: x / (1 + np.abs(x)), lambda y: (1 - np.abs(y)) ** 2),
+    "softsign": ((), lambda x: _softsign(np.clip(x, -1e300, 1e300)), lambda y: (1 - np.abs(y)) ** 2),
     "elu": (
         (1.0,),
         lambda x, alpha: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0.0))),
@@ -202,6 +202,10 @@ def _transfer(
     if args and len(args) != len(defaults):
         raise ParameterError(f"transfer {function!r} takes {len(defaults)} arguments, got {tuple(args)}")
     return args or defaults, forward, slope
+
+
+def _softsign(x: Array) -> Array:
+    return x / (1.0 + np.abs(x))
 
 
 def _logistic(x: Array) -> Array:
