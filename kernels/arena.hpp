@@ -67,7 +67,7 @@ class Arena {
   }
 
  private:
-  static constexpr size_t PIECE = size_t(1) << 32, LEAST = size_t(1) << 20;
+  static constexpr size_t PIECE = size_t(1) << 32, LEAST = size_t(1) << 16;
 
   struct Free {
     size_t bytes;

@@ -61,11 +61,10 @@ def test_one_worker_takes_what_was_predicted(case):
     assert predicted == pytest.approx(real, rel=0.03)
 
 
-@pytest.mark.parametrize("num_workers", [2, 4])
-@pytest.mark.parametrize("case", [6, 7, 9])
-def test_several_workers_take_about_what_was_predicted(case, num_workers):
+@pytest.mark.parametrize("case", [6, 7, 8])
+def test_two_workers_take_about_what_was_predicted(case):
     net, size, way = CASES[case]
-    predicted, real = measured(net, size, num_workers, **way)
+    predicted, real = measured(net, size, 2, **way)
     assert predicted == pytest.approx(real, rel=0.15)
 
 
@@ -228,7 +227,7 @@ def test_prediction_keeps_to_the_limit_too():
 def test_steps_take_nothing_from_the_system(num_workers):
     x, target = sample(MEDIUM, MEDIUM_SIZE, 1)
     with new_model(MEDIUM, MEDIUM_SIZE, num_workers=num_workers, tune=False) as model:
-        for _ in range(10):
+        for _ in range(40):
             model.step(x, target)
         before = memory.pool_counts()
         faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -49,8 +49,10 @@ def as_bytes(memory: object) -> int | None:
     """
     if memory is None:
         return None
+    # A unit alone would be one of it.
+    sound = any(map(str.isdigit, memory)) if isinstance(memory, str) else type(memory) is int
     try:
-        n_bytes = 0 if isinstance(memory, bool) or not isinstance(memory, int | str) else int(parse_bytes(memory))
+        n_bytes = int(parse_bytes(memory)) if sound else 0
     except ValueError:
         n_bytes = 0
     if n_bytes <= 0:
