@@ -48,9 +48,10 @@ NB_MODULE(_kernels, m) {
       "pool_counts",
       [] {
         const znn::pool::Counts c = znn::pool::counts();
-        return nb::make_tuple(c.bytes_from_system, c.bytes_in_use, c.n_from_system);
+        return nb::make_tuple(c.bytes_from_system, c.bytes_in_use, c.n_from_system, c.bytes_scratch, c.bytes_peak);
       },
-      nb::sig("def pool_counts() -> tuple[int, int, int]"));
+      nb::sig("def pool_counts() -> tuple[int, int, int, int, int]"));
+  m.def("reset_peak", &znn::pool::reset_peak);
   bind_convolution(m);
   bind_elementwise(m);
 }

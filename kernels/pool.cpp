@@ -1,27 +1,36 @@
 // Fresh pages cost a fault each and a lock in the kernel, which alone can keep two threads from being faster than
-// one; so memory given back is kept for the next array of its size.
+// one; so memory given back is kept: small blocks for the next of their size, large ones in the arena.
 #include "pool.hpp"
 
 #include <pthread.h>
 #include <sys/mman.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <cstdlib>
 #include <mutex>
 #include <new>
 #include <unordered_map>
 #include <vector>
 
+#include "arena.hpp"
 #include "poison.hpp"
 
 namespace znn::pool {
 
 namespace {
 
-constexpr size_t PAGE = 4096, HUGE_PAGE = size_t(2) << 20;
+constexpr size_t PAGE = 4096, HUGE_PAGE = Arena::HUGE_PAGE;
+#ifdef __SANITIZE_ADDRESS__
+constexpr size_t LARGE = SIZE_MAX;  // each block by itself, so that reading beyond its end is found
+#else
+constexpr size_t LARGE = 4 * PAGE;
+#endif
 
 struct State {
-  std::mutex lock;  // owns everything below
-  std::unordered_map<size_t, std::vector<void*>> free;
+  std::mutex lock;                                      // owns everything below
+  Arena arena;                                          // of large blocks
+  std::unordered_map<size_t, std::vector<void*>> free;  // small blocks, by size
   Counts counts{};
 };
 
@@ -50,10 +59,35 @@ void* from_system(size_t bytes) {
   return memory;
 }
 
+void in_use(Counts& counts, size_t bytes) {
+  counts.bytes_in_use += bytes;
+  counts.bytes_peak = std::max(counts.bytes_peak, counts.bytes_in_use);
+}
+
 struct Scratch {
   float* memory = nullptr;
-  size_t n = 0;
-  ~Scratch() { std::free(memory); }
+  size_t bytes = 0;
+
+  ~Scratch() { drop(); }
+
+  void drop() noexcept {
+    std::free(memory);
+    count(bytes, 0);
+    memory = nullptr;
+    bytes = 0;
+  }
+
+  void grow(size_t wanted) {
+    drop();
+    memory = static_cast<float*>(from_system(wanted));
+    bytes = wanted;
+    count(0, bytes);
+  }
+
+  static void count(size_t before, size_t after) noexcept {
+    std::lock_guard<std::mutex> guard(state().lock);
+    state().counts.bytes_scratch += after - before;
+  }
 };
 
 }  // namespace
@@ -61,21 +95,24 @@ struct Scratch {
 void* take(size_t wanted) {
   const size_t bytes = rounded(wanted);
   State& s = state();
-  {
-    std::lock_guard<std::mutex> guard(s.lock);
-    std::vector<void*>& list = s.free[bytes];
-    if (!list.empty()) {
-      void* memory = list.back();
-      list.pop_back();
-      s.counts.bytes_in_use += bytes;
-      allow(memory, wanted, bytes);
-      return memory;
-    }
+  std::lock_guard<std::mutex> guard(s.lock);
+  if (bytes >= LARGE) {
+    void* memory = s.arena.take(bytes);
+    in_use(s.counts, bytes);
+    allow(memory, wanted, bytes);
+    return memory;
+  }
+  std::vector<void*>& list = s.free[bytes];
+  if (!list.empty()) {
+    void* memory = list.back();
+    list.pop_back();
+    in_use(s.counts, bytes);
+    allow(memory, wanted, bytes);
+    return memory;
   }
   void* memory = from_system(bytes);
+  in_use(s.counts, bytes);
   allow(memory, wanted, bytes);
-  std::lock_guard<std::mutex> guard(s.lock);
-  s.counts.bytes_in_use += bytes;
   s.counts.bytes_from_system += bytes;
   s.counts.n_from_system++;
   return memory;
@@ -87,17 +124,20 @@ void give(void* memory, size_t bytes) noexcept {
   std::lock_guard<std::mutex> guard(s.lock);
   s.counts.bytes_in_use -= bytes;
   try {
-    s.free[bytes].push_back(memory);
+    if (bytes >= LARGE)
+      s.arena.give(memory, bytes);
+    else
+      s.free[bytes].push_back(memory);
     allow(memory, 0, bytes);
-  } catch (const std::bad_alloc&) {
+  } catch (const std::bad_alloc&) {  // it is lost, which is better than to end here
     s.counts.bytes_from_system -= bytes;
-    std::free(memory);
   }
 }
 
 void trim() noexcept {
   State& s = state();
   std::lock_guard<std::mutex> guard(s.lock);
+  s.arena.trim();
   for (auto& [bytes, list] : s.free) {
     for (void* memory : list) std::free(memory);
     s.counts.bytes_from_system -= bytes * list.size();
@@ -108,19 +148,22 @@ void trim() noexcept {
 Counts counts() noexcept {
   State& s = state();
   std::lock_guard<std::mutex> guard(s.lock);
-  return s.counts;
+  Counts all = s.counts;
+  all.bytes_from_system += s.arena.held;
+  all.n_from_system += s.arena.n_grown;
+  return all;
+}
+
+void reset_peak() noexcept {
+  State& s = state();
+  std::lock_guard<std::mutex> guard(s.lock);
+  s.counts.bytes_peak = s.counts.bytes_in_use;
 }
 
 float* scratch(size_t n) {
   static thread_local Scratch own;
-  if (own.n < n) {
-    std::free(own.memory);
-    own = {};
-    const size_t grown = n + n / 2;
-    own.memory = static_cast<float*>(from_system(rounded(grown * sizeof(float))));
-    own.n = grown;
-  }
-  allow(own.memory, n * sizeof(float), own.n * sizeof(float));
+  if (own.bytes < n * sizeof(float)) own.grow(rounded((n + n / 2) * sizeof(float)));
+  allow(own.memory, n * sizeof(float), own.bytes);
   return own.memory;
 }
 

@@ -23,6 +23,10 @@ class ParameterError(ZnnError, ValueError):
     """An argument outside its valid values, or parameters whose names or shapes do not match."""
 
 
+class MemoryLimitError(ZnnError, ValueError):
+    """No way to compute a network was found that keeps to the memory it was given."""
+
+
 class ConfigError(ZnnError, ValueError):
     """A configuration file or override with an unknown key or an invalid value."""
 

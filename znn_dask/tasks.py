@@ -7,9 +7,9 @@ the hints the results are bitwise the same.
 """
 
 import inspect
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from dask.task_spec import GraphNode, Task, TaskRef
 
@@ -66,6 +66,27 @@ def _mark(func: Function, name: str, value: object) -> Function:
     except (AttributeError, TypeError):
         raise ParameterError(f"{func!r} cannot carry the mark {name}; wrap it in a function") from None
     return func
+
+
+class Need(NamedTuple):
+    """What a task needs, for those who plan.
+
+    Attributes
+    ----------
+    n_bytes : int
+        Of the new arrays it returns, all parts together; of a sum, of one of its terms.
+    parts : mapping of index to bytes
+        Of a result of several.
+    extra : int
+        Bytes of arrays that it holds only while it runs.
+    seconds : float
+        Roughly what it takes, which matters only beside other tasks.
+    """
+
+    n_bytes: int = 0
+    parts: Mapping[int, int] = {}
+    extra: int = 0
+    seconds: float = 0.0
 
 
 @lru_cache(maxsize=4096)

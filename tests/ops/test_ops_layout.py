@@ -1,5 +1,6 @@
 """Blocks and groups of a node against the reference's fragments; losses; pooled memory; validation."""
 
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -161,6 +162,82 @@ def test_pool_counts_bytes_and_is_trimmed():
     memory.trim_pool()
     after = memory.pool_counts()
     assert after.bytes_from_system == after.bytes_in_use
+
+
+def test_pool_tells_its_peak():
+    kept = memory.empty((1 << 18,))
+    memory.reset_peak()
+    start = memory.pool_counts()
+    assert start.bytes_peak == start.bytes_in_use
+    for n in (3 << 18, 1 << 18):
+        array = memory.empty((n,))
+        del array
+    assert memory.pool_counts().bytes_peak == start.bytes_in_use + 4 * (3 << 18)
+    memory.reset_peak()
+    assert memory.pool_counts().bytes_peak == start.bytes_in_use
+    assert kept.nbytes <= start.bytes_in_use
+
+
+@pytest.mark.parametrize("n_bytes", [0, 1, 64, 65, 4095, 4096, 4097, 16384, 100_000])
+def test_arrays_take_whole_lines_or_pages(n_bytes):
+    before = memory.pool_counts().bytes_in_use
+    array = memory.empty_index((n_bytes,), 2)
+    assert memory.pool_counts().bytes_in_use - before == memory.pooled_bytes(n_bytes)
+    del array
+
+
+def test_blocks_of_one_size_are_used_for_others():
+    """What was cut to pieces is joined again, in whatever order the pieces come back."""
+    memory.trim_pool()
+    whole = memory.empty((1 << 22,))
+    del whole
+    before = memory.pool_counts()
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        sizes = rng.integers(1 << 12, 1 << 17, 24)
+        pieces = [memory.empty((size,)) for size in sizes]
+        starts = sorted((piece.ctypes.data, piece.nbytes) for piece in pieces)
+        assert all(a + n <= b for (a, n), (b, _) in pairwise(starts))
+        for index, piece in enumerate(pieces):
+            piece[:] = index
+        assert all((piece == index).all() for index, piece in enumerate(pieces))
+        del piece
+        for index in rng.permutation(len(pieces)):
+            pieces[index] = None
+    assert memory.empty((1 << 22,)).size == 1 << 22
+    assert memory.pool_counts().n_from_system == before.n_from_system
+    assert memory.pool_counts().bytes_from_system == before.bytes_from_system
+
+
+def test_memory_that_was_returned_comes_again():
+    arrays = [memory.zeros((n,)) for n in (1 << 14, 1 << 20, 1 << 16)]
+    del arrays[1]
+    memory.trim_pool()
+    counts = memory.pool_counts()
+    assert counts.bytes_from_system == counts.bytes_in_use
+    again = memory.empty((1 << 20,))
+    again[:] = 1.0
+    assert memory.pool_counts().n_from_system > counts.n_from_system
+    assert not any(array.any() for array in arrays)
+
+
+@pytest.mark.timeout(60)
+def test_the_pool_serves_many_threads():
+    def work(seed):
+        rng = np.random.default_rng(seed)
+        held = []
+        for _ in range(300):
+            array = memory.empty((int(rng.integers(1, 1 << 15)),))
+            array[:] = seed
+            held.append(array)
+            if len(held) > 8:
+                assert (held.pop(int(rng.integers(len(held)))) == seed).all()
+        return all((array == seed).all() for array in held)
+
+    before = memory.pool_counts().bytes_in_use
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(work, range(8)))
+    assert memory.pool_counts().bytes_in_use == before
 
 
 @pytest.mark.parametrize(("n_values", "dtype"), [(256, np.uint8), (257, np.uint16)])

@@ -68,7 +68,7 @@ def report(net: Network, plan: Plan, tuner: Tuner) -> str:
             lines.append(f"as chosen, blocks {_widths(record.layer)}: {1e3 * total_s:.2f}{mark}")
         step_s += _seconds(about[layer], chosen)
         lines.append("")
-    lines += [describe(net, plan, None), f"convolutions of a step: {1e3 * step_s:.1f} ms of one core"]
+    lines += [describe(net, plan), f"convolutions of a step: {1e3 * step_s:.1f} ms of one core"]
     lines.append(f"{tuner.n_measured} tasks were measured" if tuner.n_measured else "nothing had to be measured")
     return "\n".join(lines)
 

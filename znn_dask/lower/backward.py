@@ -134,10 +134,13 @@ def _convolution(low: Lowering, back: Backward, edge: Edge, d_values: Values, wa
 
 
 def _image_spectrum(low: Lowering, edge: Edge, place: Place, after: Key) -> Key:
-    """Return the spectrum of an image that the forward pass made; else one made when its gradient arrives."""
+    """Return the spectrum of an image that the forward pass made and keeps; else one made when its gradient arrives."""
     tiling = low.tiling(edge)
-    if (edge.source, *place, tiling) in low.spectra:
-        return low.spectra[edge.source, *place, tiling]
+    name = edge.source, *place, tiling
+    if name in low.spectra and low.plan.convolutions[edge.name].keep:
+        return low.spectra[name]
+    if name in low.late_spectra:
+        return low.late_spectra[name]
     index = (edge.source, *place, *tiling.tile, *tiling.kernel)
     key = low.graph.task(
         "backward-fft-image",
@@ -150,7 +153,7 @@ def _image_spectrum(low: Lowering, edge: Edge, place: Place, after: Key) -> Key:
         ref(after),
         n_bytes=low.spectrum_bytes(edge.source, place, tiling),
     )
-    low.spectra[edge.source, *place, tiling] = key
+    low.late_spectra[name] = key
     return key
 
 
@@ -242,5 +245,8 @@ def _kernel_gradient(
         terms.append(
             graph.task("conv-gradient", index, priority, KERNEL_GRADIENTS[algorithm], *arguments, n_bytes=n_bytes)
         )
+        if algorithm == "fft-stored":
+            whole = n_bytes // volume(op.kernel) * 2 * volume(low.tiling(edge).half)
+            graph.extra_bytes[terms[-1]] = whole  # the gradient's own spectrum
     total = graph.total("kernel-gradient", (edge.name, block_in, block_out), priority, terms)
     back.gradients["kernel", edge.name, block_in, block_out] = total

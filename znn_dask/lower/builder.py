@@ -26,6 +26,8 @@ class Builder:
         Larger runs first.
     n_bytes : dict of key to int
         Of the results that are new arrays.
+    extra_bytes : dict of key to int
+        Of the arrays that a task holds only while it runs.
     inputs : dict of name to key
         What the graph needs from outside.
     """
@@ -34,6 +36,7 @@ class Builder:
     tasks: dict[Key, GraphNode] = field(default_factory=dict)
     priority: dict[Key, int] = field(default_factory=dict)
     n_bytes: dict[Key, int] = field(default_factory=dict)
+    extra_bytes: dict[Key, int] = field(default_factory=dict)
     inputs: dict[Hashable, Key] = field(default_factory=dict)
 
     def key(self, kind: str, *index: Hashable) -> Key:

@@ -207,7 +207,7 @@ class _Choice:
         entries = dict.fromkeys(net.inputs, self.examples)
         groups_after: dict[str, int] = {}
         splits: dict[tuple[Triple, Triple], int] = {}
-        whole = _filters_differ(net)
+        whole = filters_differ(net)
         for edge in net.edges.values():
             split = 1
             if isinstance(edge.op, MaxFilter):
@@ -274,7 +274,7 @@ def _fragment(size: Triple, sparsity: Triple) -> Triple:
     return z, y, x
 
 
-def _filters_differ(net: Network) -> bool:
+def filters_differ(net: Network) -> bool:
     """Whether streams meet whose max-filters had different strides on the way."""
     passed: dict[str, set[tuple[Triple, ...]]] = {name: {()} for name in net.inputs}
     for edge in net.edges.values():

@@ -36,6 +36,8 @@ class Lowering:
         What has converged on every node so far; a transfer fused with a convolution counts as its edge.
     spectra, kernel_spectra, argmax : dicts of keys
         Kept for the backward pass.
+    late_spectra : dict of keys
+        Spectra of images that the backward pass makes itself.
     training : bool
         Whether dropout is active.
     """
@@ -50,6 +52,7 @@ class Lowering:
     values: dict[str, Values] = field(default_factory=dict)
     contributions: dict[str, dict[str, Values]] = field(default_factory=dict)
     spectra: dict[tuple[str, int, int, Tiling], Key] = field(default_factory=dict)
+    late_spectra: dict[tuple[str, int, int, Tiling], Key] = field(default_factory=dict)
     kernel_spectra: dict[tuple[str, int, int], Key] = field(default_factory=dict)
     argmax: dict[tuple[str, int, int], list[Key]] = field(default_factory=dict)
 

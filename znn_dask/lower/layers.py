@@ -148,6 +148,8 @@ def seconds_of(layer: Layer, times: Mapping[Candidate, Times], plan: Convolution
         else:
             total += spectral.get(name, UNKNOWN)
             shared.update(NEEDS[name])
+    if not plan.keep and plan.forward == plan.gradient == "fft":
+        total += spectral.get(IMAGE_SPECTRUM, UNKNOWN)
     return total + sum(spectral.get(part, UNKNOWN) for part in sorted(shared))
 
 

@@ -29,6 +29,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fft_backend: str = "auto"
     fft_effort: str = "estimate"
     sum: str = "tree"
+    memory: int | None = None  # bytes that a step may take
 
     def algorithm(self, edge: str) -> str:
         """Return what is asked of a convolution edge."""
@@ -48,6 +49,8 @@ class ConvolutionPlan(msgspec.Struct, frozen=True):
         Size of the transforms, which the spectral passes share; (1, 1, 1) where there are none.
     backend : str
         Of the transforms; empty where there are none.
+    keep : bool
+        Whether spectra of images that forward made are kept for the kernel gradient; else they are made again.
     """
 
     forward: str
@@ -55,6 +58,7 @@ class ConvolutionPlan(msgspec.Struct, frozen=True):
     gradient: str
     tile: Triple = ONE
     backend: str = ""
+    keep: bool = True
 
     @property
     def algorithm(self) -> str:
@@ -211,8 +215,8 @@ def _is_possible(net: Network, edge: str, chosen: ConvolutionPlan) -> bool:
     return holds and all(stored) == any(stored) and able
 
 
-def describe(net: Network, plan: Plan, peak_bytes: int | None) -> str:
-    """Return the plan as a table."""
+def describe(net: Network, plan: Plan, memory: str = "") -> str:
+    """Return the plan as a table; ``memory`` says what it takes."""
     rows: list[tuple[str, ...]] = [("edge", "kind", *PASSES, "tile", "transform", "blocks in", "blocks out", "groups")]
     n_groups = {name: ceil_div(plan.batch, plan.examples_per_group) for name in net.inputs}
     learning = learning_nodes(net)
@@ -234,9 +238,7 @@ def describe(net: Network, plan: Plan, peak_bytes: int | None) -> str:
         f"output {sizes}; batch {plan.batch}; granularity {plan.granularity}; sum {plan.sum}; "
         f"transforms {plan.fft_effort}d"
     )
-    if peak_bytes is not None:
-        lines.append(f"peak memory of a step about {peak_bytes / 2**20:,.0f} MiB")
-    return "\n".join(lines)
+    return "\n".join([*lines, memory] if memory else lines)
 
 
 def _how(chosen: ConvolutionPlan | None, backward: bool) -> tuple[str, ...]:
@@ -244,7 +246,8 @@ def _how(chosen: ConvolutionPlan | None, backward: bool) -> tuple[str, ...]:
     if chosen is None:
         return ("-",) * 5
     tile = "x".join(map(str, chosen.tile)) if chosen.spectral else "-"
-    return (chosen.forward, chosen.backward if backward else "-", chosen.gradient, tile, chosen.backend or "-")
+    gradient = chosen.gradient if chosen.keep else f"{chosen.gradient}, anew"
+    return (chosen.forward, chosen.backward if backward else "-", gradient, tile, chosen.backend or "-")
 
 
 def as_table(rows: Sequence[Sequence[str]]) -> str:

@@ -4,6 +4,7 @@ A step starts with the updates that the step before left behind, at the lowest p
 and the gradients, which it leaves behind in turn. The first step has none to begin with.
 """
 
+import math
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +36,8 @@ class StepGraph:
         Larger runs first.
     n_bytes : dict of key to int
         Of every result that is a new array.
+    extra_bytes : dict of key to int
+        Of the arrays that a task holds only while it runs.
     """
 
     dask: dict[Key, GraphNode]
@@ -42,6 +45,7 @@ class StepGraph:
     outputs: dict[Any, Key]
     priority: dict[Key, int]
     n_bytes: dict[Key, int] = field(repr=False, default_factory=dict)
+    extra_bytes: dict[Key, int] = field(repr=False, default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,15 @@ def parameter_blocks(net: Network, plan: Plan) -> Iterable[tuple[Hashable, str, 
                 yield ("bias", edge.name, b), f"{edge.name}/bias", (part,)
 
 
+def block_bytes(net: Network, plan: Plan) -> dict[Hashable, int]:
+    """Return the bytes of every parameter block."""
+    found: dict[Hashable, int] = {}
+    for block, name, part in parameter_blocks(net, plan):
+        kernel = net.parameters[name].shape[2:]
+        found[block] = 4 * math.prod(kernel) * math.prod(each.stop - each.start for each in part)
+    return found
+
+
 def _slices(widths: Iterable[int]) -> list[slice]:
     slices, first = [], 0
     for width in widths:
@@ -126,11 +139,13 @@ def lower_step(net: Network, plan: Plan, options: StepOptions, token: str) -> St
     """
     low = _lowering(net, plan, Builder(token), training=True, seed=options.seed)
     outputs: dict[Any, Key] = {}
-    for name, _, _ in parameter_blocks(net, plan):
+    n_bytes = block_bytes(net, plan)
+    for name in n_bytes:
         low.parameters[name] = low.graph.input(name, *_words(name))
         if options.pending:
             pending = low.graph.input(("pending", name), "pending", *_words(name))
-            low.parameters[name], velocity = _update(low, options, "update", name, low.parameters[name], pending)
+            pair = _update(low, options, "update", name, low.parameters[name], pending, n_bytes[name])
+            low.parameters[name], velocity = pair
             outputs["parameter", name], outputs["velocity", name] = low.parameters[name], velocity
     lower_forward_pass(low)
     d_outputs, losses = _losses(low, options)
@@ -140,8 +155,8 @@ def lower_step(net: Network, plan: Plan, options: StepOptions, token: str) -> St
     for name, key in gradients.items():
         outputs["gradient", name] = key
         if options.updates:
-            new, velocity = _update(low, options, "update-after", name, low.parameters[name], key)
-            outputs["new-parameter", name], outputs["new-velocity", name] = new, velocity
+            pair = _update(low, options, "update-after", name, low.parameters[name], key, n_bytes[name])
+            outputs["new-parameter", name], outputs["new-velocity", name] = pair
     return _finish(low.graph, outputs)
 
 
@@ -156,7 +171,7 @@ def _lowering(net: Network, plan: Plan, graph: Builder, training: bool, seed: in
 
 def _finish(graph: Builder, outputs: dict[Any, Key]) -> StepGraph:
     inputs: dict[Any, Key] = dict(graph.inputs)
-    return StepGraph(graph.tasks, inputs, outputs, graph.priority, graph.n_bytes)
+    return StepGraph(graph.tasks, inputs, outputs, graph.priority, graph.n_bytes, graph.extra_bytes)
 
 
 def _words(name: Any) -> tuple[Any, ...]:
@@ -169,7 +184,7 @@ def _grouped(low: Lowering, node: str) -> list[Key]:
 
 
 def _update(
-    low: Lowering, options: StepOptions, kind: str, name: Any, parameter: Key, gradient: Key
+    low: Lowering, options: StepOptions, kind: str, name: Any, parameter: Key, gradient: Key, n_bytes: int
 ) -> tuple[Key, Key]:
     graph = low.graph
     velocity = graph.input(("velocity", name), "velocity", *_words(name))
@@ -191,7 +206,9 @@ def _update(
     )
     target = low.net.edges[name[1]].target
     whole = graph.task(kind, name, low.priorities.update[target], update.sgd, *arguments)
-    return graph.part(f"{kind}-parameter", name, whole, 0), graph.part(f"{kind}-velocity", name, whole, 1)
+    pair = graph.part(f"{kind}-parameter", name, whole, 0), graph.part(f"{kind}-velocity", name, whole, 1)
+    graph.n_bytes |= dict.fromkeys(pair, n_bytes)
+    return pair
 
 
 def _losses(low: Lowering, options: StepOptions) -> tuple[dict[str, Values], list[Key]]:

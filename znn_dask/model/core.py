@@ -1,6 +1,6 @@
 """The machinery of a model: its plan, its compiled graphs and its state, for samples already checked."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -8,14 +8,15 @@ import numpy as np
 import numpy.typing as npt
 
 from znn_dask.geometry import Triple
-from znn_dask.lower import Options, Plan, lower_step, make_plan
-from znn_dask.lower.memory import forward_bytes, peak_bytes
+from znn_dask.lower import Options, Plan, make_plan
+from znn_dask.lower.memory import parameter_bytes
 from znn_dask.lower.parameters import to_blocks, to_public
 from znn_dask.lower.step import StepOptions, step_input_sizes
 from znn_dask.model.compiled import Programs, for_batch, learn_transforms
+from znn_dask.model.memory import forward_bytes, step_bytes
 from znn_dask.model.predict import choose_patch
 from znn_dask.model.samples import Batch
-from znn_dask.model.state import SGD, State
+from znn_dask.model.state import SGD, PlanReport, State
 from znn_dask.net import Network
 from znn_dask.ops import update
 from znn_dask.ops.fft import Wisdom
@@ -151,16 +152,28 @@ class Core:
                 values |= {(kind, name): array for name, array in arrays.items()}
         return values
 
-    def step_bytes(self) -> int:
-        """Return the estimated peak memory of a step's values."""
-        return peak_bytes(lower_step(self.net, self.plan, self.step_options(frozenset(), False), "estimate"))
+    def report(self) -> PlanReport:
+        """Return the plan with what it takes."""
+        n_workers = self.scheduler.num_workers
+        kept = 3 * parameter_bytes(self.net, self.plan)
+        return PlanReport(self.net, self.plan, step_bytes(self.net, self.plan, n_workers), kept, n_workers)
 
-    def patch(self, size: Triple) -> tuple[Triple, Plan]:
-        """Return the largest output patch of a volume that stays within the memory, and the plan for it."""
-        chosen = choose_patch(size, lambda patch: forward_bytes(self.net, self._patch_plan(patch)))
+    def patch(self, size: Triple) -> tuple[Triple, Callable[[dict[str, Array]], Mapping[str, Array]]]:
+        """Return the largest output patch of a volume that stays within the memory, and what computes one."""
+        kept, n_workers = 2 * parameter_bytes(self.net, self.plan), self.scheduler.num_workers
+
+        def estimate(patch: Triple) -> int:
+            return kept + forward_bytes(self.net, self._patch_plan(patch), n_workers)
+
+        chosen = choose_patch(size, estimate, self.options.memory)
         plan = self._patch_plan(chosen)
         self.wisdom = learn_transforms(self.net, plan, self.wisdom)
-        return chosen, plan
+        program = self.programs.forward(plan)
+
+        def forward(images: dict[str, Array]) -> Mapping[str, Array]:
+            return program.run(self.values(Batch(images, {}, {}, 1, True)))
+
+        return chosen, forward
 
     def _patch_plan(self, size: Triple) -> Plan:
         # The parameters stay in the blocks they are in; nothing is measured for a patch of which there may be one.

@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from znn_dask.errors import CheckpointError, OutputExistsError, ParameterError
 from znn_dask.geometry import Triple
-from znn_dask.lower import Options, StepGraph, make_plan
+from znn_dask.lower import Options, StepGraph
 from znn_dask.lower.parameters import check_parameters, initial_parameters
 from znn_dask.model.core import Core
+from znn_dask.model.memory import as_bytes, planned
 from znn_dask.model.predict import Progress, as_given, check_out, predict_scene, see
 from znn_dask.model.samples import Batch, as_seed, by_name, output_sizes, read_images, read_sample, single
 from znn_dask.model.state import SGD, PlanReport, as_optimizer, as_rate
@@ -22,6 +23,7 @@ from znn_dask.model.views import graph_of
 from znn_dask.net import Network
 from znn_dask.ops import fft
 from znn_dask.ops.loss import check_loss
+from znn_dask.sched.scheduler import resolve_workers
 from znn_dask.tune import timing
 
 Array = npt.NDArray[np.float32]
@@ -61,6 +63,9 @@ class Model:
     tune : bool, optional
         Whether to measure which algorithms are fastest here, once: what was measured is kept on the disk. False takes
         the cost model's choice; the default is True unless ``ZNN_DASK_TUNE=0``.
+    memory : int or str, optional
+        Most that the arrays of a step may take: bytes, or "2 GiB". Where the fastest plan is predicted to take more,
+        leaner and slower ones are tried; then plans (and so rounding) may depend on `num_workers`.
 
     Raises
     ------
@@ -68,6 +73,8 @@ class Model:
         If an argument has no valid value; the message lists those that are.
     ShapeError
         If outputs of these sizes cannot be.
+    MemoryLimitError
+        If no plan was found that keeps to ``memory``.
     """
 
     def __init__(
@@ -87,12 +94,14 @@ class Model:
         policy: str = "locality",
         batch: int = 1,
         tune: bool | None = None,
+        memory: int | str | None = None,
     ) -> None:
         if not isinstance(net, Network):
             raise ParameterError(f"net must be a Network, got {type(net).__name__}; Network.parse(...) makes one")
         check_loss(loss)
-        options = Options(convolution, granularity, block, fft_backend, fft_effort, sum)
-        plan = make_plan(net, output_sizes(net, output_size), batch, options, timing(tune))
+        options = Options(convolution, granularity, block, fft_backend, fft_effort, sum, as_bytes(memory))
+        num_workers = resolve_workers(num_workers)
+        plan = planned(net, output_sizes(net, output_size), batch, options, timing(tune), num_workers)
         self._core = Core(net, plan, options, loss, as_optimizer(optimizer), as_seed(seed), num_workers, policy)
         self._core.start(initial_parameters(net, self.seed))
 
@@ -149,8 +158,8 @@ class Model:
 
     @property
     def plan(self) -> PlanReport:
-        """What was chosen per layer, block sizes, peak bytes; prints as a table."""
-        return PlanReport(self.net, self._core.plan, self._core.step_bytes())
+        """What was chosen per layer, block sizes, peak memory; prints as a table."""
+        return self._core.report()
 
     @property
     def parameters(self) -> dict[str, Array]:
@@ -271,12 +280,7 @@ class Model:
         target = None if out is None else by_name(out, list(self.net.outputs), "output")
         if target is not None:
             check_out(target, self.net.outputs, scene.size)
-        patch, plan = self._core.patch(scene.size)
-        program = self._core.programs.forward(plan)
-
-        def forward(images: dict[str, Array]) -> Mapping[str, Array]:
-            return program.run(self._core.values(Batch(images, {}, {}, 1, True)))
-
+        patch, forward = self._core.patch(scene.size)
         results = predict_scene(scene, self.net.outputs, patch, forward, target, progress)
         result = single(results)
         return result if isinstance(volume, Mapping) or out is not None else as_given(volume, result)
@@ -353,7 +357,7 @@ class Model:
         ----------
         path : str or Path
         output_size : optional
-            Another output size than it was saved with; the plan is then made anew.
+            Another output size than it was saved with; the plan is then made anew, within the memory given then.
         num_workers : int, optional
             As for `Model`.
 
@@ -364,15 +368,14 @@ class Model:
         """
         stored = read_model(path)
         about, net = stored.description, stored.net
-        plan = about.plan
+        plan, num_workers = about.plan, resolve_workers(num_workers)
         if output_size is not None and output_sizes(net, output_size) != plan.output_size:
-            plan = make_plan(net, output_sizes(net, output_size), plan.batch, about.options, timing())
+            plan = planned(net, output_sizes(net, output_size), plan.batch, about.options, timing(), num_workers)
         model = cls.__new__(cls)
         try:
             check_stored(stored, plan)
-            wisdom = fft.Wisdom(plan.fft_effort, about.wisdom)
-            common = about.options, about.loss, about.optimizer, about.seed, num_workers, about.policy, wisdom
-            model._core = Core(net, plan, *common)
+            common = about.options, about.loss, about.optimizer, about.seed, num_workers, about.policy
+            model._core = Core(net, plan, *common, fft.Wisdom(plan.fft_effort, about.wisdom))
         except ParameterError as error:
             raise CheckpointError(f"{path} cannot be used: {error}") from error
         model._core.start(stored.parameters, stored.velocities, about.step_count)

@@ -18,7 +18,7 @@ from znn_dask.net import MaxPool, Network
 Array = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
 BORDERS = ("mirror", "constant", None)
-MEMORY = 1 << 30  # bytes that the values of one patch may take at once
+MEMORY = 1 << 30  # bytes that one patch may take, parameters included
 SMALLEST = 8  # voxels; patches are not halved below
 
 
@@ -163,13 +163,13 @@ def mirrored(places: npt.NDArray[np.int64], low: int, high: int) -> npt.NDArray[
     return reflected
 
 
-def choose_patch(size: Triple, estimate: Callable[[Triple], int]) -> Triple:
+def choose_patch(size: Triple, estimate: Callable[[Triple], int], limit: int | None = None) -> Triple:
     """Return the largest patch, found by halving the longest side, that stays within the memory.
 
     Large patches pay: neighbouring patches share the border of their fields of view (ZNNi, arXiv 1606.05688).
     """
-    patch = size
-    while estimate(patch) > MEMORY and max(patch) > SMALLEST:
+    patch, memory = size, min(MEMORY, limit or MEMORY)
+    while estimate(patch) > memory and max(patch) > SMALLEST:
         axis = patch.index(max(patch))
         halved = list(patch)
         halved[axis] = -(-patch[axis] // 2)

@@ -8,6 +8,7 @@ from numbers import Real
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from dask.utils import format_bytes
 
 from znn_dask.errors import ParameterError
 from znn_dask.geometry import Triple
@@ -96,12 +97,18 @@ class PlanReport:
     plan : Plan
         Every choice.
     peak_bytes : int
-        Estimate of the memory that the values of a step take at most.
+        Prediction of the memory that a step takes at most: all arrays of the model, not the sample.
+    kept_bytes : int
+        What of that lives between steps: parameters, velocities and the gradients of pending updates.
+    num_workers : int
+        For which it is predicted.
     """
 
     net: Network
     plan: Plan
     peak_bytes: int
+    kept_bytes: int
+    num_workers: int
 
     @property
     def convolutions(self) -> dict[str, ConvolutionPlan]:
@@ -114,6 +121,11 @@ class PlanReport:
         return self.plan.output_size
 
     def __str__(self) -> str:
-        return describe(self.net, self.plan, self.peak_bytes)
+        workers = f"{self.num_workers} worker{'s' * (self.num_workers > 1)}"
+        memory = (
+            f"peak memory of a step with {workers} about {format_bytes(self.peak_bytes)}, "
+            f"of which {format_bytes(self.kept_bytes)} parameters, velocities and pending gradients"
+        )
+        return describe(self.net, self.plan, memory)
 
     __repr__ = __str__

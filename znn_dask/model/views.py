@@ -49,7 +49,7 @@ def _with_parameters(net: Network, plan: Plan, graph: StepGraph, token: str) -> 
         tasks[key] = Task(key, put_together, refs([k for k, _ in pairs]), parts, net.parameters[name].shape)
         priority[key] = min(graph.priority.values())
         outputs[name] = key
-    return StepGraph(tasks, graph.inputs, outputs, priority, graph.n_bytes)
+    return StepGraph(tasks, graph.inputs, outputs, priority, graph.n_bytes, graph.extra_bytes)
 
 
 def put_together(blocks: list[Array], parts: list[tuple[slice, ...]], shape: tuple[int, ...]) -> Array:
@@ -69,4 +69,4 @@ def _filled(net: Network, graph: StepGraph, values: Mapping[Any, Any]) -> StepGr
             kind, node = name
             alone = len(net.inputs if kind == "input" else net.outputs) == 1
             inputs[kind if alone else f"{kind}/{node}"] = key
-    return StepGraph(tasks, inputs, graph.outputs, graph.priority, graph.n_bytes)
+    return StepGraph(tasks, inputs, graph.outputs, graph.priority, graph.n_bytes, graph.extra_bytes)

@@ -9,16 +9,34 @@ import numpy as np
 import numpy.typing as npt
 
 from znn_dask import _kernels
+from znn_dask.geometry import ceil_div
 
+PAGE = 4096  # as in kernels/pool.cpp
 Array = npt.NDArray[np.float32]
 
 
 class PoolCounts(NamedTuple):
-    """What the pool holds: bytes from the system, bytes in arrays now, and how often it asked the system."""
+    """What the pool holds.
+
+    Attributes
+    ----------
+    bytes_from_system : int
+        Held now, in arrays or free.
+    bytes_in_use : int
+        In arrays now.
+    n_from_system : int
+        How often the system was asked.
+    bytes_scratch : int
+        Held by threads for their kernel calls, beside all of the above.
+    bytes_peak : int
+        The most that was in use at once since `reset_peak`.
+    """
 
     bytes_from_system: int
     bytes_in_use: int
     n_from_system: int
+    bytes_scratch: int
+    bytes_peak: int
 
 
 def empty(shape: tuple[int, ...]) -> Array:
@@ -50,6 +68,17 @@ def contiguous(array: npt.NDArray[Any]) -> Array:
 def pool_counts() -> PoolCounts:
     """Return what the pool holds now."""
     return PoolCounts(*_kernels.pool_counts())
+
+
+def reset_peak() -> None:
+    """Start to measure `PoolCounts.bytes_peak` anew."""
+    _kernels.reset_peak()
+
+
+def pooled_bytes(n_bytes: int) -> int:
+    """Return what an array of so many bytes takes from the pool: whole cache lines, or pages from one page on."""
+    unit = 64 if n_bytes < PAGE else PAGE
+    return max(1, ceil_div(n_bytes, unit)) * unit
 
 
 def trim_pool() -> None:

@@ -57,7 +57,7 @@ def get(dsk: Any, keys: Any, num_workers: int | None = None, policy: str = "loca
         If the graph has a circle or lacks a dependency, or for an unknown policy or an invalid number of
         workers.
     """
-    n_workers = _n_workers(num_workers, kwargs.get("pool"))
+    n_workers = resolve_workers(num_workers, kwargs.get("pool"))
     return _compute(_shared, dsk, keys, n_workers, policy_named(policy), kwargs)
 
 
@@ -78,7 +78,7 @@ class Scheduler:
     """
 
     def __init__(self, num_workers: int | None = None, policy: str = "locality") -> None:
-        self.num_workers = _n_workers(num_workers)
+        self.num_workers = resolve_workers(num_workers)
         self.policy = policy
         self._policy = policy_named(policy)
         self._crew = Crew()
@@ -132,7 +132,8 @@ def _compute(crew: Crew, dsk: Any, keys: Any, n_workers: int, policy: Policy, kw
     return evaluate(compile_tables(nodes, keys, policy), keys, {}, crew, n_workers)
 
 
-def _n_workers(num_workers: int | None, pool: Any = None) -> int:
+def resolve_workers(num_workers: int | None, pool: Any = None) -> int:
+    """Return how many threads None or a number stands for, see `get`."""
     if num_workers is None:
         num_workers = dask.config.get("num_workers", None)
     if num_workers is None:

@@ -1,0 +1,85 @@
+"""How much memory a model takes: its graphs are compiled and played, nothing is run. And plans that keep to a limit."""
+
+from collections.abc import Mapping
+
+from dask.utils import format_bytes, parse_bytes
+
+from znn_dask.errors import MemoryLimitError, ParameterError
+from znn_dask.geometry import Triple
+from znn_dask.lower import Options, Plan, StepGraph, lower_forward, lower_step, make_plan
+from znn_dask.lower.layers import Timing
+from znn_dask.lower.leaner import Heard, leaner
+from znn_dask.lower.memory import needs, parameter_bytes
+from znn_dask.lower.step import StepOptions
+from znn_dask.net import Network
+from znn_dask.sched import simulate
+from znn_dask.sched.compile import compile_tables
+from znn_dask.sched.policies import lifo
+
+
+def peak_bytes(graph: StepGraph, num_workers: int = 1) -> int:
+    """Return the most bytes of a graph's results alive at once; what it is given does not count."""
+    tables = compile_tables(graph.dask, list(graph.outputs.values()), lifo, graph.priority)
+    return simulate.peak_bytes(tables, needs(graph), num_workers)
+
+
+def forward_bytes(net: Network, plan: Plan, num_workers: int = 1) -> int:
+    """Return the peak of a plan's forward pass."""
+    return peak_bytes(lower_forward(net, plan, "estimate"), num_workers)
+
+
+def step_bytes(net: Network, plan: Plan, num_workers: int = 1) -> int:
+    """Return the peak of a training step in the middle of many, with all that lives between steps.
+
+    That is the parameters, their velocities and the gradients whose updates are pending; a step keeps them until it
+    has succeeded, beside the new ones it makes.
+    """
+    # Neither loss nor optimiser make a difference.
+    options = StepOptions("square", momentum=0.5, pending=True)
+    return 3 * parameter_bytes(net, plan) + peak_bytes(lower_step(net, plan, options, "estimate"), num_workers)
+
+
+def as_bytes(memory: object) -> int | None:
+    """Return a limit in bytes, None for none.
+
+    Raises
+    ------
+    ParameterError
+        Unless it is a number of bytes or a text that says one.
+    """
+    if memory is None:
+        return None
+    # A unit alone would be one of it.
+    sound = any(map(str.isdigit, memory)) if isinstance(memory, str) else type(memory) is int
+    try:
+        n_bytes = int(parse_bytes(memory)) if sound else 0
+    except ValueError:
+        n_bytes = 0
+    if n_bytes <= 0:
+        raise ParameterError(f"memory must be bytes above 0, a text like '2 GiB' or '500 MB', or None, got {memory!r}")
+    return n_bytes
+
+
+def planned(
+    net: Network, output_size: Mapping[str, Triple], batch: int, options: Options, timing: Timing, num_workers: int
+) -> Plan:
+    """Return the fastest plan, or the fastest found whose step keeps to the memory of the options.
+
+    Raises
+    ------
+    MemoryLimitError
+        If none was found.
+    """
+    heard, limit = Heard(timing), options.memory
+    plan = make_plan(net, output_size, batch, options, heard)
+    if limit is None:
+        return plan
+    plan, least = leaner(net, plan, options, heard, lambda other: step_bytes(net, other, num_workers), limit)
+    if least > limit:
+        sizes = ", ".join(f"{name} {'x'.join(map(str, size))}" for name, size in output_size.items())
+        raise MemoryLimitError(
+            f"memory of {format_bytes(limit)} is too little for a step of output_size {sizes}, batch {batch} and "
+            f"{num_workers} workers: {format_bytes(least)} ({least} bytes) is the least that was found. "
+            f"Give memory={least} or more, or a smaller output_size, a smaller batch or fewer workers"
+        )
+    return plan
