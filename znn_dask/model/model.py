@@ -61,11 +61,10 @@ class Model:
     batch : int
         Examples the plan is made for; others are possible.
     tune : bool, optional
-        Whether to measure which algorithms are fastest here, once: what was measured is kept on the disk. False takes
-        the cost model's choice; the default is True unless ``ZNN_DASK_TUNE=0``.
+        Whether to measure, once, which algorithms are fastest here; the default is True unless ``ZNN_DASK_TUNE=0``.
     memory : int or str, optional
-        Most that the arrays of a step may take: bytes, or "2 GiB". Where the fastest plan is predicted to take more,
-        leaner and slower ones are tried; then plans (and so rounding) may depend on `num_workers`.
+        Most that a step's arrays may take, as bytes or "2 GiB". If the fastest plan is predicted to take more, leaner
+        ones are tried; then plans (and so rounding) may depend on `num_workers`.
 
     Raises
     ------
@@ -202,13 +201,7 @@ class Model:
         return single({name: y[0] if batch.squeezed else y for name, y in outputs.items()})
 
     def gradients(self, x: Any, target: Any, weight: Any = None) -> tuple[float, dict[str, Array]]:
-        """Return the loss and its gradient with respect to every parameter; changes nothing.
-
-        Parameters
-        ----------
-        x, target, weight
-            As for `step`.
-        """
+        """Return the loss and its gradient with respect to every parameter, as for `step`; changes nothing."""
         return self._core.gradients(self._read(x, target, weight))
 
     def step(self, x: Any, target: Any, weight: Any = None) -> float:
