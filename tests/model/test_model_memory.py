@@ -201,9 +201,7 @@ def test_limits_are_saved_and_used_again(tmp_path):
         model.save(tmp_path / "m")
     with znn.Model.load(tmp_path / "m") as model:
         assert model._core.options.memory == 1 << 20
-    with pytest.raises(
-        znn.MemoryLimitError, match="too little for a step of output_size output 30x40x50"
-    ):
+    with pytest.raises(znn.MemoryLimitError, match="too little for a step of output_size output 30x40x50"):
         znn.Model.load(tmp_path / "m", output_size=(30, 40, 50))
 
 

@@ -61,20 +61,16 @@ class Model:
     batch : int
         Examples the plan is made for; others are possible.
     tune : bool, optional
-        Whether to measure which algorithms are fastest here, once: what was measured is kept on the disk. False takes
-        the cost model's choice; the default is True unless ``ZNN_DASK_TUNE=0``.
+        Whether to measure once which algorithms are fastest here, or (False) to go by the cost model; True by default.
     memory : int or str, optional
-        Most that the arrays of a step may take: bytes, or "2 GiB". Where the fastest plan is predicted to take more,
-        leaner and slower ones are tried; then plans (and so rounding) may depend on `num_workers`.
+        Most that the arrays of a step may take: bytes, or "2 GiB". Leaner, slower plans are then taken where needed.
 
     Raises
     ------
     ParameterError
         If an argument has no valid value; the message lists those that are.
-    ShapeError
-        If outputs of these sizes cannot be.
-    MemoryLimitError
-        If no plan was found that keeps to ``memory``.
+    ShapeError, MemoryLimitError
+        If outputs of these sizes cannot be, or no plan keeps to ``memory``.
     """
 
     def __init__(
