@@ -282,4 +282,4 @@ def test_validation_runs_the_reference_beside_every_step():
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    assert "noticed: forward: differs from its reference" in result.stdout
+    assert "noticed: forward_transfer: differs from its reference" in result.stdout

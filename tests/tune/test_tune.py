@@ -77,7 +77,7 @@ def test_a_task_is_the_real_operation_on_its_shapes(work):
     result = measure.prepare(work)()
     tiling = Tiling(work.size, work.kernel, work.tile) if work.operation[:6] != "direct" else None
     valid = tuple(n - k + 1 for n, k in zip(work.size, work.kernel, strict=True))
-    spectrum = tiling and (tiling.n_tiles * work.entries, *tiling.half, 2, work.made)
+    spectrum = tiling and tiling.spectrum_shape(work.entries, work.made)
     expected = {
         "direct-forward": (work.entries, *valid, work.made),
         "direct-backward": (work.entries, *work.size, work.made),

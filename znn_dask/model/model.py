@@ -61,19 +61,16 @@ class Model:
     batch : int
         Examples the plan is made for; others are possible.
     tune : bool, optional
-        Whether to measure, once, which algorithms are fastest here; the default is True unless ``ZNN_DASK_TUNE=0``.
+        Whether to measure once which algorithms are fastest here, or (False) to go by the cost model; True by default.
     memory : int or str, optional
-        Most that a step's arrays may take, as bytes or "2 GiB". If the fastest plan is predicted to take more, leaner
-        ones are tried; then plans (and so rounding) may depend on `num_workers`.
+        Most that the arrays of a step may take: bytes, or "2 GiB". Leaner, slower plans are then taken where needed.
 
     Raises
     ------
     ParameterError
         If an argument has no valid value; the message lists those that are.
-    ShapeError
-        If outputs of these sizes cannot be.
-    MemoryLimitError
-        If no plan was found that keeps to ``memory``.
+    ShapeError, MemoryLimitError
+        If outputs of these sizes cannot be, or no plan keeps to ``memory``.
     """
 
     def __init__(
@@ -201,7 +198,13 @@ class Model:
         return single({name: y[0] if batch.squeezed else y for name, y in outputs.items()})
 
     def gradients(self, x: Any, target: Any, weight: Any = None) -> tuple[float, dict[str, Array]]:
-        """Return the loss and its gradient with respect to every parameter, as for `step`; changes nothing."""
+        """Return the loss and its gradient with respect to every parameter; changes nothing.
+
+        Parameters
+        ----------
+        x, target, weight
+            As for `step`.
+        """
         return self._core.gradients(self._read(x, target, weight))
 
     def step(self, x: Any, target: Any, weight: Any = None) -> float:

@@ -224,19 +224,3 @@ def lanes_for(size: Triple, n_lanes: int) -> int:
         smallest //= 2
     choices = [1 << i for i in range(7) if smallest <= 1 << i <= largest]
     return min(choices, key=lambda lanes: (ceil_div(n_lanes, lanes) * lanes, -lanes))
-
-
-@lru_cache(maxsize=4096)
-def twiddles(size: Triple, kernel: Triple) -> tuple[Array, Array, Array]:
-    """Return exp(2 pi i f j / n) for each axis as float32 of shape (n, k, 2), the last axis only to n // 2."""
-
-    def table(n: int, k: int, n_frequencies: int) -> Array:
-        angle = 2 * np.pi * (np.outer(np.arange(n_frequencies), np.arange(k)) % n) / n
-        values: npt.NDArray[Any] = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-        return np.ascontiguousarray(values, np.float32)
-
-    return (
-        table(size[0], kernel[0], size[0]),
-        table(size[1], kernel[1], size[1]),
-        table(size[2], kernel[2], size[2] // 2 + 1),
-    )
