@@ -205,6 +205,7 @@ class _Choice:
         """Return into how many groups each max-filter splits those of its source."""
         net = self.net
         entries = dict.fromkeys(net.inputs, self.examples)
+        n_groups = dict.fromkeys(net.inputs, ceil_div(self.batch, self.examples))
         groups_after: dict[str, int] = {}
         splits: dict[tuple[Triple, Triple], int] = {}
         whole = filters_differ(net)
@@ -213,7 +214,8 @@ class _Choice:
             if isinstance(edge.op, MaxFilter):
                 n_parities = volume(edge.op.stride)
                 n_entries = n_parities * entries[edge.source] * self._tiles_after(edge.target, convolutions)
-                wanted = max(1, n_entries // ENTRIES, min(GROUPS, n_entries // FEWEST_ENTRIES))
+                few = ceil_div(GROUPS, n_groups[edge.source])
+                wanted = max(1, n_entries // ENTRIES, min(few, n_entries // FEWEST_ENTRIES))
                 split = max(d for d in range(1, n_parities + 1) if n_parities % d == 0 and d <= wanted)
                 # Streams that meet later must be split alike; not at all if they were filtered in other ways.
                 way = net.sparsity_of(edge.source), net.sparsity_of(edge.target)
@@ -222,6 +224,7 @@ class _Choice:
                 entries[edge.target] = entries[edge.source] * n_parities // split
             else:
                 entries[edge.target] = entries[edge.source]
+            n_groups[edge.target] = n_groups[edge.source] * split
         return groups_after
 
     def _tiles_after(self, node: str, convolutions: Convolutions) -> int:
