@@ -173,7 +173,7 @@ def transform_cases(tile: Triple, lanes: int) -> Iterator[Case]:
         "transform",
         f"transform {shape}",
         lambda: spectral.image_spectrum(image, tiling),
-        lambda: np.stack([expected.real, expected.imag], axis=4),
+        lambda: np.moveaxis(np.stack([expected.real, expected.imag], axis=4), 0, 2),
         flop,
         peers=partial(fftw_plans, tile, lanes, forward=True),
     )
