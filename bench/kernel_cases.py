@@ -133,8 +133,7 @@ def product_cases(
     batch: int, tile: Triple, kernel_size: Triple, n_in: int, n_out: int, accepted: bool = True
 ) -> Iterator[Case]:
     """Yield the products of one tile in each of ``batch`` entries; compared after the inverse transform."""
-    backend = "native" if fft.native(tile) else fft.library("native", tile)
-    tiling = Tiling(tile, kernel_size, tile, backend)
+    tiling = Tiling(tile, kernel_size, tile, fft.library("native", tile))
     image, kernel = random(batch, *tile, n_in), random(*kernel_size, n_in, n_out)
     d_output = random(batch, *tiling.output_size, n_out)
     spectrum, d_spectrum = spectral.image_spectrum(image, tiling), spectral.gradient_spectrum(d_output, tiling)

@@ -86,7 +86,7 @@ def layers(net: znn.Network) -> list[dict[str, Any]]:
     found = []
     for edge in net.edges.values():
         if not isinstance(edge.op, Convolution | MaxFilter | MaxPool | Transfer):
-            raise NotImplementedError(edge.op.kind)
+            raise NotImplementedError(f"the peer has no {edge.op.kind}: only chains of convolution, transfer and max")
         following = net.outgoing(edge.target)
         found.append(
             {

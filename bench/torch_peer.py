@@ -94,7 +94,7 @@ class TorchNet:
                     x, merge = self._split(x, self._own(layer["stride"]))
                     merges.append(merge)
             else:
-                raise NotImplementedError(kind)
+                raise NotImplementedError(f"the peer has no {kind}")
         for merge in reversed(merges):
             x = merge(x)
         return x

@@ -1,5 +1,9 @@
 """What the tests of the operations share: shapes to draw, arrays from a seed, two checks of a derivative."""
 
+import os
+import platform
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -7,6 +11,9 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
+
+# What the table of kernels calls itself, by what was wished for. Elsewhere there is only plain C++.
+SETS = {"v2": "isa_v2", "v3": "isa_v3"} if platform.machine() in ("x86_64", "AMD64") else {"": "isa_plain"}
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -67,3 +74,17 @@ def on_threads(function: Callable[[], Any], num_workers: int, repetitions: int =
 
     with ThreadPoolExecutor(num_workers) as pool:
         return [result for results in pool.map(work, range(num_workers), timeout=50) for result in results]
+
+
+def run_with_instruction_set(program: str, wish: str) -> None:
+    """Run a test file as a program on another instruction set; it checks, and prints what it ran on."""
+    result = subprocess.run(
+        [sys.executable, program],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"ZNN_DASK_ISA": wish},
+        timeout=100,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == SETS[wish]

@@ -4,16 +4,11 @@ The instruction set is chosen once per process, so this file is also a program: 
 set that ZNN_DASK_ISA names, and prints which that was.
 """
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from ops_cases import SEEDS, grow, normal, triples
-from test_ops_instruction_sets import SETS
+from ops_cases import SEEDS, SETS, grow, normal, run_with_instruction_set, triples
 
 from znn_dask import _kernels
 from znn_dask.ops import direct, reference, transfer
@@ -77,16 +72,7 @@ def test_all_passes_equal_float64(problem):
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("wish", SETS)
 def test_all_passes_equal_float64_on_lesser_processors(wish):
-    result = subprocess.run(
-        [sys.executable, __file__],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"ZNN_DASK_ISA": wish},
-        timeout=100,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == SETS[wish]
+    run_with_instruction_set(__file__, wish)
 
 
 def check_fused(problem, function, has_bias):

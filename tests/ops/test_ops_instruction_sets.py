@@ -4,13 +4,9 @@ The instruction set is chosen once per process, so this file is also a program t
 its reference, in shapes that leave rests of vectors, and prints what it ran on.
 """
 
-import os
-import platform
-import subprocess
-import sys
-
 import numpy as np
 import pytest
+from ops_cases import SETS, run_with_instruction_set
 
 from znn_dask import _kernels
 from znn_dask.ops import direct, loss, reference, spectral, transfer
@@ -19,23 +15,11 @@ from znn_dask.ops.layout import Arrangement, Entry
 from znn_dask.ops.spectral import Tiling
 from znn_dask.ops.transfer import Activation
 
-# What the table of kernels calls itself, by what was wished for. Elsewhere there is only plain C++.
-SETS = {"v2": "isa_v2", "v3": "isa_v3"} if platform.machine() in ("x86_64", "AMD64") else {"": "isa_plain"}
-
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("wish", SETS)
 def test_every_operation_equals_its_reference(wish):
-    result = subprocess.run(
-        [sys.executable, __file__],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"ZNN_DASK_ISA": wish},
-        timeout=100,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == SETS[wish]
+    run_with_instruction_set(__file__, wish)
 
 
 def assert_close(found, expected):

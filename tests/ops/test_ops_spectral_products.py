@@ -4,15 +4,11 @@ The instruction set is chosen once per process, so this file is also a program t
 what it ran on.
 """
 
-import os
-import platform
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ops_cases import SETS, run_with_instruction_set
 
 from znn_dask import _kernels
 from znn_dask.ops import reference_spectral, spectral
@@ -20,7 +16,6 @@ from znn_dask.ops.spectral import Tiling
 from znn_dask.ops.twiddles import twiddles
 
 WIDTHS = (1, 2, 3, 4, 7, 8, 15, 16, 17, 33, 40)
-SETS = {"v2": "isa_v2", "v3": "isa_v3"} if platform.machine() in ("x86_64", "AMD64") else {"": "isa_plain"}
 
 
 @st.composite
@@ -101,16 +96,7 @@ def test_the_widths_of_networks_equal_their_twin(problem):
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("wish", SETS)
 def test_every_instruction_set_equals_the_twin(wish):
-    result = subprocess.run(
-        [sys.executable, __file__],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"ZNN_DASK_ISA": wish},
-        timeout=100,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == SETS[wish]
+    run_with_instruction_set(__file__, wish)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
