@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,11 +79,13 @@ def on_threads(function: Callable[[], Any], num_workers: int, repetitions: int =
 
 def run_with_instruction_set(program: str, wish: str) -> None:
     """Run a test file as a program on another instruction set; it checks, and prints what it ran on."""
+    # Named, for where Python is told not to look in a program's own folder.
+    folders = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(Path(program).parent))))
     result = subprocess.run(
         [sys.executable, program],
         capture_output=True,
         text=True,
-        env=os.environ | {"ZNN_DASK_ISA": wish},
+        env=os.environ | {"ZNN_DASK_ISA": wish, "PYTHONPATH": folders},
         timeout=100,
         check=False,
     )
