@@ -26,6 +26,7 @@ class Setting:
     output_size: int = 12
     out_channels: int | None = None
     batch: int = 1
+    seed: int = 0  # of the sample
     wanted: float | None = None  # times PyTorch's best form
 
 
@@ -37,7 +38,8 @@ PRESETS = {
     "k7-w40": Setting(kernel=7, wanted=9.0),
     "k3-w16": Setting(kernel=3, width=16, wanted=1.2),
     "k5-w16": Setting(kernel=5, width=16, wanted=3.0),
-    "k7-w16": Setting(kernel=7, width=16, wanted=5.0),
+    # In sample 0 a maximum is decided by rounding: gradients of correct programs differ by a thousandth.
+    "k7-w16": Setting(kernel=7, width=16, seed=1, wanted=5.0),
     "k3-w80": Setting(kernel=3, width=80, wanted=2.0),
     "k5-w80": Setting(kernel=5, width=80, wanted=4.5),
     "2d-k11-w40": Setting(**_FLAT, kernel=11, wanted=6.0),
@@ -58,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("output_size", int, None),
         ("out_channels", int, "maps of the last convolution; default: the width"),
         ("batch", int, None),
+        ("seed", int, "of the sample"),
     ):
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text)
 
@@ -116,7 +119,7 @@ def model(setting: Setting, workers: int, convolution: str = "auto", net: znn.Ne
 
 def sample(setting: Setting, of: znn.Model) -> tuple[np.ndarray, np.ndarray]:
     """Return an image and a target, (batch, channel, z, y, x); the same every time."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(setting.seed)
     shape: Sequence[Any] = of.input_size
     image = rng.standard_normal((setting.batch, 1, *shape), dtype=np.float32)
     channels = setting.out_channels or setting.width

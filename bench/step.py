@@ -45,9 +45,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--pause", type=float, default=0.2, help="seconds before each repetition")
     parser.add_argument(
-        "--form-timeout", type=float, default=30, help="seconds to try a form of PyTorch; 30 more to compile"
+        "--form-timeout", type=float, default=90, help="seconds to try a form of PyTorch; 30 more to compile"
     )
-    parser.add_argument("--budget", type=float, default=220, help="seconds for one network, roughly")
+    parser.add_argument("--budget", type=float, default=600, help="seconds for one network, roughly")
     parser.add_argument("--json", help="write the report here")
     return parser.parse_args()
 
@@ -67,7 +67,10 @@ def check(name: str, answer: Any, reference: Any) -> float:
     (loss, gradients), (other, theirs) = answer, reference
     error = max(abs(loss - other) / abs(other), difference(gradients, theirs))
     if not error < TOLERANCE:
-        sys.exit(f"the answers of {name} differ by {error:.3g}: nothing was timed")
+        sys.exit(
+            f"the answers of {name} differ by {error:.3g}: nothing was timed. Where a maximum is decided by rounding, "
+            "gradients may differ; with another sample (--seed) they must not"
+        )
     return error
 
 

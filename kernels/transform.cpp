@@ -5,6 +5,7 @@
 #include "dft.hpp"
 #include "simd.hpp"
 #include "table.hpp"
+#include "transform_narrow.hpp"
 
 namespace znn::ZNN_ISA {
 
@@ -85,6 +86,7 @@ static size_t work_of(const TileTransform& t, float* scratch, Work& w) {
 }
 
 size_t tile_transform_scratch(const TileTransform& t) {
+  if (is_narrow(t)) return narrow_scratch(t);
   Work w;
   return work_of(t, nullptr, w);
 }
@@ -258,6 +260,7 @@ static void column_forward(const TileTransform& t, const Work& w, const int* ori
 }
 
 void tile_forward(const TileTransform& t, const float* image, float* spectrum) {
+  if (is_narrow(t)) return narrow_forward(t, image, spectrum);
   Work w;
   work_of(t, t.scratch, w);
   fill_zero(w.zeros, (size_t)w.nx * LANES);
@@ -346,6 +349,7 @@ static void column_inverse(const TileTransform& t, const Work& w, const int* ori
 }
 
 void tile_inverse(const TileTransform& t, const float* spectrum, const float* bias, float* image) {
+  if (is_narrow(t)) return narrow_inverse(t, spectrum, bias, image);
   Work w;
   work_of(t, t.scratch, w);
   fill_zero(w.bias, t.channels + LANES);

@@ -89,6 +89,21 @@ def test_tiles_of_any_shape_go_there_and_back(tile, more, batch, channels, seed,
     assert_near(spectral.gradient_image(d, tiling), images(d, tiling, tile, size))
 
 
+@pytest.mark.parametrize("channels", range(1, 9))
+@pytest.mark.parametrize("batch", [1, 3, 19])
+def test_tiles_of_few_channels_share_vectors(channels, batch):
+    """More tiles than fit one vector, the last vector not full, tiles that reach beyond the image."""
+    tiling = Tiling((9, 11, 8), (3, 2, 1), (5, 6, 3), "native")
+    rng = np.random.default_rng(channels)
+    image = normal(rng, batch, *tiling.size, channels, dtype=np.float32)
+    d_output = normal(rng, batch, *tiling.output_size, channels, dtype=np.float32)
+    x, d = spectral.image_spectrum(image, tiling), spectral.gradient_spectrum(d_output, tiling)
+    assert_near(x, spectra(image, tiling, tiling.tile))
+    assert_near(d, spectra(d_output, tiling, tiling.block))
+    assert_near(spectral.output_image(x, tiling), images(x, tiling, tiling.block, tiling.output_size))
+    assert_near(spectral.gradient_image(d, tiling), images(d, tiling, tiling.tile, tiling.size))
+
+
 @pytest.mark.parametrize("n", LENGTHS)
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_every_length_on_every_axis(n, axis):

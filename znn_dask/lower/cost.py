@@ -112,13 +112,20 @@ def _spectral(work: Work) -> tuple[float, float]:
     frequencies = tile[0] * tile[1] * (tile[2] // 2 + 1)
     if work.backend:
         points = volume(tile)
-        operations = batch * work.made * 2.5 * points * math.log2(max(2, points))
+        operations = _lanes(batch, work.made) * 2.5 * points * math.log2(max(2, points))
         moved = batch * work.made * (4.0 * points + 8.0 * frequencies)
         return operations * BACKEND_TIME.get(work.backend, 1.0) / _fft_rate(tile), moved
     products = 8.0 * frequencies * batch * n_read * padded
     _, ky, kx = work.kernel
     dft = 8.0 * n_read * padded * (kx * frequencies + ky * kx * tile[0] * tile[1])
     return products / PRODUCT_RATE + dft / DFT_RATE, 8.0 * frequencies * batch * (n_read + work.made)
+
+
+def _lanes(batch: int, channels: int) -> int:
+    """Return the lanes of vectors that transforms take: where channels are few, tiles share a vector."""
+    if 2 * channels < LANES:
+        return ceil_div(batch, LANES // channels) * LANES
+    return batch * channels
 
 
 def _axis_rate(n: int) -> float:
