@@ -6,8 +6,9 @@ frequency; and the bytes read and written, at the rate of memory.
 """
 
 import math
+from collections.abc import Iterable
 from functools import lru_cache
-from itertools import product
+from itertools import permutations, product
 
 import msgspec
 
@@ -157,21 +158,24 @@ def candidates(layer: Layer, algorithm: str, backend: str) -> tuple[Candidate, .
 def _tiles(layer: Layer, backend: str) -> list[Triple]:
     # Ranked with whole nodes as blocks: quicker, and the order is nearly the same.
     merged = msgspec.structs.replace(layer, blocks_in=(sum(layer.blocks_in),), blocks_out=(sum(layer.blocks_out),))
-    axes = [tile_sizes(n, k) for n, k in zip(layer.size, layer.kernel, strict=True)]
-    costs = {}
-    for z, y, x in product(*axes):
-        parts = works(merged, Candidate("fft", (z, y, x), _backends(backend, (z, y, x))[0]))
-        costs[z, y, x] = sum(work_seconds(work) for tasks in parts.values() for work in tasks)
-    found: list[Triple] = []
-    same = len(set(layer.size)) == len(set(layer.kernel)) == 1
-    seen = set()
-    for tile in sorted(costs, key=lambda tile: (costs[tile], tile)):
-        form = tuple(sorted(tile)) if same else tile
-        if form not in seen and len(found) < MOST_TILES:
-            found.append(tile)
-            seen.add(form)
-    whole = (axes[0][-1], axes[1][-1], axes[2][-1])
+
+    def cost(tile: Triple) -> tuple[float, Triple]:
+        parts = works(merged, Candidate("fft", tile, _backends(backend, tile)[0]))
+        return sum(work_seconds(work) for tasks in parts.values() for work in tasks), tile
+
+    z, y, x = (tile_sizes(n, k) for n, k in zip(layer.size, layer.kernel, strict=True))
+    proposed: Iterable[Triple] = product(z, y, x)
+    if z == y == x:
+        # Three numbers in all their orders cost nearly the same: of the best ones, the best order.
+        forms = sorted(((a, b, c) for a in z for b in z for c in z if a <= b <= c), key=cost)
+        proposed = [min(_orders(form), key=cost) for form in forms[: 3 * MOST_TILES]]
+    found = sorted(proposed, key=cost)[:MOST_TILES]
+    whole = (z[-1], y[-1], x[-1])
     return found if whole in found else [*found, whole]
+
+
+def _orders(form: Triple) -> list[Triple]:
+    return [(a, b, c) for a, b, c in permutations(form)]
 
 
 def _backends(wanted: str, tile: Triple) -> tuple[str, ...]:
