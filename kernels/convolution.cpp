@@ -174,8 +174,11 @@ void run(znn::SpectralGradient& a) {
 }
 
 void spectral_gradient(const Spectrum& image, const Spectrum& d_out, const Ints& transform, const std::vector<Twiddle>& twiddles,
-                       Array<float, 5> d_kernel) {
+                       int share, int n_shares, Array<float, 5> d_kernel) {
   znn::SpectralGradient a = gradient_of(image, d_out, transform);
+  require(share >= 0 && share < n_shares, "there is no such share");
+  a.share = share;
+  a.n_shares = n_shares;
   a.kernel = size_of(d_kernel);
   require((int)d_kernel.shape(3) == a.in_channels && (int)d_kernel.shape(4) == a.out_channels, "the kernel's channels do not fit");
   a.twiddles = twiddles_of(twiddles, a.transform, a.kernel);
@@ -306,7 +309,8 @@ void bind_convolution(nb::module_& m) {
   m.def("direct_gradient", &direct_gradient, "image"_a, "d_out"_a, "d_kernel"_a);
   m.def("spectral_product", &spectral_product, "images"_a, "kernels"_a, "transform"_a, "twiddles"_a, "backward"_a, "out"_a);
   m.def("stored_product", &stored_product, "images"_a, "kernels"_a, "transform"_a, "backward"_a, "out"_a);
-  m.def("spectral_gradient", &spectral_gradient, "image"_a, "d_out"_a, "transform"_a, "twiddles"_a, "d_kernel"_a);
+  m.def("spectral_gradient", &spectral_gradient, "image"_a, "d_out"_a, "transform"_a, "twiddles"_a, "share"_a, "n_shares"_a,
+        "d_kernel"_a);
   m.def("stored_gradient", &stored_gradient, "image"_a, "d_out"_a, "transform"_a, "d_kernel"_a);
   m.def("gather_tile", &gather_tile, "image"_a, "origin"_a, "filled"_a, "first"_a, "count"_a, "tile"_a);
   m.def("scatter_tile", &scatter_tile, "tile"_a, "skip"_a, "size"_a, "scale"_a, "add"_a, "origin"_a, "first"_a, "count"_a, "image"_a);

@@ -104,6 +104,7 @@ struct Row {
 struct AxisTaps {
   int n, k;
   const float* table;
+  int first = 0, last = half(n);  // frequencies that are wanted
   Row row(int f) const { return {k, table + (size_t)f * (k + 2)}; }
 };
 

@@ -179,6 +179,7 @@ template <int F>
 static void spread_y(Count<F>, const AxisTaps& y, int fy, const float* lines, size_t step, const bool* minus, size_t line, float* even,
                      float* odd) {
   const int n = evens(y.k);
+  const bool first = fy == y.first;
   const Row row = y.row(fy);
   for (size_t q = 0; q < line; q += LANES) {
     vf c_re[F], c_im[F], s_re[F], s_im[F];
@@ -190,11 +191,11 @@ static void spread_y(Count<F>, const AxisTaps& y, int fy, const float* lines, si
       c_re[f] = a_re + b_re, c_im[f] = -(a_im + b_im);
       s_re[f] = b_im - a_im, s_im[f] = b_re - a_re;
     }
-    add_parts(n, fy == 0, row.cosines(), y.k + 2, c_re, even + q, line);
-    add_parts(y.k / 2, fy == 0, row.sines(), y.k + 2, s_re, even + n * line + q, line);
+    add_parts(n, first, row.cosines(), y.k + 2, c_re, even + q, line);
+    add_parts(y.k / 2, first, row.sines(), y.k + 2, s_re, even + n * line + q, line);
     if (odd == nullptr) continue;
-    add_parts(n, fy == 0, row.cosines(), y.k + 2, c_im, odd + q, line);
-    add_parts(y.k / 2, fy == 0, row.sines(), y.k + 2, s_im, odd + n * line + q, line);
+    add_parts(n, first, row.cosines(), y.k + 2, c_im, odd + q, line);
+    add_parts(y.k / 2, first, row.sines(), y.k + 2, s_im, odd + n * line + q, line);
   }
 }
 
@@ -203,14 +204,15 @@ template <int F>
 static void spread_z(Count<F>, const AxisTaps& z, int fz, const float* even, const float* odd, size_t step, size_t plane,
                      float* taps) {
   const int n = evens(z.k);
+  const bool first = fz == z.first;
   const Row row = z.row(fz);
   for (size_t q = 0; q < plane; q += LANES) {
     vf p[F], o[F];
     for (int f = 0; f < F; f++) p[f] = load(even + f * step + q);
-    add_parts(n, fz == 0, row.cosines(), z.k + 2, p, taps + q, plane);
+    add_parts(n, first, row.cosines(), z.k + 2, p, taps + q, plane);
     if (z.k == 1) continue;
     for (int f = 0; f < F; f++) o[f] = load(odd + f * step + q);
-    add_parts(z.k / 2, fz == 0, row.sines(), z.k + 2, o, taps + n * plane + q, plane);
+    add_parts(z.k / 2, first, row.sines(), z.k + 2, o, taps + n * plane + q, plane);
   }
 }
 
@@ -310,7 +312,7 @@ static void taps_of(const SpectralGradient& a, const GradientWorkspace& w) {
 static void add_y(const SpectralGradient& a, const GradientWorkspace& w, const AxisTaps& z, const AxisTaps& y, const AxisTaps& x, int fz,
                   int fy, int n) {
   bool minus[AT_ONCE];
-  const size_t step = line_size(a), area = (size_t)y.k * x.k, plane = fz % PLANES * plane_size(a);
+  const size_t step = line_size(a), area = (size_t)y.k * x.k, plane = (fz - z.first) % PLANES * plane_size(a);
   for (int f = 0; f < n; f++) {
     float* to = w.lines + 2 * f * step;
     minus[f] = has_minus(z, y, fz, fy + f);
@@ -336,15 +338,22 @@ static void add_z(const SpectralGradient& a, const GradientWorkspace& w, const A
   }
 }
 
+static void take_share(const SpectralGradient& a, AxisTaps& axis) {
+  axis.first = half(axis.n) * a.share / a.n_shares;
+  axis.last = half(axis.n) * (a.share + 1) / a.n_shares;
+}
+
 void spectral_gradient(const SpectralGradient& a) {
   const GradientWorkspace w(a);
   if (a.stored) return gradient_stored(a, w);
-  const AxisTaps z{a.transform.z, a.kernel.z, a.twiddles.z}, y{a.transform.y, a.kernel.y, a.twiddles.y},
-      x{a.transform.x, a.kernel.x, a.twiddles.x};
-  for (int fz = 0; fz < half(z.n); fz++) {
-    for (int fy = 0; fy < half(y.n); fy += AT_ONCE) add_y(a, w, z, y, x, fz, fy, min_of(AT_ONCE, half(y.n) - fy));
-    const int n = fz % PLANES + 1;
-    if (n == PLANES || fz + 1 == half(z.n)) add_z(a, w, z, fz + 1 - n, n);
+  AxisTaps z{a.transform.z, a.kernel.z, a.twiddles.z}, y{a.transform.y, a.kernel.y, a.twiddles.y};
+  const AxisTaps x{a.transform.x, a.kernel.x, a.twiddles.x};
+  take_share(a, z.n > 1 ? z : y);
+  if (z.first == z.last || y.first == y.last) return fill_zero(a.d_kernel, a.kernel.voxels() * a.in_channels * a.out_channels);
+  for (int fz = z.first; fz < z.last; fz++) {
+    for (int fy = y.first; fy < y.last; fy += AT_ONCE) add_y(a, w, z, y, x, fz, fy, min_of(AT_ONCE, y.last - fy));
+    const int n = (fz - z.first) % PLANES + 1;
+    if (n == PLANES || fz + 1 == z.last) add_z(a, w, z, fz + 1 - n, n);
   }
   taps_of(a, w);
 }

@@ -74,6 +74,7 @@ struct SpectralGradient {
   const float* d_out;
   Twiddles twiddles;
   bool stored;      // give the gradient's spectrum (fz, fy, fx, 2, in, out) instead of its taps
+  int share, n_shares;  // only the frequencies of this share, along the first axis that has several; shares add up
   float* d_kernel;  // taps (kz, ky, kx, in, out)
   float* scratch;
 };

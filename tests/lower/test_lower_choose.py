@@ -10,7 +10,7 @@ from lower_cases import NETS
 
 from znn_dask.errors import ParameterError
 from znn_dask.lower import Options, make_plan
-from znn_dask.lower.choose import FEWEST_TASKS, block_widths, layers_of
+from znn_dask.lower.choose import FEWEST_TASKS, block_widths, layers_of, n_shares
 from znn_dask.lower.cost import candidates, predict, tile_sizes, whole_size
 from znn_dask.lower.layers import DIRECT, NEEDS, Candidate, Layer, best, seconds_of, used, works
 from znn_dask.lower.plan import PASSES, ConvolutionPlan, check_plan
@@ -21,6 +21,26 @@ pytestmark = pytest.mark.timeout(60)
 LAYER = Layer((20, 20, 20), (5, 5, 5), 4, 8, (24, 16), (16, 16, 8))
 FLAT = Layer((1, 60, 70), (1, 7, 9), 2, 4, (16,), (32,))
 WIDE = Network.parse("CTMCTMCTCT", width=40, kernel=3, out_channels=40)
+
+
+# --- kernel gradients that tasks share ---
+
+
+@pytest.mark.parametrize(
+    ("layer", "plan", "shares"),
+    [
+        # One block and one group: as many as there should be tasks, but no more than there are frequencies to share.
+        (Layer((1, 400, 400), (1, 20, 20), 1, 1, (1,), (16,)), ConvolutionPlan(*["fft"] * 3, (1, 96, 128)), 8),
+        (Layer((40, 200, 200), (3, 3, 3), 1, 1, (1,), (16,)), ConvolutionPlan(*["fft"] * 3, (8, 64, 64)), 5),
+        (Layer((59, 59, 59), (5, 5, 5), 1, 1, (1,), (16, 16, 8)), ConvolutionPlan(*["direct"] * 3), 3),
+        (Layer((6, 259, 259), (3, 5, 5), 1, 1, (1,), (16,)), ConvolutionPlan(*["direct"] * 3), 4),
+        (Layer((12, 12, 12), (3, 3, 3), 1, 1, (1,), (16,)), ConvolutionPlan(*["direct"] * 3), 1),  # too short
+        (LAYER, ConvolutionPlan(*["fft"] * 3, (16, 16, 16)), 1),  # enough tasks
+        (Layer((59, 59, 59), (5, 5, 5), 1, 1, (1,), (16,), passes=("forward",)), ConvolutionPlan(*["direct"] * 3), 1),
+    ],
+)
+def test_few_tasks_are_shared(layer, plan, shares):
+    assert n_shares(layer, plan) == shares
 
 
 # --- blocks ---

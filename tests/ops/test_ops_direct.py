@@ -159,5 +159,18 @@ def main() -> None:
     print(_kernels.isa())
 
 
+@pytest.mark.parametrize("size", [(3, 5, 5, 5), (1, 9, 4, 4), (1, 1, 9, 7)])
+@pytest.mark.parametrize("n_shares", [2, 3, 8])
+def test_shares_of_a_kernel_gradient_add_up(size, n_shares):
+    rng = np.random.default_rng(0)
+    kernel = (1, 2, 3) if size[1] == 1 else (2, 3, 2)
+    image = normal(rng, *size, 3, dtype=np.float32)
+    d_output = normal(rng, size[0], *(n - k + 1 for n, k in zip(size[1:], kernel, strict=True)), 17, dtype=np.float32)
+    shares = [direct.kernel_gradient(image, d_output, (i, n_shares)) for i in range(n_shares)]
+    assert sum(share.any() for share in shares) == min(n_shares, next(n for n in d_output.shape if n > 1))
+    expected = reference.conv_kernel_gradient(image.astype(np.float64), d_output)
+    np.testing.assert_allclose(sum(shares), expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+
+
 if __name__ == "__main__":
     main()

@@ -116,6 +116,20 @@ def test_what_is_not_finite_stays_with_its_entry_and_channel(value, n_out):
     np.testing.assert_array_equal(np.isfinite(product).all(axis=(0, 1, 2, 3, 4)), np.arange(n_out) != n_out - 1)
 
 
+@pytest.mark.parametrize(("tile", "kernel"), [((7, 6, 5), (3, 2, 4)), ((1, 9, 8), (1, 4, 3)), ((6, 4, 4), (1, 3, 3))])
+@pytest.mark.parametrize("n_shares", [2, 3, 8])
+def test_shares_of_a_kernel_gradient_add_up(tile, kernel, n_shares):
+    tiling, (x,), _, d = spectra_and_kernels(tile, kernel, [5], 20, 3, 1)
+    whole = spectral.kernel_gradient(x, d, tiling)
+    shares = [spectral.kernel_gradient(x, d, tiling, (i, n_shares)) for i in range(n_shares)]
+    np.testing.assert_allclose(sum(shares), whole, rtol=0, atol=2e-6 * np.abs(whole).max())
+    for i, share in enumerate(shares):
+        expected = reference_spectral.kernel_gradient(x.astype(np.float64), d, tiling, (i, n_shares))
+        np.testing.assert_allclose(share, expected, rtol=0, atol=2e-6 * np.abs(whole).max())
+    with pytest.raises(ValueError, match="share"):
+        spectral.kernel_gradient(x, d, tiling, (n_shares, n_shares))
+
+
 @pytest.mark.parametrize(("n_in", "batch"), [(3, 0), (0, 3)])
 def test_an_empty_batch_is_refused(n_in, batch):
     tiling, spectra, kernels, d_spectrum = spectra_and_kernels((4, 4, 4), (2, 2, 2), [n_in], 5, batch, 0)
@@ -127,7 +141,7 @@ def test_an_empty_batch_is_refused(n_in, batch):
         ),
         lambda: _kernels.stored_product(spectra, stored, tiling.tile, False, d_spectrum),
         lambda: _kernels.spectral_gradient(
-            spectra[0], d_spectrum, tiling.tile, list(twiddles(tiling.tile, tiling.kernel)), kernels[0]
+            spectra[0], d_spectrum, tiling.tile, list(twiddles(tiling.tile, tiling.kernel)), 0, 1, kernels[0]
         ),
         lambda: _kernels.stored_gradient(spectra[0], d_spectrum, tiling.tile, stored[0]),
     ):

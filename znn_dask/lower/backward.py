@@ -6,6 +6,7 @@ used again for the kernel gradients, and the spectra of output gradients serve i
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from itertools import product
 
 from znn_dask.geometry import volume
 from znn_dask.lower.builder import Key, ref, refs
@@ -233,14 +234,17 @@ def _kernel_gradient(
     n_bytes = 4 * volume(op.kernel) * low.plan.blocks[edge.source][block_in] * low.plan.blocks[edge.target][block_out]
     terms = []
     more: tuple[object, ...]
-    for group in range(len(low.arrangements[edge.target].groups)):
-        index = (edge.name, block_in, block_out, group)
+    shares = low.plan.convolutions[edge.name].shares
+    for group, share in product(range(len(low.arrangements[edge.target].groups)), range(shares)):
+        index = (edge.name, block_in, block_out, group) + ((share,) if shares > 1 else ())
         image, more = low.values[edge.source][block_in, group], ()
         if algorithm != "direct":
             tiling = low.tiling(edge)
             image, more = _image_spectrum(low, edge, (block_in, group), arriving[0, group]), (tiling,)
         if algorithm == "fft-stored":
             more = (*more, ref(low.wisdom))
+        elif shares > 1:
+            more = (*more, (share, shares))
         arguments = (ref(image), ref(arriving[block_out, group]), *more)
         terms.append(
             graph.task("conv-gradient", index, priority, KERNEL_GRADIENTS[algorithm], *arguments, n_bytes=n_bytes)

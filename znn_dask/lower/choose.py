@@ -8,9 +8,11 @@ rule about blocks and groups.
 import math
 from collections.abc import Mapping
 
+import msgspec
+
 from znn_dask.geometry import ONE, Triple, ceil_div, volume
-from znn_dask.lower.cost import candidates, predict, whole_size
-from znn_dask.lower.layers import Layer, Timing, best, seconds_of, used
+from znn_dask.lower.cost import candidates, predict, whole_size, work_seconds
+from znn_dask.lower.layers import DIRECT, Candidate, Layer, Timing, best, seconds_of, used, works
 from znn_dask.lower.plan import (
     PASSES,
     ConvolutionPlan,
@@ -30,6 +32,7 @@ FEWEST_TASKS = 8  # blocks times groups that a node should have, so that workers
 NARROWER_WITHIN = 1.05  # narrower blocks are preferred at up to this much of the least time
 ENTRIES = 16  # tiles and fragments that a task should have, to pay for transforming the kernel
 FEWEST_ENTRIES = 2  # that it may have
+SHORTEST_SHARE_S = 0.2e-3  # of a kernel gradient, counted
 GROUPS = 4  # that there should be, so that workers have something to share
 SMALL_INPUT = 32**3  # voxels; inputs below this are computed several examples at a time
 ROUNDS = 3  # of choosing tiles for groups and groups for tiles
@@ -78,7 +81,7 @@ def make_plan(
     return Plan(
         output_size=dict(output_size),
         batch=batch,
-        convolutions=convolutions,
+        convolutions=choice.shared(convolutions, chosen_blocks),
         blocks=chosen_blocks,
         examples_per_group=choice.examples,
         groups_after=choice.groups_after,
@@ -134,6 +137,14 @@ class _Choice:
         least = min(totals)
         chosen = max(v for v, total in enumerate(totals) if total <= NARROWER_WITHIN * least)
         return convolutions, variants[chosen]
+
+    def shared(self, convolutions: Convolutions, blocks: Blocks) -> Convolutions:
+        """Let several tasks share the kernel gradients of layers that have few of them."""
+        found = dict(convolutions)
+        for name, layer in self.layers(blocks, self.grouped()).items():
+            shares = n_shares(layer, convolutions[name])
+            found[name] = msgspec.structs.replace(convolutions[name], shares=shares)
+        return found
 
     def layers(self, blocks: Blocks, grouped: Mapping[str, tuple[int, int]]) -> dict[str, Layer]:
         """Return the layers for which there is a choice."""
@@ -266,6 +277,21 @@ def block_widths(channels: int, n_groups: int, widest: int) -> tuple[int, ...]:
     each, more = divmod(units, count)
     stops = [unit * (each * (i + 1) + min(i + 1, more)) for i in range(count)]
     return tuple(min(stop, channels) - first for first, stop in zip([0, *stops], stops, strict=False))
+
+
+def n_shares(layer: Layer, plan: ConvolutionPlan) -> int:
+    """Return how many tasks share the gradient of a kernel block: enough for `FEWEST_TASKS`, none of them too short."""
+    if "gradient" not in layer.passes:
+        return 1
+    spectral = plan.gradient == "fft"
+    candidate = Candidate("fft", plan.tile, plan.backend) if spectral else DIRECT
+    tasks = works(layer, candidate)["gradient"]
+    # What is shared: frequencies, entries or positions along the first axis that has several.
+    output = (layer.entries, *(n - k + 1 for n, k in zip(layer.size, layer.kernel, strict=True)))
+    along = next((n for n in (plan.tile if spectral else output) if n > 1), 1)
+    most = along // 2 + 1 if spectral else along
+    wanted = ceil_div(FEWEST_TASKS, len(tasks) * layer.groups)
+    return max(1, min(wanted, most, int(min(map(work_seconds, tasks)) / SHORTEST_SHARE_S)))
 
 
 def _fixed(channels: int, width: int) -> tuple[int, ...]:

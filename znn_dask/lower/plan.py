@@ -51,6 +51,8 @@ class ConvolutionPlan(msgspec.Struct, frozen=True):
         Of the transforms; empty where there are none.
     keep : bool
         Whether spectra of images that forward made are kept for the kernel gradient; else they are made again.
+    shares : int
+        Tasks that share the gradient of every kernel block in a batch group.
     """
 
     forward: str
@@ -59,6 +61,7 @@ class ConvolutionPlan(msgspec.Struct, frozen=True):
     tile: Triple = ONE
     backend: str = ""
     keep: bool = True
+    shares: int = 1
 
     @property
     def algorithm(self) -> str:
@@ -205,12 +208,14 @@ def check_plan(net: Network, plan: Plan) -> None:
 def _is_possible(net: Network, edge: str, chosen: ConvolutionPlan) -> bool:
     op = net.edges[edge].op
     assert isinstance(op, Convolution)
-    if not set(chosen.algorithms) <= set(ALGORITHMS):
+    if not set(chosen.algorithms) <= set(ALGORITHMS) or chosen.shares < 1:
         return False
     if not chosen.spectral:
         return True
     holds = all(t >= k for t, k in zip(chosen.tile, op.kernel, strict=True))
     stored = [name == "fft-stored" for name in chosen.algorithms]
+    if any(stored) and chosen.shares > 1:
+        return False
     able = chosen.backend not in ("", "auto") and library(chosen.backend, chosen.tile) == chosen.backend
     return holds and all(stored) == any(stored) and able
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from znn_dask import _kernels
 from znn_dask.ops import reference
-from znn_dask.ops.memory import Array, empty
+from znn_dask.ops.memory import Array, empty, zeros
 from znn_dask.ops.transfer import Activation
 from znn_dask.ops.validation import twin
 from znn_dask.tasks import fresh
@@ -116,17 +116,38 @@ def backward(d_outputs: Sequence[Array], kernels: Sequence[Array]) -> Array:
     return d_image
 
 
+def _shared(image: Array, d_output: Array, share: tuple[int, int]) -> tuple[Array, Array]:
+    """Return what a share of the kernel gradient is made of: part of the first axis that has more than one position."""
+    axis = next((axis for axis in range(3) if d_output.shape[axis] > 1), 2)
+    n, reach = d_output.shape[axis], image.shape[axis] - d_output.shape[axis]
+    first, stop = n * share[0] // share[1], n * (share[0] + 1) // share[1]
+    before = (slice(None),) * axis
+    parts = image[(*before, slice(first, stop + reach))], d_output[(*before, slice(first, stop))]
+    return np.ascontiguousarray(parts[0]), np.ascontiguousarray(parts[1])
+
+
+def _reference_kernel_gradient(image: Array, d_output: Array, share: tuple[int, int] = (0, 1)) -> Array:
+    return reference.conv_kernel_gradient(*_shared(image, d_output, share))
+
+
 @fresh
-@twin(reference.conv_kernel_gradient)
-def kernel_gradient(image: Array, d_output: Array) -> Array:
+@twin(_reference_kernel_gradient)
+def kernel_gradient(image: Array, d_output: Array, share: tuple[int, int] = (0, 1)) -> Array:
     """Return the gradient of the kernel, of shape (kz, ky, kx, in, out).
+
+    A ``share`` (i, n) is the i-th of n parts that add up to it: what some of the entries or positions give.
 
     Parameters
     ----------
     image : float32 of shape (batch, z, y, x, in)
     d_output : float32 of shape (batch, z - kz + 1, y - ky + 1, x - kx + 1, out)
+    share : (int, int)
     """
     size = tuple(n - m + 1 for n, m in zip(image.shape[1:4], d_output.shape[1:4], strict=True))
     d_kernel = empty((*size, image.shape[4], d_output.shape[4]))
+    if share != (0, 1):
+        image, d_output = _shared(image, d_output, share)
+        if not d_output.size:
+            return zeros(d_kernel.shape)
     _kernels.direct_gradient(image, d_output, d_kernel)
     return d_kernel

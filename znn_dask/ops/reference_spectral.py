@@ -108,11 +108,23 @@ def stored_product(spectra: Sequence[Array], kernels: Sequence[Array], tiling: T
     return _product(spectra, [_join(kernel, KERNEL_PARTS) for kernel in kernels], backward)
 
 
-def kernel_gradient(spectrum: Array, d_spectrum: Array, tiling: Tiles, wisdom: object = None) -> Array:
+def kernel_gradient(spectrum: Array, d_spectrum: Array, tiling: Tiles, share: tuple[int, int] = (0, 1)) -> Array:
     """Return the gradient of the kernel from the spectra of image and output gradient, summed over the batch."""
     x, d = _matrices(spectrum), _matrices(d_spectrum)
-    taps = np.fft.irfftn(np.swapaxes(x, 3, 4) @ np.conj(d), s=tiling.tile, axes=KERNEL_AXES)
+    products = np.swapaxes(x, 3, 4) @ np.conj(d)
+    axis = 0 if tiling.tile[0] > 1 else 1
+    for f in range(tiling.tile[axis]):
+        # A frequency and its negative belong to the same share.
+        n_half, folded = tiling.tile[axis] // 2 + 1, min(f, tiling.tile[axis] - f)
+        if not n_half * share[0] // share[1] <= folded < n_half * (share[0] + 1) // share[1]:
+            products[(slice(None),) * axis + (f,)] = 0
+    taps = np.fft.irfftn(products, s=tiling.tile, axes=KERNEL_AXES)
     return taps[tuple(map(slice, tiling.kernel))].astype(spectrum.dtype)
+
+
+def stored_kernel_gradient(spectrum: Array, d_spectrum: Array, tiling: Tiles, wisdom: object = None) -> Array:
+    """Return the same."""
+    return kernel_gradient(spectrum, d_spectrum, tiling)
 
 
 def _transform(image: Array, origins: Sequence[Triple], filled: Triple, tile: Triple) -> Array:

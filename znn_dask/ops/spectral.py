@@ -227,11 +227,14 @@ def product(spectra: Sequence[Array], kernels: Sequence[Array], tiling: Tiling, 
 
 @fresh
 @twin(reference_spectral.kernel_gradient)
-def kernel_gradient(spectrum: Array, d_spectrum: Array, tiling: Tiling) -> Array:
-    """Return the gradient of the kernel, (kz, ky, kx, in, out), from the spectra of image and output gradient."""
+def kernel_gradient(spectrum: Array, d_spectrum: Array, tiling: Tiling, share: tuple[int, int] = (0, 1)) -> Array:
+    """Return the gradient of the kernel, (kz, ky, kx, in, out), from the spectra of image and output gradient.
+
+    A ``share`` (i, n) is the i-th of n parts that add up to it: some of the frequencies along z, along y in 2D.
+    """
     d_kernel = empty((*tiling.kernel, spectrum.shape[5], d_spectrum.shape[5]))
     tables = list(twiddles(tiling.tile, tiling.kernel))
-    _kernels.spectral_gradient(spectrum, d_spectrum, tiling.tile, tables, d_kernel)
+    _kernels.spectral_gradient(spectrum, d_spectrum, tiling.tile, tables, *share, d_kernel)
     return d_kernel
 
 
@@ -262,7 +265,7 @@ def stored_product(spectra: Sequence[Array], kernels: Sequence[Array], tiling: T
 
 
 @fresh
-@twin(reference_spectral.kernel_gradient)
+@twin(reference_spectral.stored_kernel_gradient)
 def stored_kernel_gradient(
     spectrum: Array, d_spectrum: Array, tiling: Tiling, wisdom: fft.Wisdom = fft.ESTIMATE
 ) -> Array:
