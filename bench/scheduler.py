@@ -1,4 +1,4 @@
-"""Overhead per empty task: ours, compiled and from the raw graph, beside Dask's local schedulers.
+"""Overhead per empty task: ours with every policy, compiled and from the raw graph, beside Dask's local schedulers.
 
 Each graph's tasks only add small integers. Every contender's answer is compared before anything is timed. Times
 are wall-clock microseconds per key of the graph; ratios are medians over turns. The JSON holds every repetition,
@@ -9,6 +9,7 @@ the ratios and the environment::
 
 import argparse
 from collections.abc import Callable, Hashable, Iterator
+from functools import partial
 from typing import Any
 
 import dask
@@ -17,6 +18,7 @@ from dask.task_spec import Task, TaskRef
 from measure import alternate, environment, ratio, summary, write_json
 
 from znn_dask.sched import Scheduler, get
+from znn_dask.sched.policies import POLICIES
 from znn_dask.tasks import Reduce
 
 Graph = tuple[dict[Hashable, Any], list[Hashable]]
@@ -74,10 +76,10 @@ def tree(n_tasks: int) -> Graph:
 
 def contenders(dsk: dict[Hashable, Any], keys: list[Hashable], n: int) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Yield names and calls; those of ours keep their threads as a training loop would."""
-    for policy in ("locality", "lifo"):
+    for policy in POLICIES:
         scheduler = Scheduler(num_workers=n, policy=policy)
         yield f"compiled run, {policy}", scheduler.compile(dsk, keys).run
-    yield "compile", lambda: scheduler.compile(dsk, keys)
+        yield f"compile, {policy}", partial(scheduler.compile, dsk, keys)
     yield "znn get", lambda: get(dsk, keys, num_workers=n)
     yield "dask.get", lambda: dask.get(dsk, keys)
     yield "dask.threaded.get", lambda: dask.threaded.get(dsk, keys, num_workers=n)
@@ -89,7 +91,7 @@ def measure(graph: Graph, n_workers: int, repeats: int) -> dict[str, Any]:
     expected = dask.get(dsk, keys)
     calls = dict(contenders(dsk, keys, n_workers))
     for name, call in calls.items():
-        if name != "compile" and call() != expected:
+        if not name.startswith("compile,") and call() != expected:
             raise SystemExit(f"{name} gives a wrong answer")
     times = alternate(calls, repeats, warmup=0)
     per_key = {name: {k: s / len(dsk) * 1e6 for k, s in summary(t).items()} for name, t in times.items()}
@@ -127,7 +129,7 @@ def main() -> None:
         result = report["graphs"][name] = measure(graph, options.workers, options.repeats)
         print(f"{name}: {result['keys']} keys, {options.workers} workers, us per key: median (least to most)")
         for contender, t in result["us_per_key"].items():
-            print(f"  {contender:24}{t['median']:9.2f}   ({t['min']:.2f} to {t['max']:.2f})")
+            print(f"  {contender:30}{t['median']:9.2f}   ({t['min']:.2f} to {t['max']:.2f})")
         for pair, value in result["ratios"].items():
             print(f"  {pair:48}{value:8.1f}")
     if options.json:

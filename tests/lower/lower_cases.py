@@ -84,10 +84,10 @@ def plan_of(name, batch=1, **options):
     return net, make_plan(net, sizes, batch, Options(**options))
 
 
-def step_of(name, batch=1, step=None, token=TOKEN, **options):
+def step_of(name, batch=1, step=None, token=TOKEN, order="locality", **options):
     """Return a network, its plan and the graph of a step."""
     net, plan = plan_of(name, batch, **options)
-    return net, plan, lower_step(net, plan, step or StepOptions("square"), token)
+    return net, plan, lower_step(net, plan, step or StepOptions("square"), token, order)
 
 
 def counts(graph):

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from itertools import pairwise
 
 import dask
 import numpy as np
@@ -10,7 +11,8 @@ from dask.task_spec import Task
 from dask.utils import key_split
 from lower_cases import MODES, NETS, TOKEN, ancestors, counts, given, of_kind, plan_of, run_all, step_of
 
-from znn_dask.lower import Options, lower_forward, lower_step, make_plan
+from znn_dask.lower import ORDERS, Options, lower_forward, lower_step, make_plan
+from znn_dask.lower.builder import Priorities
 from znn_dask.lower.step import StepOptions, parameter_blocks
 from znn_dask.net import Convolution, Edge, Network
 from znn_dask.tasks import Reduce
@@ -224,18 +226,20 @@ def test_later_steps_start_with_the_updates_left_behind(name, mode):
 # --- priorities ---
 
 
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize(("name", "mode"), EVERY)
-def test_backward_before_forward_before_updates(name, mode):
-    _, _, graph = step_of(name, 2, PENDING, **mode)
+def test_backward_before_forward_before_updates(name, mode, order):
+    _, _, graph = step_of(name, 2, PENDING, order=order, **mode)
     highest = {kinds: max(graph.priority[k] for k in of_kind(graph, *kinds)) for kinds in (FORWARD, UPDATE)}
     lowest = {kinds: min(graph.priority[k] for k in of_kind(graph, *kinds)) for kinds in (FORWARD, BACKWARD)}
     assert highest[UPDATE] < lowest[FORWARD]
     assert highest[FORWARD] < lowest[BACKWARD]
 
 
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize(("name", "mode"), EVERY)
-def test_tasks_that_converge_share_one_priority(name, mode):
-    net, _, graph = step_of(name, 2, **mode)
+def test_tasks_that_converge_share_one_priority(name, mode, order):
+    net, _, graph = step_of(name, 2, order=order, **mode)
     for node in net.nodes:
         into = {edge.name for edge in net.incoming(node) if isinstance(edge.op, Convolution)}
         out_of = {edge.name for edge in net.outgoing(node) if isinstance(edge.op, Convolution)}
@@ -268,3 +272,46 @@ def test_priorities_fall_along_a_chain_and_rise_back():
     for key in of_kind(graph, "conv-forward"):
         for spectrum in graph.dask[key].dependencies & set(of_kind(graph, "fft-image")):
             assert graph.priority[spectrum] > graph.priority[key]
+
+
+def test_by_depth_priorities_rise_along_a_chain_and_on_the_way_back():
+    _, _, graph = step_of("chain", 1, PENDING, order="locality-depth", convolution="fft")
+    names = ["conv1", "conv2", "conv3"]
+
+    def of(kind):
+        return [max(graph.priority[key] for key in of_kind(graph, kind) if key[1] == name) for name in names]
+
+    forward = of("conv-forward")
+    assert forward == sorted(set(forward)), "the deepest first"
+    gradients = of("conv-gradient")
+    assert gradients == sorted(set(gradients), reverse=True), "the nearest to the input first"
+    updates = [graph.priority[f"update-{TOKEN}", "kernel", name, 0, 0] for name in names]
+    assert updates == sorted(updates, reverse=True), "what forward needs first is made first"
+    highest = {kind: max(graph.priority[k] for k in of_kind(graph, kind)) for kind in ("conv-forward", "backward-conv")}
+    for pass_of, transform in (("conv-forward", "fft-image"), ("backward-conv", "fft-gradient")):
+        assert min(graph.priority[k] for k in of_kind(graph, transform)) > highest[pass_of]
+
+
+def test_levels_of_nodes_by_depth():
+    r"""
+    in - a - b - out
+      `---- c --'
+    """
+    edges = [("in", "a"), ("a", "b"), ("b", "out"), ("in", "c"), ("c", "out")]
+    kernels = {"c": (3, 1, 1)}
+    net = Network(
+        dict.fromkeys(("in", "a", "b", "c", "out"), 1),
+        [Edge(s + t, s, t, Convolution(kernels.get(t, (2, 1, 1)) if t != "out" else (1, 1, 1))) for s, t in edges],
+    )
+    places = Priorities.by_depth(net)
+    index = list(net.nodes).index
+    # Forward levels: in 0, a and c 1, b 2, out 3. Backward: out 4, b 5, c 5, a 6, in 7.
+    first = sorted("ac", key=index, reverse=True)
+    last = sorted("bc", key=index, reverse=True)
+    assert sorted(net.nodes, key=places.forward.get, reverse=True) == ["out", "b", *first, "in"]
+    assert sorted(net.nodes, key=places.backward.get, reverse=True) == ["in", "a", *last, "out"]
+    assert sorted(net.nodes, key=places.update.get, reverse=True)[0] == "in"
+    groups = [places.update, places.forward, places.image_spectrum, places.backward, places.gradient_spectrum]
+    for lower, higher in pairwise(groups):
+        assert max(lower.values()) < min(higher.values())
+    assert all(len(set(group.values())) == len(net.nodes) for group in groups)

@@ -275,7 +275,8 @@ def test_an_urgent_task_of_the_queue_goes_before_one_just_released():
 
 
 def test_unknown_policies_are_refused_with_the_valid_ones():
-    with pytest.raises(ParameterError, match=r"one of 'locality', 'lifo', got 'localty'.* mean 'locality'"):
+    names = "'locality', 'locality-depth', 'critical-path', 'fifo', 'lifo', 'steal', 'dask'"
+    with pytest.raises(ParameterError, match=rf"one of {names}, got 'localty'.* mean 'locality'"):
         get({"x": 1}, "x", policy="localty")
     with pytest.raises(ParameterError, match="got 3"):
         Scheduler(policy=3)

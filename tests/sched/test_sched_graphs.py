@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from znn_dask.errors import ParameterError
 from znn_dask.sched import Scheduler, get, verify
+from znn_dask.sched.policies import POLICIES
 from znn_dask.tasks import Reduce, fresh, overwrites
 
 pytestmark = pytest.mark.timeout(120)
@@ -34,6 +35,7 @@ def scheduler(request):
 @pytest.fixture(scope="module")
 def schedulers():
     made = [Scheduler(num_workers=n, policy=p) for n in WORKERS for p in ("locality", "lifo")]
+    made += [Scheduler(num_workers=4, policy=p) for p in POLICIES if p not in ("locality", "lifo")]
     yield made
     for scheduler in made:
         scheduler.close()

@@ -146,7 +146,7 @@ def _image_spectrum(low: Lowering, edge: Edge, place: Place, after: Key) -> Key:
     key = low.graph.task(
         "backward-fft-image",
         index,
-        low.priorities.backward[edge.target],
+        low.priorities.gradient_spectrum[edge.target],
         _spectrum_after,
         ref(low.values[edge.source][place]),
         tiling,
@@ -169,7 +169,7 @@ def _fft_gradient(low: Lowering, edge: Edge, place: Place, d_values: Values) -> 
     return low.graph.task(
         "fft-gradient",
         (edge.name, *place),
-        low.priorities.backward[edge.target],
+        low.priorities.gradient_spectrum[edge.target],
         spectral.gradient_spectrum,
         ref(d_values[place]),
         tiling,

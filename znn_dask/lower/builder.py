@@ -90,32 +90,79 @@ def refs(keys: Sequence[Key]) -> List:
 
 @dataclass(frozen=True)
 class Priorities:
-    """Strict orders of the nodes by distance; larger priorities run first (ZNN's order, arXiv 1510.06706).
+    """Strict orders of the nodes; larger priorities run first (ZNN's order, arXiv 1510.06706).
 
-    A forward task of edge (u, v) takes v's place in the order by longest distance to an output, a backward task u's
-    place in that by longest distance to an input, farthest first in both. Backward outranks forward, updates are last.
-    Places are two apart, so that parts of a result can be taken at once.
+    A forward task of edge (u, v) takes v's place in the first order, a backward task u's place in the second. Backward
+    outranks forward, updates are last. Transforms of a finished node go before what it converges on. Places are two
+    apart, so that parts of a result can be taken at once. Of ZNN's order there are two readings, see `by_distance` and
+    `by_depth`.
+
+    Attributes
+    ----------
+    forward, backward, update : dict of node to int
+        Of the tasks of edges.
+    image_spectrum, gradient_spectrum : dict of node to int
+        Of the transforms of a node's image and of its gradient.
     """
 
     forward: dict[str, int]
     backward: dict[str, int]
     update: dict[str, int]
+    image_spectrum: dict[str, int]
+    gradient_spectrum: dict[str, int]
 
     @staticmethod
-    def of(net: Network) -> "Priorities":
-        """Return the orders of a network's nodes."""
-        names = list(net.nodes)
-        to_output = dict.fromkeys(names, 0)
-        to_input = dict.fromkeys(names, 0)
-        for edge in net.edges.values():
-            to_input[edge.target] = max(to_input[edge.target], to_input[edge.source] + 1)
+    def by_distance(net: Network) -> "Priorities":
+        """Return the orders by longest distance to an output and to an input, farthest first in both."""
+        to_output, to_input = _distances(net)
+        first = sorted(net.nodes, key=lambda name: -to_output[name])
+        last = sorted(net.nodes, key=lambda name: -to_input[name])
+        n = len(first)
+        forward, backward = _places(first, 0), _places(last, n)
+        return Priorities(forward, backward, _places(first, -n - 1), forward, backward)
+
+    @staticmethod
+    def by_depth(net: Network) -> "Priorities":
+        """Return the orders by level, highest first, and of one level the last node first.
+
+        A node's forward level is one more than the highest before it, its backward level one more than its forward
+        level and the highest backward level after it. Deeper nodes outrank those that they are computed from, so
+        transforms have places of their own above them.
+        """
+        to_output, forward = _distances(net)
+        backward = {name: forward[name] + 1 for name in net.nodes}
         for edge in reversed(net.edges.values()):
-            to_output[edge.source] = max(to_output[edge.source], to_output[edge.target] + 1)
-        n = len(names)
-        first = sorted(names, key=lambda name: -to_output[name])
-        last = sorted(names, key=lambda name: -to_input[name])
+            backward[edge.source] = max(backward[edge.source], backward[edge.target] + 1)
+        turned = list(reversed(net.nodes))
+        first = sorted(turned, key=lambda name: -forward[name])
+        last = sorted(turned, key=lambda name: -backward[name])
+        # Whatever the order, the forward pass needs first what is nearest to the input.
+        updates = sorted(net.nodes, key=lambda name: -to_output[name])
+        n = len(first)
         return Priorities(
-            forward={name: 2 * (n - place) for place, name in enumerate(first)},
-            backward={name: 2 * (2 * n - place) for place, name in enumerate(last)},
-            update={name: -2 * place - 2 for place, name in enumerate(first)},
+            _places(first, 0), _places(last, 2 * n), _places(updates, -n - 1), _places(first, n), _places(last, 3 * n)
         )
+
+
+def _places(names: Sequence[str], above: int) -> dict[str, int]:
+    """Return priorities two apart for nodes in their order, above a number of other nodes."""
+    return {name: 2 * (above + len(names) - place) for place, name in enumerate(names)}
+
+
+ORDERS: dict[str, Callable[[Network], Priorities]] = {
+    "locality": Priorities.by_distance,
+    "locality-depth": Priorities.by_depth,
+}
+"""The policies of the scheduler for which a network gives the priorities itself."""
+
+DEFAULT_ORDER = "locality"
+
+
+def _distances(net: Network) -> tuple[dict[str, int], dict[str, int]]:
+    """Return every node's longest distance, in edges, to an output and to an input."""
+    to_output, to_input = dict.fromkeys(net.nodes, 0), dict.fromkeys(net.nodes, 0)
+    for edge in net.edges.values():
+        to_input[edge.target] = max(to_input[edge.target], to_input[edge.source] + 1)
+    for edge in reversed(net.edges.values()):
+        to_output[edge.source] = max(to_output[edge.source], to_output[edge.target] + 1)
+    return to_output, to_input

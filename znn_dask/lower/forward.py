@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from znn_dask.geometry import volume
-from znn_dask.lower.builder import Builder, Key, Priorities, ref, refs
+from znn_dask.lower.builder import DEFAULT_ORDER, ORDERS, Builder, Key, Priorities, ref, refs
 from znn_dask.lower.plan import Plan
 from znn_dask.net import Convolution, Dropout, Edge, MaxFilter, MaxPool, Network, Transfer
 from znn_dask.ops import direct, dropout, layout, spectral, transfer
@@ -40,6 +40,8 @@ class Lowering:
         Spectra of images that the backward pass makes itself.
     training : bool
         Whether dropout is active.
+    order : str
+        Of the nodes, see `ORDERS`.
     """
 
     net: Network
@@ -49,6 +51,7 @@ class Lowering:
     parameters: dict[Hashable, Key]
     training: bool
     seed: int = 0
+    order: str = DEFAULT_ORDER
     values: dict[str, Values] = field(default_factory=dict)
     contributions: dict[str, dict[str, Values]] = field(default_factory=dict)
     spectra: dict[tuple[str, int, int, Tiling], Key] = field(default_factory=dict)
@@ -59,7 +62,7 @@ class Lowering:
     @cached_property
     def priorities(self) -> Priorities:
         """The orders of the nodes."""
-        return Priorities.of(self.net)
+        return ORDERS[self.order](self.net)
 
     @cached_property
     def wisdom(self) -> Key:
@@ -238,7 +241,7 @@ def image_spectrum(low: Lowering, node: str, place: Place, tiling: Tiling) -> Ke
         known = low.graph.task(
             "fft-image",
             index,
-            low.priorities.forward[node],
+            low.priorities.image_spectrum[node],
             spectral.image_spectrum,
             ref(low.values[node][place]),
             tiling,

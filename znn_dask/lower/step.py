@@ -13,7 +13,7 @@ from dask.task_spec import GraphNode
 
 from znn_dask.lower.arrange import arrange, input_sizes
 from znn_dask.lower.backward import lower_backward_pass
-from znn_dask.lower.builder import Builder, Key, ref, refs
+from znn_dask.lower.builder import DEFAULT_ORDER, Builder, Key, ref, refs
 from znn_dask.lower.forward import Lowering, Values, lower_forward_pass
 from znn_dask.lower.plan import Plan
 from znn_dask.net import Convolution, Network, Transfer
@@ -110,12 +110,12 @@ def _slices(widths: Iterable[int]) -> list[slice]:
     return slices
 
 
-def lower_forward(net: Network, plan: Plan, token: str) -> StepGraph:
+def lower_forward(net: Network, plan: Plan, token: str, order: str = DEFAULT_ORDER) -> StepGraph:
     """Return the graph of a forward pass; its outputs are the public arrays, by node name.
 
-    Inputs: ("input", node), (parameter block), "wisdom".
+    Inputs: ("input", node), (parameter block), "wisdom". Its priorities are of an order of `ORDERS`.
     """
-    low = _lowering(net, plan, Builder(token), training=False, seed=0)
+    low = _lowering(net, plan, Builder(token), False, 0, order)
     for name, _, _ in parameter_blocks(net, plan):
         low.parameters[name] = low.graph.input(name, *_words(name))
     lower_forward_pass(low)
@@ -128,8 +128,8 @@ def lower_forward(net: Network, plan: Plan, token: str) -> StepGraph:
     return _finish(low.graph, outputs)
 
 
-def lower_step(net: Network, plan: Plan, options: StepOptions, token: str) -> StepGraph:
-    """Return the graph of a step.
+def lower_step(net: Network, plan: Plan, options: StepOptions, token: str, order: str = DEFAULT_ORDER) -> StepGraph:
+    """Return the graph of a step, with priorities of an order of `ORDERS`.
 
     Inputs: ("input", node), ("target", output), ("weight", output), "step", "wisdom", the parameter blocks; with
     pending updates also ("velocity", block), ("pending", block) and "pending-rate", with ``options.updates``
@@ -137,7 +137,7 @@ def lower_step(net: Network, plan: Plan, options: StepOptions, token: str) -> St
     Outputs: "loss", ("gradient", block); with updates pending ("parameter", block) and ("velocity", block) after
     them; with ``options.updates`` ("new-parameter", block) and ("new-velocity", block) after this step's own.
     """
-    low = _lowering(net, plan, Builder(token), training=True, seed=options.seed)
+    low = _lowering(net, plan, Builder(token), True, options.seed, order)
     outputs: dict[Any, Key] = {}
     n_bytes = block_bytes(net, plan)
     for name in n_bytes:
@@ -165,8 +165,8 @@ def step_input_sizes(net: Network, plan: Plan) -> dict[str, tuple[int, int, int]
     return dict(input_sizes(net, plan))
 
 
-def _lowering(net: Network, plan: Plan, graph: Builder, training: bool, seed: int) -> Lowering:
-    return Lowering(net, plan, arrange(net, plan), graph, {}, training, seed)
+def _lowering(net: Network, plan: Plan, graph: Builder, training: bool, seed: int, order: str) -> Lowering:
+    return Lowering(net, plan, arrange(net, plan), graph, {}, training, seed, order=order)
 
 
 def _finish(graph: Builder, outputs: dict[Any, Key]) -> StepGraph:

@@ -10,7 +10,9 @@ from typing import Any
 import msgspec
 
 from znn_dask.geometry import Triple
-from znn_dask.lower import Plan, StepGraph, arrange, lower_forward, lower_step
+from znn_dask.lower import DEFAULT_ORDER, ORDERS, Plan, StepGraph, arrange, lower_forward, lower_step
+from znn_dask.lower.builder import Key
+from znn_dask.lower.memory import needs
 from znn_dask.lower.step import StepOptions
 from znn_dask.net import Network
 from znn_dask.ops import fft
@@ -26,6 +28,24 @@ def fresh_token() -> str:
     """Return a token that no graph of this process has had: eight hexadecimal digits, as Dask's key_split expects."""
     with _token_lock:
         return f"{next(_tokens):08x}"
+
+
+def order_for(policy: str) -> str:
+    """Return the order of a network's nodes that goes with a policy of the scheduler."""
+    return policy if policy in ORDERS else DEFAULT_ORDER
+
+
+def ordering(graph: StepGraph, policy: str) -> tuple[dict[Key, int] | None, dict[Key, float] | None]:
+    """Return the priorities and the seconds with which a graph is to be compiled.
+
+    A network has priorities of its own for the policies that are orders of its nodes. The others see tasks only, and
+    the critical path is in seconds.
+    """
+    if policy in ORDERS:
+        return graph.priority, None
+    if policy == "critical-path":
+        return None, {key: need.seconds for key, need in needs(graph).items()}
+    return None, None
 
 
 @dataclass(frozen=True)
@@ -48,16 +68,21 @@ class Programs:
     def __init__(self, net: Network, scheduler: Scheduler) -> None:
         self._net = net
         self._scheduler = scheduler
+        self._order = order_for(scheduler.policy)
         self._known: dict[Hashable, Compiled] = {}
         self._lock = threading.Lock()  # owns `_known`
 
     def forward(self, plan: Plan) -> Compiled:
         """Return the forward pass of a plan."""
-        return self._get(("forward", plan.to_json()), lambda: lower_forward(self._net, plan, fresh_token()))
+        return self._get(
+            ("forward", plan.to_json()), lambda: lower_forward(self._net, plan, fresh_token(), self._order)
+        )
 
     def step(self, plan: Plan, options: StepOptions) -> Compiled:
         """Return the step of a plan."""
-        return self._get((plan.to_json(), options), lambda: lower_step(self._net, plan, options, fresh_token()))
+        return self._get(
+            (plan.to_json(), options), lambda: lower_step(self._net, plan, options, fresh_token(), self._order)
+        )
 
     def _get(self, name: Hashable, lower: Any) -> Compiled:
         with self._lock:
@@ -70,7 +95,8 @@ class Programs:
 
     def _compile(self, graph: StepGraph) -> Compiled:
         keys = list(graph.outputs.values())
-        program = self._scheduler.compile(graph.dask, keys, priority=graph.priority)
+        priority, seconds = ordering(graph, self._scheduler.policy)
+        program = self._scheduler.compile(graph.dask, keys, priority, seconds)
         # What only a culled task reads is no input of the program.
         needed = set(program.inputs)
         inputs = {name: key for name, key in graph.inputs.items() if key in needed}

@@ -156,14 +156,15 @@ class Core:
         """Return the plan with what it takes."""
         n_workers = self.scheduler.num_workers
         kept = 3 * parameter_bytes(self.net, self.plan)
-        return PlanReport(self.net, self.plan, step_bytes(self.net, self.plan, n_workers), kept, n_workers)
+        used = step_bytes(self.net, self.plan, n_workers, self.scheduler.policy)
+        return PlanReport(self.net, self.plan, used, kept, n_workers)
 
     def patch(self, size: Triple) -> tuple[Triple, Callable[[dict[str, Array]], Mapping[str, Array]]]:
         """Return the largest output patch of a volume that stays within the memory, and what computes one."""
         kept, n_workers = 2 * parameter_bytes(self.net, self.plan), self.scheduler.num_workers
 
         def estimate(patch: Triple) -> int:
-            return kept + forward_bytes(self.net, self._patch_plan(patch), n_workers)
+            return kept + forward_bytes(self.net, self._patch_plan(patch), n_workers, self.scheduler.policy)
 
         chosen = choose_patch(size, estimate, self.options.memory)
         plan = self._patch_plan(chosen)

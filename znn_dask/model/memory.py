@@ -6,29 +6,32 @@ from dask.utils import format_bytes, parse_bytes
 
 from znn_dask.errors import MemoryLimitError, ParameterError
 from znn_dask.geometry import Triple
-from znn_dask.lower import Options, Plan, StepGraph, lower_forward, lower_step, make_plan
+from znn_dask.lower import DEFAULT_ORDER, Options, Plan, StepGraph, lower_forward, lower_step, make_plan
 from znn_dask.lower.layers import Timing
 from znn_dask.lower.leaner import Heard, leaner
 from znn_dask.lower.memory import needs, parameter_bytes
 from znn_dask.lower.step import StepOptions
+from znn_dask.model.compiled import order_for, ordering
 from znn_dask.net import Network
 from znn_dask.sched import simulate
 from znn_dask.sched.compile import compile_tables
-from znn_dask.sched.policies import lifo
+from znn_dask.sched.policies import policy_named
 
 
-def peak_bytes(graph: StepGraph, num_workers: int = 1) -> int:
-    """Return the most bytes of a graph's results alive at once; what it is given does not count."""
-    tables = compile_tables(graph.dask, list(graph.outputs.values()), lifo, graph.priority)
+def peak_bytes(graph: StepGraph, num_workers: int = 1, policy: str = DEFAULT_ORDER) -> int:
+    """Return the most bytes of a graph's results alive at once under a policy; what it is given does not count."""
+    priority, seconds = ordering(graph, policy)
+    keys = list(graph.outputs.values())
+    tables = compile_tables(graph.dask, keys, policy_named(policy), priority, seconds=seconds)
     return simulate.peak_bytes(tables, needs(graph), num_workers)
 
 
-def forward_bytes(net: Network, plan: Plan, num_workers: int = 1) -> int:
+def forward_bytes(net: Network, plan: Plan, num_workers: int = 1, policy: str = DEFAULT_ORDER) -> int:
     """Return the peak of a plan's forward pass."""
-    return peak_bytes(lower_forward(net, plan, "estimate"), num_workers)
+    return peak_bytes(lower_forward(net, plan, "estimate", order_for(policy)), num_workers, policy)
 
 
-def step_bytes(net: Network, plan: Plan, num_workers: int = 1) -> int:
+def step_bytes(net: Network, plan: Plan, num_workers: int = 1, policy: str = DEFAULT_ORDER) -> int:
     """Return the peak of a training step in the middle of many, with all that lives between steps.
 
     That is the parameters, their velocities and the gradients whose updates are pending; a step keeps them until it
@@ -36,7 +39,8 @@ def step_bytes(net: Network, plan: Plan, num_workers: int = 1) -> int:
     """
     # Neither loss nor optimiser make a difference.
     options = StepOptions("square", momentum=0.5, pending=True)
-    return 3 * parameter_bytes(net, plan) + peak_bytes(lower_step(net, plan, options, "estimate"), num_workers)
+    graph = lower_step(net, plan, options, "estimate", order_for(policy))
+    return 3 * parameter_bytes(net, plan) + peak_bytes(graph, num_workers, policy)
 
 
 def as_bytes(memory: object) -> int | None:
@@ -61,7 +65,13 @@ def as_bytes(memory: object) -> int | None:
 
 
 def planned(
-    net: Network, output_size: Mapping[str, Triple], batch: int, options: Options, timing: Timing, num_workers: int
+    net: Network,
+    output_size: Mapping[str, Triple],
+    batch: int,
+    options: Options,
+    timing: Timing,
+    num_workers: int,
+    policy: str = DEFAULT_ORDER,
 ) -> Plan:
     """Return the fastest plan, or the fastest found whose step keeps to the memory of the options.
 
@@ -69,12 +79,19 @@ def planned(
     ------
     MemoryLimitError
         If none was found.
+    ParameterError
+        For an unknown policy, before anything is measured.
     """
+    policy_named(policy)
     heard, limit = Heard(timing), options.memory
     plan = make_plan(net, output_size, batch, options, heard)
     if limit is None:
         return plan
-    plan, least = leaner(net, plan, options, heard, lambda other: step_bytes(net, other, num_workers), limit)
+
+    def bytes_of(other: Plan) -> int:
+        return step_bytes(net, other, num_workers, policy)
+
+    plan, least = leaner(net, plan, options, heard, bytes_of, limit)
     if least > limit:
         sizes = ", ".join(f"{name} {'x'.join(map(str, size))}" for name, size in output_size.items())
         raise MemoryLimitError(

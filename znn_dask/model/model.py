@@ -57,7 +57,7 @@ class Model:
     sum : "tree"
         Sums in a fixed tree: results do not depend on the order of arrival.
     policy : str
-        Of the scheduler, see `Scheduler`.
+        Of the scheduler, see `Scheduler`. For "locality" and "locality-depth" distances are those of the nodes.
     batch : int
         Examples the plan is made for; others are possible.
     tune : bool, optional
@@ -97,7 +97,7 @@ class Model:
         check_loss(loss)
         options = Options(convolution, granularity, block, fft_backend, fft_effort, sum, as_bytes(memory))
         num_workers = resolve_workers(num_workers)
-        plan = planned(net, output_sizes(net, output_size), batch, options, timing(tune), num_workers)
+        plan = planned(net, output_sizes(net, output_size), batch, options, timing(tune), num_workers, policy)
         self._core = Core(net, plan, options, loss, as_optimizer(optimizer), as_seed(seed), num_workers, policy)
         self._core.start(initial_parameters(net, self.seed))
 

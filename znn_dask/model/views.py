@@ -11,7 +11,7 @@ from dask.task_spec import DataNode, Task
 from znn_dask.lower import Plan, StepGraph, lower_forward, lower_step
 from znn_dask.lower.builder import refs
 from znn_dask.lower.step import parameter_blocks
-from znn_dask.model.compiled import fresh_token
+from znn_dask.model.compiled import fresh_token, order_for
 from znn_dask.model.core import Core
 from znn_dask.model.samples import Batch
 from znn_dask.net import Network
@@ -25,13 +25,14 @@ def graph_of(core: Core, kind: str, batch: Batch | None) -> StepGraph:
     if kind == "forward":
         core.flush()
     plan = core.plan if batch is None else core.plan_for(batch.size)
-    token = fresh_token()
+    token, order = fresh_token(), order_for(core.scheduler.policy)
     if kind == "forward":
-        graph = lower_forward(core.net, plan, token)
+        graph = lower_forward(core.net, plan, token, order)
     else:
         weights = frozenset() if batch is None else frozenset(batch.weights)
         options = replace(core.step_options(weights, core.state.pending is not None), updates=True)
-        graph = _with_parameters(core.net, plan, lower_step(core.net, plan, options, token), token)
+        step = lower_step(core.net, plan, options, token, order)
+        graph = _with_parameters(core.net, plan, step, token)
     return _filled(core.net, graph, core.values(batch))
 
 

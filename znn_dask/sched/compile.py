@@ -5,18 +5,27 @@ callable and slots, `link` finds who waits for whom, a policy orders the graph's
 become ranks, inputs that nobody else reads are given away, and every slot gets its end of life.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from znn_dask.sched.graph import Nodes, cull, flatten
 from znn_dask.sched.layout import Layout, lay_out
 from znn_dask.sched.link import Draft, Links, draft, group_table, link
-from znn_dask.sched.policies import Policy, Priority, prioritize
+from znn_dask.sched.policies import Policy, Priority, prioritize, queue_of, seconds_of
+from znn_dask.sched.queues import oldest_first
 from znn_dask.sched.sums import addition
 from znn_dask.sched.tables import Tables
 
 
-def compile_tables(nodes: Nodes, keys: Any, policy: Policy, priority: Priority = None, fuse: bool = True) -> Tables:
+def compile_tables(
+    nodes: Nodes,
+    keys: Any,
+    policy: Policy,
+    priority: Priority = None,
+    fuse: bool = True,
+    seconds: Mapping[Hashable, float] | None = None,
+) -> Tables:
     """Compile what the requested keys need.
 
     Parameters
@@ -27,6 +36,8 @@ def compile_tables(nodes: Nodes, keys: Any, policy: Policy, priority: Priority =
     priority : mapping or callable, key to int, larger first; None leaves it to the policy
     fuse : bool
         Whether aliases, parts and sums are made cheap and inputs given away; without, each node is one task.
+    seconds : mapping of key to float, optional
+        What tasks take, for policies that ask.
 
     Raises
     ------
@@ -40,9 +51,13 @@ def compile_tables(nodes: Nodes, keys: Any, policy: Policy, priority: Priority =
     made = draft(nodes, layout, fuse)
     results = {key: layout.slot_of(key) for key in flatten(keys)}
     links = link(made, layout)
-    table = group_table(made, layout, links)
+    table = replace(
+        group_table(made, layout, links), keys=layout.keys, nodes=nodes, seconds=seconds_of(layout.keys, seconds)
+    )
     priorities = prioritize(table, layout.keys, policy, priority)
     rank, n_ranks = _ranks(made, priorities)
+    queue = queue_of(policy, priority)
+    ready = [t for t, n in enumerate(links.counts) if not n]
     requested = set(results.values())
     donated = _give_away(made, layout, links, requested, fuse)
     drops, shared = _ends(layout, links, requested)
@@ -56,9 +71,12 @@ def compile_tables(nodes: Nodes, keys: Any, policy: Policy, priority: Priority =
         shared=[*shared, ()],
         dependants=[*(tuple(d) or (layout.n_tasks,) for d in links.dependants), ()],
         counts=[*links.counts, len(ends)],
-        rank=[*rank, n_ranks - 1, n_ranks],
+        rank=rank,
+        # Who stands in line lets the others of the same rank go first.
+        yields_to=[r and r + 1 for r in rank] if queue is oldest_first else rank,
         donated=[*donated, ()],
-        ready=[t for t, n in enumerate(links.counts) if not n],
+        ready=ready[::-1] if queue is oldest_first else ready,
+        queue=queue,
         n_ranks=n_ranks,
         readers=[len(r) for r in links.readers],
         initial=[layout.values.get(slot) for slot in range(layout.n_slots)],
@@ -71,12 +89,13 @@ def _no_work() -> None:
     """The task that follows all others; it is never called."""
 
 
-def _ranks(made: Draft, priorities: list[int]) -> tuple[list[int], int]:
-    """Return the rank of each task, 0 for additions, and how many ranks there are with that of the end."""
+def _ranks(made: Draft, priorities: Sequence[float]) -> tuple[list[int], int]:
+    """Return the ranks of the tasks, 0 for additions, of the end and of no task; and how many there are to the end."""
     distinct = {priority: 1 + i for i, priority in enumerate(sorted(set(priorities), reverse=True))}
     of_group = [distinct[priority] for priority in priorities]
     rank = [0 if task in made.additions else of_group[group] for task, group in enumerate(made.group)]
-    return rank, len(distinct) + 2
+    n_ranks = len(distinct) + 2
+    return [*rank, n_ranks - 1, n_ranks], n_ranks
 
 
 def owned_slots(made: Draft, layout: Layout, links: Links, requested: set[int]) -> set[int]:

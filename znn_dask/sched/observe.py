@@ -38,6 +38,7 @@ def evaluate_observed(
     n_workers: int,
     callbacks: Any = None,
     rerun: bool = False,
+    seconds: Mapping[Hashable, float] | None = None,
 ) -> Any:
     """Run a graph with callbacks, the active ones where none are given.
 
@@ -54,7 +55,7 @@ def evaluate_observed(
                     callback[0](dsk)
                 started.append(callback)
             dsk = read(dsk)  # a callback may have put in results that it remembers
-            tables = compile_tables(dsk, keys, policy, complete(priority, dsk), fuse=False)
+            tables = compile_tables(dsk, keys, policy, complete(priority, dsk), False, seconds)
             results = set(flatten(keys))
             position = {key: i for i, key in enumerate(dsk)}
             state = start_state_from_dask(dsk, cache={}, keys=list(results), sortkey=position.get)

@@ -1,6 +1,6 @@
 """A compiled graph that can be run again and again, with different inputs."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 from dask.callbacks import Callback
@@ -26,13 +26,23 @@ class Program:
         Keys that the graph refers to without giving them; `run` needs a value for each.
     """
 
-    def __init__(self, nodes: Nodes, keys: Any, policy: Policy, priority: Priority, crew: Crew, n_workers: int) -> None:
-        self.tables: Tables = compile_tables(nodes, keys, policy, priority)
+    def __init__(
+        self,
+        nodes: Nodes,
+        keys: Any,
+        policy: Policy,
+        priority: Priority,
+        crew: Crew,
+        n_workers: int,
+        seconds: Mapping[Hashable, float] | None = None,
+    ) -> None:
+        self.tables: Tables = compile_tables(nodes, keys, policy, priority, seconds=seconds)
         self.inputs: tuple[Key, ...] = tuple(self.tables.inputs)
         self._nodes = nodes
         self._keys = keys
         self._policy = policy
         self._priority = priority
+        self._seconds = seconds
         self._crew = crew
         self._n_workers = n_workers
 
@@ -60,7 +70,8 @@ class Program:
         if Callback.active:
             check_inputs(self.tables, given)
             nodes = {**self._nodes, **{key: DataNode(key, value) for key, value in given.items()}}
-            return evaluate_observed(nodes, self._keys, self._policy, self._priority, self._crew, self._n_workers)
+            order = self._policy, self._priority
+            return evaluate_observed(nodes, self._keys, *order, self._crew, self._n_workers, seconds=self._seconds)
         return evaluate(self.tables, self._keys, given, self._crew, self._n_workers)
 
     @property

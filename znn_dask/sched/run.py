@@ -2,7 +2,7 @@
 
 Nobody coordinates. A worker that has finished a task counts down its dependants, takes the best of what it
 released or of the queue, wakes a sleeping worker if the queue still holds something, and goes on, all under
-one short lock. The queue is a heap of the distinct priorities with a stack each. Promises: each task runs
+one short lock. The queue is a heap of the distinct priorities with a stack each (`queues`). Promises: each task runs
 once and after all it needs; no worker sleeps while a task is ready; when `execute` returns nothing of the
 run is running (except after an interrupt, where tasks that do not end soon are left to end alone).
 """
@@ -16,6 +16,7 @@ from typing import Any
 
 from znn_dask.sched.blas import one_thread_per_worker
 from znn_dask.sched.crew import Crew, Seat
+from znn_dask.sched.queues import fill, push
 from znn_dask.sched.tables import Tables
 
 GRACE_S = 0.5
@@ -36,7 +37,6 @@ class Run:
         self.counts = tables.counts[:]
         self.readers = tables.readers[:]
         self.heap: list[int] = []
-        self.stacks: list[list[int]] = [[] for _ in range(tables.n_ranks)]
         self.lock = threading.Lock()
         self.stop: list[bool] = []
         self.error: BaseException | None = None
@@ -48,11 +48,11 @@ class Run:
         self.crew = crew
         self.active = 0
         self.idle = crew.take(n_workers)
+        self.stacks = dict(zip(self.idle, tables.queue(tables.n_ranks, n_workers), strict=True))
 
     def start(self) -> None:
         """Queue what waits for nothing, the first of the graph on top, and wake workers for it."""
-        for task in reversed(self.tables.ready):
-            push(self.heap, self.stacks, self.tables.rank[task], task)
+        fill(self.heap, list(self.stacks.values()), self.tables.rank, self.tables.ready)
         woken = [self.idle.pop() for _ in range(min(len(self.idle), len(self.tables.ready)))]
         self.active = len(woken)
         for seat in woken:
@@ -114,9 +114,9 @@ def work(run: Run, seat: Seat) -> bool:
     """
     tables = run.tables
     calls, reads, splits, drops = tables.calls, tables.reads, tables.splits, tables.drops
-    shared, dependants, rank = tables.shared, tables.dependants, tables.rank
+    shared, dependants, rank, yields_to = tables.shared, tables.dependants, tables.rank, tables.yields_to
     values, counts, readers, stop, lock = run.values, run.counts, run.readers, run.stop, run.lock
-    heap, stacks, idle = run.heap, run.stacks, run.idle
+    heap, stacks, idle = run.heap, run.stacks[seat], run.idle
     value_of = values.__getitem__
     last = task = tables.n_tasks
     nothing = last + 1
@@ -144,7 +144,7 @@ def work(run: Run, seat: Seat) -> bool:
                     unread.append(slot)
             if heap:
                 best = heap[0]
-                if best < rank[following]:
+                if best < yields_to[following]:
                     stack = stacks[best]
                     first = stack.pop()
                     if not stack:
@@ -181,14 +181,6 @@ def work(run: Run, seat: Seat) -> bool:
             continue
         for slot in drops[task]:
             values[slot] = None
-
-
-def push(heap: list[int], stacks: list[list[int]], rank: int, task: int) -> None:
-    """Put a task on the stack of its priority."""
-    stack = stacks[rank]
-    if not stack:
-        heappush(heap, rank)
-    stack.append(task)
 
 
 def execute(

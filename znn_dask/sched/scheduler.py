@@ -5,7 +5,7 @@ depend on the number of workers or the policy; exceptions, Ctrl-C and context va
 call; threads are reused between calls.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -40,7 +40,8 @@ def get(dsk: Any, keys: Any, num_workers: int | None = None, policy: str = "loca
         Threads; None takes Dask's settings ``num_workers`` or ``pool`` (its size only), else all CPUs that
         this process may use.
     policy : str
-        Which ready task a worker takes first: "locality" or "lifo".
+        Which ready task a worker takes first: "locality", "locality-depth", "critical-path", "fifo", "lifo",
+        "steal" or "dask" (see `policies`). Results do not depend on it.
     **kwargs
         Of those that Dask passes: ``cache`` (values of keys that are known), ``callbacks``,
         ``rerun_exceptions_locally`` and ``pool``; others are ignored.
@@ -69,7 +70,7 @@ class Scheduler:
     num_workers : int, optional
         Threads of each run; None as in `get`.
     policy : str
-        Which ready task a worker takes first.
+        Which ready task a worker takes first, as in `get`.
 
     Raises
     ------
@@ -87,7 +88,9 @@ class Scheduler:
         """Compute keys of a Dask graph; as the function `get`, on this scheduler's threads."""
         return _compute(self._crew, dsk, keys, self.num_workers, self._policy, kwargs)
 
-    def compile(self, dsk: Any, keys: Any, priority: Priority = None) -> Program:
+    def compile(
+        self, dsk: Any, keys: Any, priority: Priority = None, seconds: Mapping[Hashable, float] | None = None
+    ) -> Program:
         """Compile a graph for many runs.
 
         Parameters
@@ -97,9 +100,11 @@ class Scheduler:
         keys : key or nested lists of keys
             What each run returns.
         priority : mapping {key: int} or callable(key), optional
-            Larger runs first, ties newest first; None leaves it to the policy.
+            Larger runs first, ties newest first, whatever the policy; None leaves it to the policy.
+        seconds : mapping {key: float}, optional
+            What tasks take, which the policy "critical-path" then goes by; those not in it take nothing.
         """
-        return Program(read(dsk), keys, self._policy, priority, self._crew, self.num_workers)
+        return Program(read(dsk), keys, self._policy, priority, self._crew, self.num_workers, seconds)
 
     def close(self) -> None:
         """End the threads. Runs of other threads that are under way finish; new ones are refused."""

@@ -9,6 +9,8 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from znn_dask.sched.queues import Queue
+
 
 @dataclass(frozen=True, slots=True)
 class Tables:
@@ -28,8 +30,10 @@ class Tables:
     dependants : per task, the tasks that read a result of it
     counts : per task, how many tasks it waits for
     rank : per task, 0 first; the additions of a sum have rank 0, so whoever releases one does it at once
+    yields_to : per task, a task of the queue goes before it, though it was just released, if its rank is below this
     donated : per task, the slots that it may overwrite
-    ready : the tasks that wait for nothing
+    ready : the tasks that wait for nothing, queued from the last to the first
+    queue : makes the stacks of the queue
     n_ranks : int
     readers : per slot, how many tasks read it; requested slots and constants are never dropped
     initial : per slot, the value at the start: constants, None elsewhere
@@ -46,8 +50,10 @@ class Tables:
     dependants: list[tuple[int, ...]]
     counts: list[int]
     rank: list[int]
+    yields_to: list[int]
     donated: list[tuple[int, ...]]
     ready: list[int]
+    queue: Queue
     n_ranks: int
     readers: list[int]
     initial: list[Any]

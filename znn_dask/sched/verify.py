@@ -44,6 +44,8 @@ def _check_lengths(tables: Tables) -> None:
         _require(len(getattr(tables, name)) == n, f"{name} needs one entry per task and one for the end")
     _require(len(tables.rank) == n + 1, "rank needs entries for the end and for no task")
     _require(len(tables.readers) == len(tables.initial), "readers and initial need one entry per slot")
+    later = [rank and rank + 1 for rank in tables.rank]
+    _require(tables.yields_to in (tables.rank, later), "yields_to is neither rank nor one more, additions apart")
     ranks = tables.rank[: n - 1]
     _require(all(0 <= r < tables.n_ranks - 1 for r in ranks), "a rank is not before the end's")
     _require(tables.rank[n - 1 :] == [tables.n_ranks - 1, tables.n_ranks], "the last ranks are not the end's")
