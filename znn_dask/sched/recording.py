@@ -116,7 +116,9 @@ def recorded(tables: Tables, n_workers: int) -> Tables:
     for recorder in recorders:
         recorder.runs.append(recording)
     stamped = _stamped_cpu if any(recorder.cpu for recorder in recorders) else _stamped
-    calls = [partial(stamped, recording.rows, task, call) for task, call in enumerate(tables.calls)]
+    calls: list[Callable[..., Any]] = [
+        partial(stamped, recording.rows, task, call) for task, call in enumerate(tables.calls)
+    ]
     return replace(tables, calls=calls)
 
 

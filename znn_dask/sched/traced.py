@@ -82,9 +82,7 @@ def read_tasks(runs: Sequence[Recording]) -> list[TracedTask]:
     return tasks
 
 
-def _traced(
-    stamp: Stamp, key: Hashable, run: int, worker: int, thread: int, reads: tuple[int, ...]
-) -> TracedTask:
+def _traced(stamp: Stamp, key: Hashable, run: int, worker: int, thread: int, reads: tuple[int, ...]) -> TracedTask:
     sizes = stamp.sizes
     return TracedTask(
         key=key,

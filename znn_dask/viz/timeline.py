@@ -10,7 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-_MOST_COLOURS = 16
+# Of "tab20", the strong ones first, without the greys, which are left to the rest.
+_COLOURS = (*range(0, 14, 2), 16, 18, *range(1, 14, 2))
+_MOST_COLOURS = len(_COLOURS)
 _REST = "0.75"
 
 
@@ -49,18 +51,19 @@ def timeline(
     n_rows = 1 + max((row for spans in bars.values() for row, _, _ in spans), default=0)
     if axes is None:
         n_lines = min(len(bars), _MOST_COLOURS + 1)
-        figure = Picture(figsize=(12, max(1.3 + 0.55 * n_rows, 0.8 + 0.19 * n_lines)), dpi=110, layout="constrained")
+        height = max(1.3 + 0.55 * min(n_rows, 20), 0.8 + 0.19 * n_lines)
+        figure = Picture(figsize=(12, height), dpi=110, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
-    colours = matplotlib.colormaps["tab20"].colors
-    colours = [*colours[0:14:2], *colours[16::2], *colours[1:14:2], *colours[17::2]][:_MOST_COLOURS]
+    outlined = max((start + length for spans in bars.values() for _, start, length in spans), default=0) / 250
+    colours = [matplotlib.colormaps["tab20"](index) for index in _COLOURS]
     for number, (label, spans) in enumerate(bars.items()):
         rest = len(bars) - _MOST_COLOURS
         if number == _MOST_COLOURS:
             label = f"{rest} other {'kind' if rest == 1 else 'kinds'}"
         elif number > _MOST_COLOURS:
             label = "_"  # not in the legend
-        _draw(axes, spans, colours[number] if number < _MOST_COLOURS else _REST, label)
+        _draw(axes, spans, colours[number] if number < _MOST_COLOURS else _REST, label, outlined)
     axes.set_ylim(n_rows - 0.4, -0.6)
     axes.set_yticks(range(n_rows), [f"worker {row}" for row in range(n_rows)])
     axes.tick_params(axis="y", length=0)
@@ -70,17 +73,19 @@ def timeline(
     axes.margins(x=0.005)
     if bars:
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.03), frameon=False, fontsize=7.5, labelspacing=0.25)
-    drawn = axes.get_figure(root=True)
+    drawn = axes.figure.canvas.figure
     if path is not None:
         drawn.savefig(path)
     return drawn
 
 
-def _draw(axes: Axes, spans: Sequence[tuple[int, float, float]], colour: object, label: str) -> None:
-    """Draw the bars of one label, one collection for each row."""
+def _draw(axes: Axes, spans: Sequence[tuple[int, float, float]], colour: object, label: str, outlined: float) -> None:
+    """Draw the bars of one label, one collection for each row; those of some length have an outline."""
     of_row: dict[int, list[tuple[float, float]]] = defaultdict(list)
     for row, start, length in spans:
         of_row[row].append((start, length))
     for row, ranges in of_row.items():
-        axes.broken_barh(ranges, (row - 0.42, 0.84), facecolors=colour, linewidth=0, label=label)
+        widths = [0.35 if length > outlined else 0.0 for _, length in ranges]
+        place = (row - 0.42, 0.84)
+        axes.broken_barh(ranges, place, facecolors=colour, edgecolors="white", linewidths=widths, label=label)
         label = "_"
