@@ -1,5 +1,6 @@
 """Traces: every task once with honest stamps, results untouched, files and pictures that say the same."""
 
+import gc
 import itertools
 import json
 import operator
@@ -133,13 +134,17 @@ def test_a_traced_run_gives_arrays_away_and_keeps_none(scheduler):
         alive.append(weakref.ref(array))
         return array
 
-    dsk = {"a": Task("a", watched), "b": Task("b", change, TaskRef("a"))}
-    dsk["c"] = Task("c", len, TaskRef("b"))
+    constant = np.zeros(10)
+    alive.append(weakref.ref(constant))
+    dsk = {"a": Task("a", watched), "b": Task("b", change, TaskRef("a")), "c": Task("c", join, TaskRef("b"), constant)}
+    dsk["d"] = Task("d", len, TaskRef("c"))
     with Trace() as trace:
-        assert scheduler.get(dsk, "c") == 10
+        assert scheduler.get(dsk, "d") == 20
+    del dsk, constant
+    gc.collect()
     assert seen == [True]
-    assert len(trace.tasks) == 3
-    assert alive[0]() is None
+    assert len(trace.tasks) == 4
+    assert [ref() for ref in alive] == [None, None]
 
 
 def test_without_a_trace_the_tables_are_run_as_they_are():

@@ -128,7 +128,11 @@ def test_what_is_given_away_and_what_is_cut_counts_once():
 def test_a_summary_prints_as_a_table():
     text = str(summarize([made_by_hand()]))
     assert text.splitlines()[0] == "1 run, 4 tasks, 2 workers: 9.000 ms, 44.4% idle"
-    assert "c              1       4.000   40.0%" in text
+    assert text.splitlines()[2:4] == [
+        "kind         tasks          ms   share",
+        "c                1       4.000   40.0%",
+    ]
+    assert "worker 1         1       4.000   55.6% idle" in text
     assert "longest path: 7.000 ms (c 57%, a 29%, d 14%)" in text
     assert "inputs made by the same worker: 50% of 4 (50% in its last 1" in text
     assert "peak of results: 1.08 kiB" in text

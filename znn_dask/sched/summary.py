@@ -244,7 +244,7 @@ def _lines(summary: Summary) -> Iterator[str]:
         f"{summary.idle_share:.1%} idle"
     )
     yield ""
-    width = max(len(kind.name) for kind in summary.kinds)
+    width = max(10, *(len(kind.name) for kind in summary.kinds))
     measured = any(kind.cpu_s is not None for kind in summary.kinds)
     yield f"{'kind':{width}}{'tasks':>8}{'ms':>12}{'share':>8}" + ("      CPU ms" if measured else "")
     for kind in summary.kinds:
