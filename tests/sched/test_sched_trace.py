@@ -152,8 +152,9 @@ def test_without_a_trace_the_tables_are_run_as_they_are():
     assert recording.recorded(tables, 2) is tables
     with Trace() as trace:
         assert recording.recorded(tables, 2) is not tables
+        recording.recorded(tables, 100)
     assert recording.recorded(tables, 2) is tables
-    assert trace.runs[0].n_workers == 2
+    assert [run.n_workers for run in trace.runs] == [2, tables.n_tasks], "more than tasks are not started"
 
 
 def test_cpu_time_tells_waiting_from_work(scheduler):

@@ -10,6 +10,7 @@ from znn_dask.sched.compile import compile_tables
 from znn_dask.sched.policies import lifo
 from znn_dask.sched.recording import Recording
 from znn_dask.sched.summary import summarize
+from znn_dask.sched.traced import sources_of
 from znn_dask.tasks import fresh, overwrites
 
 pytestmark = pytest.mark.timeout(30)
@@ -123,6 +124,21 @@ def test_what_is_given_away_and_what_is_cut_counts_once():
     peaks = [summarize([Recording(tables, 1, {1: rows[: 5 * n]})]).peak_bytes for n in range(1, 6)]
     # b in the place of a; b and its halves; both halves and c; the second half, c and d.
     assert peaks == [100, 100, 200, 300, 540]
+
+
+def test_a_value_lives_until_its_last_reader_has_ended():
+    """a(100) -> b(10) -> c(1000) -> d(1), and a once more for d, on one worker."""
+    dsk = {
+        "a": Task("a", make, 1),
+        "b": Task("b", make, TaskRef("a")),
+        "c": Task("c", make, TaskRef("b")),
+        "d": Task("d", make, TaskRef("c"), TaskRef("a")),
+    }
+    tables = compile_tables(dsk, "d", lifo)
+    assert tables.keys == [*"abcd", None]
+    rows = [v for t, size in enumerate((100, 10, 1000, 1)) for v in (t, t * MS, t * MS + MS, size, -1)]
+    assert summarize([Recording(tables, 1, {1: rows})]).peak_bytes == 1110
+    assert sources_of(tables) == [(), (0,), (1,), (2, 0), ()]
 
 
 def test_a_summary_prints_as_a_table():
