@@ -4,6 +4,7 @@ import gc
 import itertools
 import json
 import operator
+import os
 import subprocess
 import sys
 import threading
@@ -309,7 +310,34 @@ def test_many_kinds_share_a_grey():
     assert labels[-1] == "6 other kinds"
 
 
+def run_script(script):
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
 def test_starting_does_not_load_matplotlib():
-    code = "import sys, znn_dask; sys.exit('matplotlib' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], timeout=50, check=False)
-    assert done.returncode == 0
+    assert run_script("import sys, znn_dask; print('matplotlib' in sys.modules)") == ["False"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_is_not_traced_but_can_trace():
+    out = run_script(
+        "import os\n"
+        "from znn_dask.sched import Trace, get\n"
+        "from dask.task_spec import Task\n"
+        "run = lambda: get({'x': Task('x', abs, -1)}, 'x', num_workers=2)\n"
+        "with Trace() as trace:\n"
+        "    run()\n"
+        "    if not os.fork():\n"
+        "        run()\n"
+        "        with Trace() as other:\n"
+        "            run()\n"
+        "        print(len(trace.tasks), len(other.tasks), flush=True)\n"
+        "        os._exit(0)\n"
+        "    assert os.wait()[1] == 0\n"
+        "    run()\n"
+        "print(len(trace.tasks))\n"
+    )
+    assert out == ["1", "1", "2"]

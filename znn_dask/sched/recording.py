@@ -5,6 +5,7 @@ arrays given away and the ends of life are those of the run that would have happ
 list of its own, so stamps need no lock. A run that nobody traces pays one look at an empty tuple.
 """
 
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -90,6 +91,16 @@ class Recorder:
 _lock = threading.Lock()
 # Replaced as a whole by the holder of the lock, so whoever starts a run reads it without.
 _active: tuple[Recorder, ...] = ()
+
+
+def _after_fork() -> None:
+    """A child has a lock that perhaps nobody will release, and nobody who would read what it records."""
+    global _lock, _active
+    _lock, _active = threading.Lock(), ()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def listen(recorder: Recorder) -> None:

@@ -103,4 +103,4 @@ class Trace:
 
     def __repr__(self) -> str:
         n_tasks = sum(len(stamps) for run in self.runs for stamps in run.stamps().values())
-        return f"<Trace: {len(self.runs)} runs, {n_tasks} tasks>"
+        return f"<Trace: {n_tasks} tasks of {len(self.runs)} runs>"
