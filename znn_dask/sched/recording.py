@@ -137,6 +137,10 @@ def _forgotten(*_: Any) -> None:
     raise RuntimeError("the tables of a trace hold no callables; run the program that was traced")
 
 
+_Array = np.ndarray
+_NO_ARRAYS = frozenset({int, float, bool, str, type(None)})
+
+
 def _stamped(rows_of: Rows, task: int, call: Callable[..., Any], *values: Any) -> Any:
     """Call with stamps around it. What is kept are integers in one list: objects per stamp would keep the collector
     busier than all the rest."""
@@ -147,7 +151,8 @@ def _stamped(rows_of: Rows, task: int, call: Callable[..., Any], *values: Any) -
         rows_of.setdefault(get_ident(), []).extend((task, start, perf_counter_ns(), None, -1))
         raise
     end = perf_counter_ns()
-    sizes = result.nbytes if type(result) is np.ndarray else sizes_of(result)
+    kind = type(result)
+    sizes = result.nbytes if kind is _Array else 0 if kind in _NO_ARRAYS else sizes_of(result)
     try:
         rows_of[get_ident()].extend((task, start, end, sizes, -1))
     except KeyError:
