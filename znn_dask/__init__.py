@@ -8,6 +8,7 @@
     prediction = model.predict(volume)
 
 Describing a network: `Network`, `zoo`. Running one: `Model`, `SGD`. Scheduling any Dask graph: `get`, `Scheduler`.
+Seeing what its workers do: `Trace`.
 """
 
 from znn_dask.errors import (
@@ -25,7 +26,7 @@ from znn_dask.errors import (
 )
 from znn_dask.model import SGD, Model
 from znn_dask.net import Network, zoo
-from znn_dask.sched import Program, Scheduler, get
+from znn_dask.sched import Program, Scheduler, Trace, get
 
 __all__ = [
     "SGD",
@@ -43,6 +44,7 @@ __all__ = [
     "Program",
     "Scheduler",
     "ShapeError",
+    "Trace",
     "ZnnError",
     "get",
     "zoo",

@@ -2,6 +2,7 @@
 
 from znn_dask.sched.program import Program
 from znn_dask.sched.scheduler import Scheduler, get
+from znn_dask.sched.trace import Trace
 from znn_dask.sched.verify import verify
 
-__all__ = ["Program", "Scheduler", "get", "verify"]
+__all__ = ["Program", "Scheduler", "Trace", "get", "verify"]

@@ -6,6 +6,7 @@ from typing import Any
 from znn_dask.errors import ParameterError, nearest
 from znn_dask.sched.crew import Crew
 from znn_dask.sched.graph import Key, nested
+from znn_dask.sched.recording import recorded
 from znn_dask.sched.run import execute
 from znn_dask.sched.tables import Tables
 
@@ -33,7 +34,7 @@ def evaluate(
     values = tables.initial[:]
     for key, slot in tables.inputs.items():
         values[slot] = inputs[key]
-    execute(tables, values, crew, n_workers, rerun)
+    execute(recorded(tables, n_workers), values, crew, n_workers, rerun)
     results = nested(keys, lambda key: values[tables.results[key]])
     # A worker may hold this list a moment longer than we do.
     values.clear()
