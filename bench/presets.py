@@ -38,8 +38,8 @@ PRESETS = {
     "k7-w40": Setting(kernel=7, wanted=9.0),
     "k3-w16": Setting(kernel=3, width=16, wanted=1.2),
     "k5-w16": Setting(kernel=5, width=16, wanted=3.0),
-    # In sample 0 a maximum is decided by rounding: gradients of correct programs differ by a thousandth.
-    "k7-w16": Setting(kernel=7, width=16, seed=1, wanted=5.0),
+    # In samples 0 and 1 a maximum is decided by rounding: gradients of correct programs differ by two thousandths.
+    "k7-w16": Setting(kernel=7, width=16, seed=2, wanted=5.0),
     "k3-w80": Setting(kernel=3, width=80, wanted=2.0),
     "k5-w80": Setting(kernel=5, width=80, wanted=4.5),
     "2d-k11-w40": Setting(**_FLAT, kernel=11, wanted=6.0),
