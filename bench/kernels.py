@@ -10,13 +10,12 @@ one core for arithmetic, a copy of as many bytes for element-wise passes; the pe
 
 import argparse
 import statistics
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 from kernel_cases import WANTED, Case, cases
-from limits import copy_run, fma_peak_run
+from limits import copy_run, fma_peak_run, together
 from measure import environment, write_json
 
 from znn_dask import _kernels
@@ -69,30 +68,16 @@ def measure(case: Case, repetitions: int) -> dict[str, Any]:
     return found | {"seconds": times}
 
 
-def together(run: Callable[[], Any], calls: int, n_threads: int) -> float:
-    """Return the time for some calls in each of some threads at once; they are started before the clock."""
-    gate = threading.Barrier(n_threads + 1)
-
-    def work() -> None:
-        run()  # scratch memory of this thread
-        gate.wait()
-        for _ in range(calls):
-            run()
-
-    threads = [threading.Thread(target=work) for _ in range(n_threads)]
-    for thread in threads:
-        thread.start()
-    gate.wait()
-    start = time.perf_counter()
-    for thread in threads:
-        thread.join()
-    return time.perf_counter() - start
-
-
 def speedup(run: Callable[[], Any], once: float, workers: int, repetitions: int) -> float:
     """Return how many times the rate of one thread several have: the median of alternating turns."""
     calls = max(2, int(0.03 / once))
-    pairs = [(together(run, calls, 1), together(run, calls, workers)) for _ in range(repetitions)]
+
+    def work() -> None:
+        for _ in range(calls):
+            run()
+
+    # Once before: scratch memory belongs to the thread.
+    pairs = [(together(work, 1, run), together(work, workers, run)) for _ in range(repetitions)]
     return statistics.median(workers * alone / both for alone, both in pairs)
 
 

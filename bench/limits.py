@@ -38,23 +38,26 @@ def copy_run(n_bytes: int) -> Callable[[], Any]:
 
 def best_seconds(run: Callable[[], Any], repetitions: int = 9, n_threads: int = 1) -> float:
     """Return the least seconds of a call made by each of some threads at once."""
-    found = []
-    for _ in range(repetitions):
-        gate = threading.Barrier(n_threads + 1)
+    return min(together(run, n_threads) for _ in range(repetitions))
 
-        def work(gate: threading.Barrier = gate) -> None:
-            gate.wait()
-            run()
 
-        threads = [threading.Thread(target=work) for _ in range(n_threads)]
-        for thread in threads:
-            thread.start()
+def together(work: Callable[[], Any], n_threads: int, before: Callable[[], Any] = lambda: None) -> float:
+    """Return the seconds of some work in each of some threads at once; what is done ``before`` is not on the clock."""
+    gate = threading.Barrier(n_threads + 1)
+
+    def wait_and_work() -> None:
+        before()
         gate.wait()
-        start = time.perf_counter()
-        for thread in threads:
-            thread.join()
-        found.append(time.perf_counter() - start)
-    return min(found)
+        work()
+
+    threads = [threading.Thread(target=wait_and_work) for _ in range(n_threads)]
+    for thread in threads:
+        thread.start()
+    gate.wait()
+    start = time.perf_counter()
+    for thread in threads:
+        thread.join()
+    return time.perf_counter() - start
 
 
 def peak_flop_per_s(n_threads: int = 1) -> float:

@@ -1,7 +1,7 @@
 """The networks of the benchmarks, by name, and the ratio to PyTorch's best form that is wanted of each."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -125,3 +125,13 @@ def sample(setting: Setting, of: znn.Model) -> tuple[np.ndarray, np.ndarray]:
     channels = setting.out_channels or setting.width
     target = rng.standard_normal((setting.batch, channels, *of.output_size), dtype=np.float32)
     return image, target
+
+
+def update_of(model: znn.Model, image: Any, target: Any) -> Callable[[], None]:
+    """Return a call that makes one whole update, with nothing left pending."""
+
+    def run() -> None:
+        model.step(image, target)
+        model.flush()
+
+    return run

@@ -72,16 +72,6 @@ def model_of(args: argparse.Namespace, setting: Setting, workers: int, policy: s
     )
 
 
-def update_of(model: znn.Model, image: Any, target: Any) -> Callable[[], None]:
-    """Return a call that makes one whole update, with nothing left pending."""
-
-    def run() -> None:
-        model.step(image, target)
-        model.flush()
-
-    return run
-
-
 def measure(args: argparse.Namespace, setting: Setting, policy: str) -> dict[str, Any]:
     """Return the report of one network under one policy."""
     counts = sorted({1, *args.workers})
@@ -92,7 +82,7 @@ def measure(args: argparse.Namespace, setting: Setting, policy: str) -> dict[str
         other, theirs = model.gradients(image, target)
         if other != loss or any((theirs[name] != gradients[name]).any() for name in gradients):
             sys.exit(f"{n} workers compute other gradients than one: nothing was timed")
-    runs = {str(n): update_of(model, image, target) for n, model in models.items()}
+    runs = {str(n): presets.update_of(model, image, target) for n, model in models.items()}
     times = alternate(runs, args.repetitions, pause_s=args.pause)
     report: dict[str, Any] = {
         "setting": asdict(setting),
@@ -168,7 +158,7 @@ def serve(told: str) -> None:
     args = argparse.Namespace(**json.loads(told))
     setting = Setting(**args.setting)
     model = model_of(args, setting, 1, args.policy)
-    run = update_of(model, *presets.sample(setting, model))
+    run = presets.update_of(model, *presets.sample(setting, model))
     run()
     print(0.0, flush=True)
     for _ in sys.stdin:

@@ -52,16 +52,6 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def timed(model: znn.Model, image: Any, target: Any) -> Callable[[], None]:
-    """Return a call that makes one whole update, with nothing left pending."""
-
-    def run() -> None:
-        model.step(image, target)
-        model.flush()
-
-    return run
-
-
 def check(name: str, answer: Any, reference: Any) -> float:
     """Return the largest difference in loss and gradients to a reference; stop if it is too large."""
     (loss, gradients), (other, theirs) = answer, reference
@@ -110,7 +100,7 @@ def measure(args: argparse.Namespace, setting: Setting) -> dict[str, Any]:
     image, target = presets.sample(setting, model)
     answer = model.gradients(image, target)
     parameters = model.parameters
-    candidates: dict[str, Callable[[], Any]] = {OURS: timed(model, image, target)}
+    candidates: dict[str, Callable[[], Any]] = {OURS: presets.update_of(model, image, target)}
     differences = {}
     extra = {STORED: (args.workers, "fft-stored")} if not args.no_stored else {}
     extra |= {ALONE: (1, args.convolution)} if args.speedup and args.workers > 1 else {}
@@ -118,7 +108,7 @@ def measure(args: argparse.Namespace, setting: Setting) -> dict[str, Any]:
         other = presets.model(setting, workers, convolution, net)
         other.load_parameters(parameters)
         differences[name] = check(name, other.gradients(image, target), answer)
-        candidates[name] = timed(other, image, target)
+        candidates[name] = presets.update_of(other, image, target)
     others = [min(once(run), once(run)) for run in candidates.values()]
     spent = _since(start) + sum(others) * (args.repetitions + 1)
     tried, torch = try_torch(args, net, (image, target, parameters, *answer), 0.7 * (args.budget - spent))

@@ -7,7 +7,7 @@ frequency; and the bytes read and written, at the rate of memory.
 
 import math
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import permutations, product
 
 import msgspec
@@ -159,6 +159,7 @@ def _tiles(layer: Layer, backend: str) -> list[Triple]:
     # Ranked with whole nodes as blocks: quicker, and the order is nearly the same.
     merged = msgspec.structs.replace(layer, blocks_in=(sum(layer.blocks_in),), blocks_out=(sum(layer.blocks_out),))
 
+    @cache
     def cost(tile: Triple) -> tuple[float, Triple]:
         parts = works(merged, Candidate("fft", tile, _backends(backend, tile)[0]))
         return sum(work_seconds(work) for tasks in parts.values() for work in tasks), tile
