@@ -5,7 +5,7 @@
 #include "dft.hpp"
 #include "simd.hpp"
 #include "table.hpp"
-#include "transform_narrow.hpp"
+#include "transform.hpp"
 
 namespace znn::ZNN_ISA {
 
@@ -46,7 +46,6 @@ static void stage(Points from, size_t from_step, Target to, size_t to_step, int 
 }
 
 typedef void (*Stage)(Points, size_t, Target, size_t, int, const float*);
-static int size_of(const Axis& a) { return a.parts * a.points; }
 
 // Where the parts of one call's scratch lie.
 struct Work {
@@ -100,15 +99,6 @@ static size_t line_stride(const TileTransform& t, const Work& w) {
 template <bool Write>
 ZNN_INLINE void foresee(const float* p, int n, size_t stride) {
   for (int i = 0; i < n; i++) __builtin_prefetch(p + i * stride, Write, 2);
-}
-
-struct Span {
-  int first, last;
-};
-// The part of a tile's axis that is filled and lies inside the image.
-static Span inside(int origin, int filled, int image) {
-  const int first = origin < 0 ? min_of(-origin, filled) : 0, last = min_of(filled, image - origin);
-  return {first, last < first ? first : last};
 }
 
 // The row of a tile as `nx` vectors: the image itself if all of it lies there, else a copy with zeros around.
@@ -297,8 +287,6 @@ static void line_in(const Axis& a, Points from, Target to, int count, const Work
 static void rows_inverse(const TileTransform& t, const Work& w, const int* origin, int z, Size n, const float* bias, float* image,
                          int count) {
   const size_t row = (size_t)w.half * PAIR;
-  const bool add_plane = origin[0] > 0 && z < t.overlap.z;
-  const int add_rows = origin[1] > 0 ? t.overlap.y : 0, add_x = origin[2] > 0 ? t.overlap.x : 0;
   for (int j = 0; j < n.y; j += 2) {
     const bool two = j + 1 < n.y;
     const size_t at = (((size_t)(origin[0] + z) * t.image_size.y + origin[1] + j) * t.image_size.x + origin[2]) * t.channels;
@@ -314,7 +302,7 @@ static void rows_inverse(const TileTransform& t, const Work& w, const int* origi
       line(t.axes[2], {w.element + LANES, w.element, PAIR}, {result + LANES, result, PAIR}, w.temporary);
     }
     for (int half = 0; half < (two ? 2 : 1); half++) {
-      const int n_add = add_plane || j + half < add_rows ? n.x : min_of(add_x, n.x);
+      const int n_add = n_added(t, origin, z, j + half, n.x);
       row_out(t, result + half * LANES, n.x, n_add, bias, count, image + at + half * t.image_size.x * t.channels);
     }
   }
@@ -323,8 +311,7 @@ static void rows_inverse(const TileTransform& t, const Work& w, const int* origi
 static void column_inverse(const TileTransform& t, const Work& w, const int* origin, const float* spectrum, const float* bias,
                            float* image, int count) {
   const size_t all = t.channels, row = (size_t)w.half * PAIR, stride = line_stride(t, w);
-  const Size n = {min_of(t.filled.z, t.image_size.z - origin[0]), min_of(t.filled.y, t.image_size.y - origin[1]),
-                  min_of(t.filled.x, t.image_size.x - origin[2])};
+  const Size n = given(t, origin);
   if (w.nz > 1)
     for (int fy = 0; fy < w.ny; fy++)
       for (int fx = 0; fx < w.half; fx++) {

@@ -1,6 +1,6 @@
 // Transforms of few channels: the lanes of a vector are several tiles, side by side. They are gathered into one image
 // of as many channels as a vector has lanes, which tile_forward or tile_inverse then transforms as a single tile.
-#include "transform_narrow.hpp"
+#include "transform.hpp"
 
 #include "simd.hpp"
 
@@ -12,7 +12,6 @@ void tile_inverse(const TileTransform&, const float*, const float*, float*);
 
 constexpr size_t LARGEST_TILE = 1 << 16;  // voxels: two tiles of vectors are scratch memory
 
-static int size_of(const Axis& a) { return a.parts * a.points; }
 static size_t voxels_of(const TileTransform& t) { return (size_t)size_of(t.axes[0]) * size_of(t.axes[1]) * size_of(t.axes[2]); }
 static size_t items_of(const TileTransform& t) { return (size_t)t.n_tiles * t.entries; }
 
@@ -76,15 +75,6 @@ ZNN_INLINE void add_from_lane(const float* from, size_t n, int channels, float* 
     for (int c = 0; c < channels; c++) *to++ += from[c];
 }
 
-struct Between {
-  int first, last;
-};
-// The filled part of a tile's axis that lies inside the image.
-static Between inside(int origin, int filled, int image) {
-  const int first = origin < 0 ? min_of(-origin, filled) : 0, last = min_of(filled, image - origin);
-  return {first, last < first ? first : last};
-}
-
 // Where row (z, y) of an item's tile begins in the image.
 static size_t row_at(const TileTransform& t, size_t item, int z, int y) {
   const int* o = t.origins + item / t.entries * 3;
@@ -95,8 +85,8 @@ static size_t row_at(const TileTransform& t, size_t item, int z, int y) {
 
 static void gather_image(const TileTransform& t, const float* image, size_t item, float* to) {
   const int* o = t.origins + item / t.entries * 3;
-  const Between z = inside(o[0], t.filled.z, t.image_size.z), y = inside(o[1], t.filled.y, t.image_size.y),
-                x = inside(o[2], t.filled.x, t.image_size.x);
+  const Span z = inside(o[0], t.filled.z, t.image_size.z), y = inside(o[1], t.filled.y, t.image_size.y),
+             x = inside(o[2], t.filled.x, t.image_size.x);
   for (int j = z.first; j < z.last; j++)
     for (int k = y.first; k < y.last; k++) {
       const size_t row = (size_t)j * t.filled.y + k;
@@ -120,15 +110,12 @@ void narrow_forward(const TileTransform& t, const float* image, float* spectrum)
   });
 }
 
-// As rows_inverse does: voxels that an earlier tile has left something in are added to.
 static void scatter_image(const TileTransform& t, const float* from, size_t item, float* image) {
   const int* o = t.origins + item / t.entries * 3;
-  const Size n = {min_of(t.filled.z, t.image_size.z - o[0]), min_of(t.filled.y, t.image_size.y - o[1]),
-                  min_of(t.filled.x, t.image_size.x - o[2])};
+  const Size n = given(t, o);
   for (int z = 0; z < n.z; z++)
     for (int y = 0; y < n.y; y++) {
-      const bool whole = (o[0] > 0 && z < t.overlap.z) || (o[1] > 0 && y < t.overlap.y);
-      const int n_add = whole ? n.x : o[2] > 0 ? min_of(t.overlap.x, n.x) : 0;
+      const int n_add = n_added(t, o, z, y, n.x);
       const float* row = from + ((size_t)z * t.filled.y + y) * t.filled.x * LANES;
       float* to = image + row_at(t, item, z, y);
       add_from_lane(row, n_add, t.channels, to);
