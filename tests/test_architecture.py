@@ -45,9 +45,12 @@ MOST_LINES = 400
 MOST_FUNCTION_LINES = 50
 # The workers' loop: in Python a call costs as much as all that the loop does for a task.
 MAY_BE_LONG = {("znn_dask/sched/run.py", "work")}
-# A trace is drawn by a method of its own, and matplotlib would cost every program half a second at its start. So this
-# one import looks up, below the top of its file.
-DRAWN_LATE = ("znn_dask/sched/trace.py", "znn_dask.viz.timeline")
+# A trace and a simulation are drawn by methods of their own, and matplotlib would cost every program half a second at
+# its start. So these imports look up, below the top of their files.
+DRAWN_LATE = {
+    ("znn_dask/sched/trace.py", "znn_dask.viz.timeline"),
+    ("znn_dask/sched/simulation.py", "znn_dask.viz.speedup"),
+}
 # Folders of one machine that no file may name, and data that only the integration script may.
 MACHINE_PATH = re.compile(r"(?<![\w.~-])/(?:home|work|root|Users)/\w[\w./-]*")
 SHARED_DATA = re.compile(r"\.\./shared\b")
@@ -92,7 +95,7 @@ def looks_up(path: str, source: str) -> list[str]:
         if module.split(".")[0] != PACKAGE:
             continue
         other = layer_of_import(module)
-        if other not in {mine, *MAY_IMPORT.get(mine, set())} and (path, module) != DRAWN_LATE:
+        if other not in {mine, *MAY_IMPORT.get(mine, set())} and (path, module) not in DRAWN_LATE:
             complaints.append(f"{path}:{line} {mine} imports {module}, which is not below it")
     return complaints if mine in MAY_IMPORT else [f"{path} is in no layer of the table"]
 
@@ -122,7 +125,7 @@ def late_imports(path: str, source: str) -> list[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom) and node not in top:
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or "."]
-            late = [n for n in names if n.split(".")[0] not in OPTIONAL and (path, n) != DRAWN_LATE]
+            late = [n for n in names if n.split(".")[0] not in OPTIONAL and (path, n) not in DRAWN_LATE]
             complaints += [f"{path}:{node.lineno} imports {name} below the top of the file" for name in late]
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in IMPORTING_CALLS:
             name = node.args[0].value if isinstance(node.args[0], ast.Constant) else "?"
@@ -157,9 +160,9 @@ def needs_extra(path: str, source: str) -> list[str]:
 
 
 def draws_at_start(path: str, source: str) -> list[str]:
-    """Complain if the one import that may look up stands at the top of its file."""
+    """Complain if an import that may look up stands at the top of its file."""
     top = set(_imports_at_top(ast.parse(source).body))
-    found = [node for node in top if isinstance(node, ast.ImportFrom) and (path, node.module) == DRAWN_LATE]
+    found = [node for node in top if isinstance(node, ast.ImportFrom) and (path, node.module) in DRAWN_LATE]
     return [f"{path}:{node.lineno} imports {node.module} at the start" for node in found]
 
 
@@ -266,6 +269,7 @@ BAD = [
     (looks_up, "znn_dask/sched/a.py", "def f():\n    from znn_dask.net import Network"),
     (looks_up, "znn_dask/sched/a.py", "def f():\n    from znn_dask.viz.timeline import timeline"),
     (looks_up, "znn_dask/sched/trace.py", "def f():\n    from znn_dask.viz.pictures import curve_picture"),
+    (looks_up, "znn_dask/sched/trace.py", "def f():\n    from znn_dask.viz.speedup import speedup_picture"),
     (looks_up, "znn_dask/io/a.py", "from ..model import Model"),
     (looks_up, "znn_dask/lower/a.py", "from znn_dask.sched import get"),
     (looks_up, "znn_dask/lower/a.py", "from znn_dask import _kernels"),

@@ -8,7 +8,7 @@
     prediction = model.predict(volume)
 
 Describing a network: `Network`, `zoo`. Running one: `Model`, `SGD`. Scheduling any Dask graph: `get`, `Scheduler`.
-Seeing what its workers do: `Trace`.
+Seeing what its workers do: `Trace`. How fast it would be with more of them: `simulate`.
 """
 
 from znn_dask.errors import (
@@ -26,13 +26,16 @@ from znn_dask.errors import (
 )
 from znn_dask.model import SGD, Model
 from znn_dask.net import Network, zoo
-from znn_dask.sched import Program, Scheduler, Trace, get
+from znn_dask.sched import Dispatch, Program, Scheduler, Trace, get
+from znn_dask.sched.simulation import Simulation
+from znn_dask.sched.speedup import simulate
 
 __all__ = [
     "SGD",
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "Dispatch",
     "DivergenceError",
     "MemoryLimitError",
     "MissingExtraError",
@@ -44,9 +47,11 @@ __all__ = [
     "Program",
     "Scheduler",
     "ShapeError",
+    "Simulation",
     "Trace",
     "ZnnError",
     "get",
+    "simulate",
     "zoo",
 ]
 __version__ = "0.1.0"

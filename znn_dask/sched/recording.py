@@ -7,7 +7,7 @@ list of its own, so stamps need no lock. A run that nobody traces pays one look 
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import get_ident
@@ -59,11 +59,14 @@ class Recording:
     rows : dict of thread id to list
         The fields of a `Stamp` for each task in the order of execution, one after the other; sizes are None where
         it raised. Each list belongs to its thread until the run ends.
+    given : dict of slot to bytes
+        Of the arrays that were there before: inputs and constants.
     """
 
     tables: Tables
     n_workers: int
     rows: Rows = field(default_factory=dict)
+    given: dict[int, int] = field(default_factory=dict)
 
     def stamps(self) -> dict[int, list[Stamp]]:
         """Return what each thread has run so far, in its order."""
@@ -117,13 +120,17 @@ def leave(recorder: Recorder) -> None:
         _active = tuple(each for each in _active if each is not recorder)
 
 
-def recorded(tables: Tables, n_workers: int) -> Tables:
-    """Return tables that stamp what they run, or the tables themselves if nobody listens."""
+def recorded(tables: Tables, n_workers: int, values: Sequence[Any] = ()) -> Tables:
+    """Return tables that stamp what they run, or the tables themselves if nobody listens.
+
+    The values are those that the run starts with; only their bytes are kept.
+    """
     recorders = _active
     if not recorders or not tables.n_tasks:
         return tables
     bare = replace(tables, calls=[_forgotten] * len(tables.calls), initial=[None] * len(tables.initial))
-    recording = Recording(bare, min(n_workers, tables.n_tasks))
+    given = {slot: value.nbytes for slot, value in enumerate(values) if isinstance(value, np.ndarray)}
+    recording = Recording(bare, min(n_workers, tables.n_tasks), given=given)
     for recorder in recorders:
         recorder.runs.append(recording)
     stamped = _stamped_cpu if any(recorder.cpu for recorder in recorders) else _stamped

@@ -213,7 +213,7 @@ def _changes(run: Recording) -> Iterator[tuple[int, int, int]]:
             readers[slot].append(task)
     giver = {given[0]: task for task, given in enumerate(tables.donated) if given and task in ran}
     for task, stamp in ran.items():
-        for slot, n_bytes in _slots(run, task, stamp.sizes):
+        for slot, n_bytes in slot_bytes(run, task, stamp.sizes):
             yield stamp.start, 1, n_bytes
             if slot in giver:
                 yield ran[giver[slot]].start, 1, -n_bytes
@@ -223,7 +223,7 @@ def _changes(run: Recording) -> Iterator[tuple[int, int, int]]:
                 yield max((ran[reader].end for reader in readers[slot]), default=stamp.end), 0, -n_bytes
 
 
-def _slots(run: Recording, task: int, sizes: int | tuple[int, ...] | None) -> Iterator[tuple[int, int]]:
+def slot_bytes(run: Recording, task: int, sizes: int | tuple[int, ...] | None) -> Iterator[tuple[int, int]]:
     """Yield the slots that a task filled and the bytes in each."""
     split = run.tables.splits[task]
     if split is None or not isinstance(sizes, tuple):

@@ -1,0 +1,96 @@
+"""What it costs that somebody runs the tasks: models of dispatch, for the simulator.
+
+A worker that has ended a task comes to the queue for the next. Part of that, and of the task itself, may need a
+lock that one worker holds at a time: today the interpreter's, since the loop and the function around every kernel are
+Python. Everything else goes on beside the other workers.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from znn_dask.errors import ParameterError, nearest
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """What a task costs besides the work that it is there for.
+
+    Attributes
+    ----------
+    seconds : float
+        Of every task, besides what a trace says that it takes.
+    serial : float
+        Seconds of every task, of these and of its own, under the lock that all workers share. Of a task that takes less
+        in all, the whole.
+    saved : float
+        Seconds of every task's own, as traced today, that this dispatch does without. Of a task that takes less, all.
+    wake : float
+        Seconds until a worker that slept asks for a task.
+    name : str
+        For tables and pictures.
+
+    Raises
+    ------
+    ParameterError
+        If a time is negative or not finite.
+    """
+
+    seconds: float = 0.0
+    serial: float = 0.0
+    saved: float = 0.0
+    wake: float = 0.0
+    name: str = "dispatch"
+
+    def __post_init__(self) -> None:
+        for name in ("seconds", "serial", "saved", "wake"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+                raise ParameterError(f"Dispatch: {name} must be a finite number of seconds from 0, got {value!r}")
+
+    def __str__(self) -> str:
+        saved = f", {_us(self.saved)} of its own saved" if self.saved else ""
+        return f"{self.name}: {_us(self.seconds)} a task, {_us(self.serial)} of each under one lock{saved}"
+
+
+def _us(seconds: float) -> str:
+    return f"{seconds * 1e6:.3g} us"
+
+
+# TODO calibrate
+GIL = Dispatch(seconds=3e-6, serial=18e-6, wake=30e-6, name="gil")
+FREE_THREADED = Dispatch(seconds=3e-6, serial=1e-6, wake=30e-6, name="free-threaded")
+NATIVE = Dispatch(seconds=0.3e-6, serial=0.1e-6, saved=15e-6, wake=30e-6, name="native")
+
+DISPATCHES = {each.name: each for each in (GIL, FREE_THREADED, NATIVE)}
+
+
+def dispatches(given: "str | Dispatch | Iterable[str | Dispatch]") -> list[Dispatch]:
+    """Return models of dispatch by their names.
+
+    Raises
+    ------
+    ParameterError
+        If there is none of a name; the message lists the valid ones.
+    """
+    several = [given] if isinstance(given, (str, Dispatch)) else list(given)
+    found = []
+    for each in several:
+        if isinstance(each, Dispatch):
+            found.append(each)
+        elif isinstance(each, str) and each in DISPATCHES:
+            found.append(DISPATCHES[each])
+        else:
+            hint = nearest(each, list(DISPATCHES)) if isinstance(each, str) else ""
+            raise ParameterError(
+                f"dispatch must be {', '.join(map(repr, DISPATCHES))}, a Dispatch or several of these, got {each!r}.{hint}"
+            )
+    names = [each.name for each in found]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None or not found:
+        raise ParameterError(
+            "dispatch names no model; give one or several"
+            if twice is None
+            else f"dispatch has two models of the name {twice!r}; give each a name of its own"
+        )
+    return found
