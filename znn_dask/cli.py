@@ -14,6 +14,7 @@ from znn_dask.commands.demo import demo
 from znn_dask.commands.evaluate import evaluate
 from znn_dask.commands.predict import predict
 from znn_dask.commands.show import show
+from znn_dask.commands.simulate import simulate_command
 from znn_dask.commands.train import train
 from znn_dask.commands.tune import tune
 from znn_dask.errors import ZnnError
@@ -30,7 +31,7 @@ def group() -> None:
     """
 
 
-for command in (demo, train, predict, evaluate, show, tune):
+for command in (demo, train, predict, evaluate, show, tune, simulate_command):
     group.add_command(command)
 
 

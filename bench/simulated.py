@@ -1,0 +1,220 @@
+"""How far updates would scale on a machine with many cores, simulated; and whether the simulator can be believed.
+
+    python bench/simulated.py --validate                             # one worker's trace predicts two workers
+    python bench/simulated.py --json bench/results/simulated.json --picture bench/results/simulated.png
+
+Updates of the paper's 3D net are traced on one worker and played on 1 to 240, at the granularity that the plan
+chooses, and at finer ones that a user of many cores would ask for. The memory that the workers share is that of a
+server, two sockets of DDR5, unless it is given.
+
+``--validate`` traces six networks on one worker, predicts other counts, and times these, in turns. What a
+virtual machine's neighbours steal makes its cores unequal; run it again when the machine is quiet.
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+import limits
+import presets
+from measure import alternate, environment, summary, write_json
+from presets import MOMENTUM, PRESETS, RATE, Setting
+
+import znn_dask as znn
+from znn_dask.sched.cpus import available_cpus
+from znn_dask.sched.simulation import Simulation
+
+VALIDATED = ("k3-w40", "k5-w40", "k7-w40", "k3-w16", "2d-k11-w40", "pool-k3")
+WITHIN = 0.1
+REPORTED = (replace(PRESETS["k5-w80"], wanted=None), Setting(kernel=5, width=120))
+# The plan as it is, and finer: more tasks of less work each.
+FORMS: dict[str, dict[str, Any]] = {
+    "auto": {},
+    "block 16": {"block": 16},
+    "block 8": {"block": 8},
+    "edge, block 16": {"granularity": "edge", "block": 16},
+}
+COUNTS = (1, 2, 4, 8, 16, 30, 60, 90, 120, 180, 240)
+# Two sockets of eight channels of DDR5-4800 could give 614 GB/s, and copies reach three quarters of that.
+BANDWIDTH = 460e9
+CORE_BANDWIDTH = 12e9
+WANTED = {60: 54.0, 120: 90.0}  # speedups with native dispatch
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--validate", action="store_true", help="compare predictions with times measured here")
+    parser.add_argument("--presets", nargs="+", choices=PRESETS, default=VALIDATED, help="to validate with")
+    parser.add_argument("--workers", type=int, nargs="+", help="counts; to validate with, default 2 to all CPUs")
+    parser.add_argument("--repetitions", type=int, default=7, help="turns of a validation")
+    parser.add_argument("--updates", type=int, default=3, help="traced")
+    parser.add_argument("--widths", type=int, nargs="+", help="of the net with kernel 5, instead of 80 and 120")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--bandwidth", type=float, default=BANDWIDTH, help="bytes a second of all cores")
+    parser.add_argument("--core-bandwidth", type=float, default=CORE_BANDWIDTH, help="bytes a second of one")
+    parser.add_argument("--json", help="write the report here")
+    parser.add_argument("--picture", help="draw the best form of the last width here")
+    return parser.parse_args()
+
+
+def model_of(setting: Setting, workers: int, **form: Any) -> znn.Model:
+    return znn.Model(
+        presets.network(setting),
+        output_size=setting.output_size,
+        optimizer=znn.SGD(RATE, MOMENTUM),
+        num_workers=workers,
+        batch=setting.batch,
+        **form,
+    )
+
+
+def step_of(setting: Setting, model: znn.Model) -> Callable[[], Any]:
+    """Return a call that makes an update in the middle of many: the one before is applied in its graph."""
+    step = partial(model.step, *presets.sample(setting, model))
+    step()
+    step()
+    return step
+
+
+def traced(step: Callable[[], Any], n_updates: int) -> znn.Trace:
+    with znn.Trace() as trace:
+        for _ in range(n_updates):
+            step()
+    return trace
+
+
+# --- validation ---
+
+
+def validate(setting: Setting, counts: Sequence[int], repetitions: int) -> dict[str, Any]:
+    """Return predicted and measured seconds of an update for every count of workers."""
+    models = {n: model_of(setting, n) for n in counts}
+    steps = {n: step_of(setting, model) for n, model in models.items()}
+    runs: dict[str, Callable[[], Any]] = {str(n): step for n, step in steps.items()}
+    # One worker's trace is taken in turns with what it predicts, so that a slow minute slows both.
+    with znn.Trace() as trace:
+        pass
+
+    def trace_one() -> None:
+        with trace:
+            steps[1]()
+
+    times = alternate({**runs, "traced": trace_one}, repetitions, warmup=1, pause_s=0.05)
+    measured = {str(n): summary(times[str(n)]) for n in counts}
+    here = limits.copy_bytes_per_s(max(counts)), limits.copy_bytes_per_s(1)
+    report: dict[str, Any] = {"setting": asdict(setting), "copy_bytes_per_s": here, "seconds": times, "workers": {}}
+    found = {
+        "plain": znn.simulate(trace, counts, dispatch="gil"),
+        "contention": znn.simulate(trace, counts, dispatch="gil", bandwidth=here[0], core_bandwidth=min(here)),
+    }
+    for n in counts:
+        report["workers"][str(n)] = measured[str(n)] | {
+            name: _compared(simulation, n, times) for name, simulation in found.items()
+        }
+    for model in models.values():
+        model.close()
+    return report
+
+
+def _compared(simulation: Simulation, n: int, times: dict[str, list[float]]) -> dict[str, float]:
+    row = next(row for row in simulation.curves[0].rows if row.n_workers == n)
+    ratio = row.makespan_s / statistics.median(times[str(n)])
+    return {"predicted_s": row.makespan_s, "over_measured": ratio, "speedup": row.speedup}
+
+
+def show_validation(name: str, report: dict[str, Any]) -> None:
+    for n, told in report["workers"].items():
+        speedup = statistics.median(a / b for a, b in zip(report["seconds"]["1"], report["seconds"][n], strict=True))
+        plain, contended = told["plain"], told["contention"]
+        good = abs(plain["over_measured"] - 1) <= WITHIN
+        print(
+            f"{name:12} {n:>3} workers: {told['median_s'] * 1e3:8.1f} ms measured ({told['min_s'] * 1e3:.1f} to "
+            f"{told['max_s'] * 1e3:.1f}), {plain['predicted_s'] * 1e3:8.1f} predicted, "
+            f"{plain['over_measured']:.3f} of it ({'within' if good else 'beyond'} {WITHIN:.0%}; with contention {contended['over_measured']:.3f}); "
+            f"speedup {speedup:.2f}, predicted {plain['speedup']:.2f}",
+            flush=True,
+        )
+
+
+# --- report ---
+
+
+def simulated(setting: Setting, form: str, args: argparse.Namespace) -> tuple[dict[str, Any], Simulation]:
+    """Return what many workers would reach, with contention, and the simulation."""
+    with model_of(setting, 1, **FORMS[form]) as model:
+        trace = traced(step_of(setting, model), args.updates)
+        plan = str(model.plan)
+    rates = {"bandwidth": args.bandwidth, "core_bandwidth": args.core_bandwidth}
+    found = znn.simulate(trace, args.workers or COUNTS, **rates)
+    free = znn.simulate(trace, args.workers or COUNTS, dispatch="native")
+    report = {"form": form, "plan": plan, "contention": figures(found), "no contention": figures(free)}
+    return report, found
+
+
+def figures(found: Simulation) -> dict[str, Any]:
+    """Return a simulation in plain numbers."""
+    told: dict[str, Any] = {"tasks": found.n_tasks, "seconds": found.seconds, "bytes": found.n_bytes}
+    for curve in found.curves:
+        told[curve.dispatch.name] = {
+            "dispatch": asdict(curve.dispatch),
+            "work_s": curve.work_s,
+            "path_s": curve.path_s,
+            "rows": [
+                asdict(row)
+                | {"speedup": row.speedup, "guaranteed": curve.guaranteed(row.n_workers)}
+                | {"at_most": curve.at_most(row.n_workers)}
+                for row in curve.rows
+            ],
+        }
+    return told
+
+
+def verdict(found: Simulation) -> str:
+    """Return whether native dispatch reaches what is wanted."""
+    reached = {row.n_workers: row for row in found.curve("native").rows}
+    told = [
+        f"{n} workers: {reached[n].speedup:.1f} of {least:g} wanted, {reached[n].binds} binds"
+        for n, least in WANTED.items()
+        if n in reached
+    ]
+    return "native dispatch, " + "; ".join(told)
+
+
+def main() -> None:
+    args = arguments()
+    if args.validate:
+        counts = sorted({1, *(args.workers or range(2, available_cpus() + 1))})
+        report: dict[str, Any] = {"environment": environment(max(counts)), "validation": {}}
+        for name in args.presets:
+            report["validation"][name] = validate(PRESETS[name], counts, args.repetitions)
+            show_validation(name, report["validation"][name])
+    else:
+        settings = [replace(REPORTED[0], width=width) for width in args.widths] if args.widths else REPORTED
+        report = {"environment": environment(1), "networks": []}
+        for setting in settings:
+            forms = []
+            best: Simulation | None = None
+            for form in args.forms:
+                told, found = simulated(setting, form, args)
+                forms.append(told)
+                print(
+                    f"\n{setting.net} kernel {setting.kernel} width {setting.width}, {form}\n{found}\n{verdict(found)}"
+                )
+                if best is None or last_speedup(found) > last_speedup(best):
+                    best = found
+            report["networks"].append({"setting": asdict(setting), "forms": forms})
+        if args.picture and best is not None:
+            best.plot(args.picture)
+    if args.json:
+        write_json(args.json, report)
+
+
+def last_speedup(found: Simulation) -> float:
+    return found.curve("native").rows[-1].speedup
+
+
+if __name__ == "__main__":
+    main()
