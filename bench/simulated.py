@@ -130,11 +130,12 @@ def show_validation(name: str, report: dict[str, Any]) -> None:
         speedup = statistics.median(a / b for a, b in zip(report["seconds"]["1"], report["seconds"][n], strict=True))
         plain, contended = told["plain"], told["contention"]
         good = abs(plain["over_measured"] - 1) <= WITHIN
+        within = "within" if good else "beyond"
+        told_s = f"{told['median_s'] * 1e3:8.1f} ms ({told['min_s'] * 1e3:.1f} to {told['max_s'] * 1e3:.1f})"
         print(
-            f"{name:12} {n:>3} workers: {told['median_s'] * 1e3:8.1f} ms measured ({told['min_s'] * 1e3:.1f} to "
-            f"{told['max_s'] * 1e3:.1f}), {plain['predicted_s'] * 1e3:8.1f} predicted, "
-            f"{plain['over_measured']:.3f} of it ({'within' if good else 'beyond'} {WITHIN:.0%}; with contention {contended['over_measured']:.3f}); "
-            f"speedup {speedup:.2f}, predicted {plain['speedup']:.2f}",
+            f"{name:12} {n:>3} workers: {told_s}, predicted {plain['predicted_s'] * 1e3:.1f}: "
+            f"{plain['over_measured']:.3f} of it ({within} {WITHIN:.0%}); with contention "
+            f"{contended['over_measured']:.3f}; speedup {speedup:.2f}, predicted {plain['speedup']:.2f}",
             flush=True,
         )
 
