@@ -192,12 +192,14 @@ def test_a_failing_run_ends_the_chain_and_leaves_the_scheduler_usable(seed, n_wo
 
     with Scheduler(n_workers) as scheduler:
         program = counter(scheduler, step)
-        with program.chain({"state": "new"}) as chain, pytest.raises(ValueError, match="no further") as caught:
+        with program.chain({"state": "new"}) as chain:
             chain.start({"state": 0})
-            for number in range(10):
+            for number in range(failing):
                 chain.start({})
                 assert chain.result() == (number + 1,)
-        assert number == failing
+            chain.start({})
+            with pytest.raises(ValueError, match="no further") as caught:
+                chain.result()
         assert caught.value.__notes__ == ["while running task 'new'"]
         assert program.run({"state": 7}) == (8,)
         with program.chain({"state": "new"}) as chain:

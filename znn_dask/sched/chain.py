@@ -7,6 +7,7 @@ younger. At most two runs are under way.
 
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -45,7 +46,7 @@ class Link:
         values[tables.outlet] = partial(self._hand_on, team)
         for key, value in inputs.items():
             values[tables.inputs[key]] = value
-        self.run = Run(tables, values, team, elder.run.heap if elder else ())
+        self.run: Run = Run(tables, values, team, elder.run.heap if elder else ())
         self.ended: Future[None] = Future()
         self.run.tell = partial(self.ended.set_result, None)
         self._elder = elder
@@ -191,10 +192,8 @@ class Chain:
         for link in reversed(links):
             link.run.cancel()
         for link in links:
-            try:
+            with suppress(TimeoutError):
                 link.ended.exception(timeout=GRACE_S)
-            except TimeoutError:
-                pass
 
     def close(self) -> None:
         """Cancel what is under way and give the threads back."""

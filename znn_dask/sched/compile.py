@@ -94,7 +94,7 @@ def _no_work() -> None:
 
 
 def _ranks(made: Draft, priorities: Sequence[float]) -> tuple[list[int], int]:
-    """Return the ranks of the tasks, 0 for small tasks, of the end and of no task; and how many there are to the end."""
+    """Return the ranks of the tasks (small ones: 0), of the end and of no task; and how many there are to the end."""
     distinct = {priority: 1 + i for i, priority in enumerate(sorted(set(priorities), reverse=True))}
     of_group = [distinct[priority] for priority in priorities]
     rank = [0 if task in made.small else of_group[group] for task, group in enumerate(made.group)]

@@ -69,7 +69,7 @@ class Run:
             seat.send(self)
 
     def __call__(self, seat: Seat) -> None:
-        """Work for this run on a worker's thread, with the context variables of its caller; then for those that wait."""
+        """Work on a worker's thread, with the context variables of the caller; then for other runs that wait."""
         run: Run | None = self
         while run is not None:
             try:
