@@ -160,13 +160,23 @@ class Reduce(Task):  # type: ignore[misc]  # dask ships no types
 
     def copy(self) -> "Reduce":
         """Return a task that is equal to this one."""
-        return Reduce(self.key, *self.args)
+        return type(self)(self.key, *self.args)
 
     def substitute(self, subs: dict[Any, Any], key: Any = None) -> "Reduce":
         """Return this sum with other keys or nodes in the place of some; still a Reduce."""
         if not (self.dependencies & subs.keys()) and key in (None, self.key):
             return self
-        return Reduce(self.key if key is None else key, *(arg.substitute(subs) for arg in self.args))
+        return type(self)(self.key if key is None else key, *(arg.substitute(subs) for arg in self.args))
+
+
+class ArrivalReduce(Reduce):
+    """A sum whose terms our scheduler adds in the order in which they arrive, as ZNN does.
+
+    Fewer terms are alive at once than in a tree, but floating-point sums differ in the last bits from run to run.
+    A foreign scheduler calls `tree_sum`.
+    """
+
+    __slots__ = ()
 
 
 def _as_ref(key: Hashable, ref: Any) -> Any:

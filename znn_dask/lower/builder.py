@@ -21,6 +21,8 @@ class Builder:
     ----------
     token : str
         Ends the first element of every key, so that graphs never share a key.
+    reduce : type
+        Of the sums.
     tasks : dict of key to task
     priority : dict of key to int
         Larger runs first.
@@ -33,6 +35,7 @@ class Builder:
     """
 
     token: str
+    reduce: type[Reduce] = Reduce
     tasks: dict[Key, GraphNode] = field(default_factory=dict)
     priority: dict[Key, int] = field(default_factory=dict)
     n_bytes: dict[Key, int] = field(default_factory=dict)
@@ -72,7 +75,7 @@ class Builder:
         if len(terms) == 1:
             return terms[0]
         key = self.key(kind, *index)
-        self.tasks[key] = Reduce(key, *(ref(term) for term in terms))
+        self.tasks[key] = self.reduce(key, *(ref(term) for term in terms))
         self.priority[key] = priority
         self.n_bytes[key] = self.n_bytes.get(terms[0], 0)
         return key

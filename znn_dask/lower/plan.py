@@ -17,7 +17,7 @@ from znn_dask.ops.fft import EFFORTS, library, resolve_backend
 ALGORITHMS = ("fft", "direct", "fft-stored")
 PASSES = ("forward", "backward", "gradient")
 GRANULARITIES = ("node", "edge")
-SUMS = ("tree",)
+SUMS = ("tree", "arrival")
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

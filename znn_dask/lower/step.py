@@ -18,6 +18,7 @@ from znn_dask.lower.forward import Lowering, Values, lower_forward_pass
 from znn_dask.lower.plan import Plan
 from znn_dask.net import Convolution, Network, Transfer
 from znn_dask.ops import layout, loss, update
+from znn_dask.tasks import ArrivalReduce, Reduce
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def lower_forward(net: Network, plan: Plan, token: str, order: str = DEFAULT_ORD
 
     Inputs: ("input", node), (parameter block), "wisdom". Its priorities are of an order of `ORDERS`.
     """
-    low = _lowering(net, plan, Builder(token), False, 0, order)
+    low = _lowering(net, plan, token, False, 0, order)
     for name, _, _ in parameter_blocks(net, plan):
         low.parameters[name] = low.graph.input(name, *_words(name))
     lower_forward_pass(low)
@@ -137,7 +138,7 @@ def lower_step(net: Network, plan: Plan, options: StepOptions, token: str, order
     Outputs: "loss", ("gradient", block); with updates pending ("parameter", block) and ("velocity", block) after
     them; with ``options.updates`` ("new-parameter", block) and ("new-velocity", block) after this step's own.
     """
-    low = _lowering(net, plan, Builder(token), True, options.seed, order)
+    low = _lowering(net, plan, token, True, options.seed, order)
     outputs: dict[Any, Key] = {}
     n_bytes = block_bytes(net, plan)
     for name in n_bytes:
@@ -165,7 +166,8 @@ def step_input_sizes(net: Network, plan: Plan) -> dict[str, tuple[int, int, int]
     return dict(input_sizes(net, plan))
 
 
-def _lowering(net: Network, plan: Plan, graph: Builder, training: bool, seed: int, order: str) -> Lowering:
+def _lowering(net: Network, plan: Plan, token: str, training: bool, seed: int, order: str) -> Lowering:
+    graph = Builder(token, ArrivalReduce if plan.sum == "arrival" else Reduce)
     return Lowering(net, plan, arrange(net, plan), graph, {}, training, seed, order=order)
 
 

@@ -54,8 +54,9 @@ class Model:
         Whether the edges that converge on a node are one task, or one each and a sum.
     block : "auto" or int
         Channels per block; 1 gives the paper's graph.
-    sum : "tree"
-        Sums in a fixed tree: results do not depend on the order of arrival.
+    sum : "tree" | "arrival"
+        Sums in a fixed tree, so that results never depend on the order of arrival; or, as in ZNN, in that order, so
+        that they differ in the last bits from run to run.
     policy : str
         Of the scheduler, see `Scheduler`. For "locality" and "locality-depth" distances are those of the nodes.
     batch : int

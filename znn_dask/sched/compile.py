@@ -9,12 +9,11 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from znn_dask.sched.graph import Nodes, cull, flatten
+from znn_dask.sched.graph import Key, Nodes, cull, flatten
 from znn_dask.sched.layout import Layout, lay_out
-from znn_dask.sched.link import Draft, Links, draft, group_table, link
+from znn_dask.sched.link import Draft, Links, add_publishers, draft, group_table, link
 from znn_dask.sched.policies import Policy, Priority, prioritize, queue_of, seconds_of
 from znn_dask.sched.queues import oldest_first
-from znn_dask.sched.sums import addition
 from znn_dask.sched.tables import Tables
 
 
@@ -25,6 +24,7 @@ def compile_tables(
     priority: Priority = None,
     fuse: bool = True,
     seconds: Mapping[Hashable, float] | None = None,
+    publish: Sequence[Key] = (),
 ) -> Tables:
     """Compile what the requested keys need.
 
@@ -38,6 +38,7 @@ def compile_tables(
         Whether aliases, parts and sums are made cheap and inputs given away; without, each node is one task.
     seconds : mapping of key to float, optional
         What tasks take, for policies that ask.
+    publish : requested keys whose values are handed on as soon as they are made, see `chain`
 
     Raises
     ------
@@ -47,8 +48,9 @@ def compile_tables(
         If tasks wait for each other in a circle, or the priorities lack a task.
     """
     nodes = cull(nodes, keys)
-    layout = lay_out(nodes, fuse)
+    layout = lay_out(nodes, fuse, len(publish))
     made = draft(nodes, layout, fuse)
+    outlet = add_publishers(made, layout, publish) if publish else layout.n_tasks
     results = {key: layout.slot_of(key) for key in flatten(keys)}
     links = link(made, layout)
     table = replace(
@@ -81,6 +83,8 @@ def compile_tables(
         readers=[len(r) for r in links.readers],
         initial=[layout.values.get(slot) for slot in range(layout.n_slots)],
         inputs=layout.inputs,
+        states=layout.states,
+        outlet=outlet,
         results=results,
     )
 
@@ -90,10 +94,10 @@ def _no_work() -> None:
 
 
 def _ranks(made: Draft, priorities: Sequence[float]) -> tuple[list[int], int]:
-    """Return the ranks of the tasks, 0 for additions, of the end and of no task; and how many there are to the end."""
+    """Return the ranks of the tasks (small ones: 0), of the end and of no task; and how many there are to the end."""
     distinct = {priority: 1 + i for i, priority in enumerate(sorted(set(priorities), reverse=True))}
     of_group = [distinct[priority] for priority in priorities]
-    rank = [0 if task in made.additions else of_group[group] for task, group in enumerate(made.group)]
+    rank = [0 if task in made.small else of_group[group] for task, group in enumerate(made.group)]
     n_ranks = len(distinct) + 2
     return [*rank, n_ranks - 1, n_ranks], n_ranks
 
@@ -117,7 +121,7 @@ def _give_away(made: Draft, layout: Layout, links: Links, requested: set[int], f
     owned = owned_slots(made, layout, links, requested) if fuse else set()
     donated: list[tuple[int, ...]] = []
     for task, binding in enumerate(made.bindings):
-        candidates = binding.reads if task in made.additions else (binding.overwritable,)
+        candidates = made.small[task].terms if task in made.small else (binding.overwritable,)
         donated.append(tuple(slot for slot in candidates if slot in owned))
     return donated
 
@@ -125,9 +129,9 @@ def _give_away(made: Draft, layout: Layout, links: Links, requested: set[int], f
 def _calls(made: Draft, donated: list[tuple[int, ...]]) -> list[Callable[..., Any]]:
     calls = []
     for task, (binding, given) in enumerate(zip(made.bindings, donated, strict=True)):
-        if task in made.additions:
-            left, right = binding.reads
-            calls.append(addition(left in given, right in given))
+        small = made.small.get(task)
+        if small is not None:
+            calls.append(small.call(*[term in given for term in small.terms]))
         else:
             calls.append(binding.donating() if given else binding.call)
     return calls
@@ -149,10 +153,9 @@ def _ends(layout: Layout, links: Links, requested: set[int]) -> tuple[list[tuple
             continue
         if len(readers) == 1:
             drops[readers[0]].append(slot)
+        elif not readers and slot < layout.n_tasks:
+            drops[slot].append(slot)
         else:
             for task in readers:
                 shared[task].append(slot)
-    for whole in {whole for whole, _ in layout.parts}:
-        if not links.readers[whole] and whole not in requested:
-            drops[whole].append(whole)
     return [tuple(d) for d in drops], [tuple(s) for s in shared]

@@ -31,7 +31,7 @@ def evaluate(
         What a task raised first.
     """
     check_inputs(tables, inputs)
-    values = tables.initial[:]
+    values = tables.values()
     for key, slot in tables.inputs.items():
         values[slot] = inputs[key]
     execute(recorded(tables, n_workers, values), values, crew, n_workers, rerun)

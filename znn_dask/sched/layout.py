@@ -1,11 +1,12 @@
 """Numbers for tasks and slots: the first pass of compiling.
 
 Three things become cheaper here than they look in the graph: aliases vanish, ``getitem(task, i)`` becomes a
-slot that is filled when the task ends, and a `Reduce` of n terms becomes n - 1 additions. Without ``fuse``
+slot that is filled when the task ends, and a `Reduce` of n terms becomes n - 1 additions (n arrivals and an end, if
+they are added as they arrive). Without ``fuse``
 each node stays a task of its own, as those who watch a run (Dask's callbacks) expect.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from operator import getitem
 from typing import Any
@@ -15,7 +16,7 @@ from dask.task_spec import Alias, DataNode, GraphNode, Task, TaskRef
 from znn_dask.errors import ParameterError
 from znn_dask.sched.bind import referred
 from znn_dask.sched.graph import Key, Nodes
-from znn_dask.tasks import Reduce
+from znn_dask.tasks import ArrivalReduce, Reduce
 
 
 @dataclass(slots=True)
@@ -32,6 +33,7 @@ class Layout:
     alias : key -> the key whose slot it shares
     values : slot and value of each constant
     inputs : key -> slot, for keys that the graph refers to only
+    states : slot -> what makes its value for each run
     n_slots : how many slots are given
     """
 
@@ -43,6 +45,7 @@ class Layout:
     alias: dict[Key, Key] = field(default_factory=dict)
     values: dict[int, Any] = field(default_factory=dict)
     inputs: dict[Key, int] = field(default_factory=dict)
+    states: dict[int, Callable[[], Any]] = field(default_factory=dict)
     literals: dict[int, int] = field(default_factory=dict)
     n_tasks: int = 0
     n_slots: int = 0
@@ -58,6 +61,12 @@ class Layout:
         if slot is None:
             slot = self.literals[id(value)] = self.new_slot()
             self.values[slot] = value
+        return slot
+
+    def state(self, make: Callable[[], Any]) -> int:
+        """Return a slot whose value every run makes for itself."""
+        slot = self.new_slot()
+        self.states[slot] = make
         return slot
 
     def slot_of(self, key: Key) -> int:
@@ -83,8 +92,8 @@ class Layout:
         return key
 
 
-def lay_out(nodes: Nodes, fuse: bool) -> Layout:
-    """Number the tasks and give every key of the graph a slot."""
+def lay_out(nodes: Nodes, fuse: bool, n_published: int = 0) -> Layout:
+    """Number the tasks and give every key of the graph a slot; the last tasks are those that hand values on."""
     layout = Layout()
     tasks: set[Key] = set()
     items: list[Key] = []
@@ -94,7 +103,7 @@ def lay_out(nodes: Nodes, fuse: bool) -> Layout:
             continue
         if fuse and kind is Alias:
             layout.alias[key] = node.target
-        elif fuse and kind is Reduce and len(node.args) == 1 and isinstance(node.args[0], (TaskRef, Alias)):
+        elif fuse and isinstance(node, Reduce) and len(node.args) == 1 and isinstance(node.args[0], (TaskRef, Alias)):
             layout.alias[key] = referred(node.args[0])
         elif fuse and is_item(node):
             items.append(key)
@@ -106,9 +115,10 @@ def lay_out(nodes: Nodes, fuse: bool) -> Layout:
         if key in tasks or (key in targets and key not in parts):
             layout.keys.append(key)
             layout.first.append(layout.n_tasks)
-            layout.n_tasks += len(node.args) - 1 if fuse and is_tree(node) else 1
+            layout.n_tasks += _n_tasks(node) if fuse else 1
             layout.whole.append(layout.n_tasks - 1)
             layout.slots[key] = layout.n_tasks - 1
+    layout.n_tasks += n_published
     layout.n_slots = layout.n_tasks + 1
     for key, node in nodes.items():
         if type(node) is DataNode:
@@ -133,9 +143,17 @@ def is_item(node: GraphNode) -> bool:
     )
 
 
-def is_tree(node: GraphNode) -> bool:
+def is_sum(node: GraphNode) -> bool:
     """Whether a task is a sum of other tasks' results and of nothing else."""
-    return type(node) is Reduce and len(node.args) > 1 and all(isinstance(arg, (TaskRef, Alias)) for arg in node.args)
+    of_results = isinstance(node, Reduce) and all(isinstance(arg, (TaskRef, Alias)) for arg in node.args)
+    return of_results and len(node.args) > 1
+
+
+def _n_tasks(node: GraphNode) -> int:
+    """Return the tasks that a node becomes: a tree's additions, or an arrival for each term and the end of the sum."""
+    if not is_sum(node):
+        return 1
+    return len(node.args) + (1 if isinstance(node, ArrivalReduce) else -1)
 
 
 def cycle_error(keys: Iterable[Key]) -> ParameterError:

@@ -4,44 +4,53 @@ Works on the tables' own tasks (a sum is several) for counting, and on the graph
 policies.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from znn_dask.sched.bind import Binding, bind, referred
 from znn_dask.sched.graph import Key, Nodes
-from znn_dask.sched.layout import Layout, cycle_error, is_tree
+from znn_dask.sched.layout import Layout, cycle_error, is_sum
 from znn_dask.sched.policies import Dependants
-from znn_dask.sched.sums import addition
-from znn_dask.tasks import tree_pairs
+from znn_dask.sched.sums import ArrivalSum, addition, arrival, finish
+from znn_dask.tasks import ArrivalReduce, tree_pairs
+
+NO_GROUP = -1
+"""Of tasks that no task of the graph stands for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Small:
+    """The slots that a small task may write into where they are owned, and what it calls given which of them are."""
+
+    terms: tuple[int, ...]
+    call: Callable[..., Callable[..., Any]]
 
 
 @dataclass(slots=True)
 class Draft:
     """Tables in the making, one entry per task.
 
-    `group` is the number of the task of the graph; `fresh` holds the slots whose values are newly made.
+    `group` is the number of the task of the graph; `fresh` holds the slots whose values are newly made; `small` the
+    tasks that are done at once by whoever releases them: the parts of sums, and those that hand a value on.
     """
 
     keys: list[Key] = field(default_factory=list)
     bindings: list[Binding] = field(default_factory=list)
     group: list[int] = field(default_factory=list)
     fresh: set[int] = field(default_factory=set)
-    additions: set[int] = field(default_factory=set)
+    small: dict[int, Small] = field(default_factory=dict)
 
 
 def draft(nodes: Nodes, layout: Layout, fuse: bool) -> Draft:
-    """Bind every task of the graph, sums as the additions of their trees."""
+    """Bind every task of the graph; a sum is several."""
     made = Draft()
     for group, key in enumerate(layout.keys):
         node = nodes[key]
-        if fuse and is_tree(node):
+        if fuse and is_sum(node):
             terms = [layout.slot_of(referred(arg)) for arg in node.args]
-            first = layout.first[group]
-            slots = terms + list(range(first, first + len(terms) - 1))
-            for i, (left, right) in enumerate(tree_pairs(len(terms))):
-                reads = slots[left], slots[right]
-                made.bindings.append(Binding(addition(False, False), reads, reads))
-                made.additions.add(first + i)
-                made.fresh.add(first + i)
+            (_in_order_of_arrival if isinstance(node, ArrivalReduce) else _in_a_tree)(made, layout, terms)
         else:
             made.bindings.append(bind(node, layout.slot_of, layout.constant))
             if getattr(getattr(node, "func", None), "__znn_fresh__", False):
@@ -50,6 +59,46 @@ def draft(nodes: Nodes, layout: Layout, fuse: bool) -> Draft:
             made.keys.append(key)
             made.group.append(group)
     return made
+
+
+def add_publishers(made: Draft, layout: Layout, keys: Sequence[Key]) -> int:
+    """Add a task for each key that hands its value on as soon as it is made; return the slot of what they call."""
+    outlet = layout.new_slot()
+    for key in keys:
+        slot = layout.slot_of(key)
+        made.small[len(made.bindings)] = Small((), lambda: _hand_on)
+        made.bindings.append(Binding(_hand_on, (outlet, layout.constant(key), slot), (slot,)))
+        made.keys.append(key)
+        made.group.append(NO_GROUP)
+    return outlet
+
+
+def _hand_on(outlet: Callable[[Key, Any], None], key: Key, value: Any) -> None:
+    outlet(key, value)
+
+
+def _in_a_tree(made: Draft, layout: Layout, terms: list[int]) -> None:
+    """Add the additions of a fixed tree."""
+    first = len(made.bindings)
+    slots = terms + list(range(first, first + len(terms) - 1))
+    for left, right in tree_pairs(len(terms)):
+        reads = slots[left], slots[right]
+        made.fresh.add(len(made.bindings))
+        made.small[len(made.bindings)] = Small(reads, addition)
+        made.bindings.append(Binding(addition(False, False), reads, reads))
+
+
+def _in_order_of_arrival(made: Draft, layout: Layout, terms: list[int]) -> None:
+    """Add a task for the arrival of each term, and one that takes the sum."""
+    state = layout.state(partial(ArrivalSum, len(terms)))
+    first = len(made.bindings)
+    for term in terms:
+        made.small[len(made.bindings)] = Small((term,), arrival)
+        made.bindings.append(Binding(arrival(False), (state, term), (term,)))
+    arrived = tuple(range(first, first + len(terms)))
+    made.fresh.add(len(made.bindings))
+    made.small[len(made.bindings)] = Small((), lambda: finish)
+    made.bindings.append(Binding(finish, (state, *arrived), arrived))
 
 
 @dataclass(slots=True)
@@ -97,7 +146,7 @@ def group_table(made: Draft, layout: Layout, links: Links) -> Dependants:
     waits = [0] * len(of)
     for task, dependants in enumerate(links.dependants):
         before = group[task]
-        for after in dict.fromkeys([group[d] for d in dependants]):
+        for after in dict.fromkeys([group[d] for d in dependants if group[d] != NO_GROUP]):
             if after != before or task == layout.whole[before]:
                 of[before].append(after)
                 waits[after] += 1

@@ -6,10 +6,12 @@ from typing import Any
 from dask.callbacks import Callback
 from dask.task_spec import DataNode
 
+from znn_dask.errors import ParameterError
+from znn_dask.sched.chain import Chain
 from znn_dask.sched.compile import compile_tables
 from znn_dask.sched.crew import Crew
 from znn_dask.sched.evaluate import check_inputs, evaluate
-from znn_dask.sched.graph import Key, Nodes
+from znn_dask.sched.graph import Key, Nodes, flatten
 from znn_dask.sched.observe import evaluate_observed
 from znn_dask.sched.policies import Policy, Priority
 from znn_dask.sched.tables import Tables
@@ -45,6 +47,7 @@ class Program:
         self._seconds = seconds
         self._crew = crew
         self._n_workers = n_workers
+        self._publishing: dict[tuple[Key, ...], Tables] = {}
 
     def run(self, inputs: Mapping[Key, Any] | None = None) -> Any:
         """Run the graph once. May be called from several threads at once.
@@ -73,6 +76,33 @@ class Program:
             order = self._policy, self._priority
             return evaluate_observed(nodes, self._keys, *order, self._crew, self._n_workers, seconds=self._seconds)
         return evaluate(self.tables, self._keys, given, self._crew, self._n_workers)
+
+    def chain(self, links: Mapping[Key, Key]) -> Chain:
+        """Return runs of this program that begin while the one before ends, each fed by the one before it.
+
+        Parameters
+        ----------
+        links : mapping
+            From inputs to the requested keys of the run before that they take their values from.
+
+        Raises
+        ------
+        ParameterError
+            If a link goes from a key that is not requested, or to what is no input.
+        """
+        requested = set(flatten(self._keys))
+        for name, key in links.items():
+            if name not in self.tables.inputs:
+                raise ParameterError(f"{name!r} is no input of this program, so nothing can be handed on to it")
+            if key not in requested:
+                raise ParameterError(f"{key!r} is not among the program's keys, so it cannot be handed on to {name!r}")
+        published = tuple(dict.fromkeys(links.values()))
+        if published not in self._publishing:
+            order = self._policy, self._priority
+            self._publishing[published] = compile_tables(
+                self._nodes, self._keys, *order, seconds=self._seconds, publish=published
+            )
+        return Chain(self._publishing[published], self._keys, links, self._crew, self._n_workers)
 
     @property
     def n_tasks(self) -> int:

@@ -5,6 +5,9 @@ released or of the queue, wakes a sleeping worker if the queue still holds somet
 one short lock. The queue is a heap of the distinct priorities with a stack each (`queues`). Promises: each task runs
 once and after all it needs; no worker sleeps while a task is ready; when `execute` returns nothing of the
 run is running (except after an interrupt, where tasks that do not end soon are left to end alone).
+
+Two runs may share their workers (`chain`): whoever finds nothing ready in the older works for the younger, and
+goes back after the task at hand when the older has something again.
 """
 
 import contextvars
@@ -18,6 +21,7 @@ from znn_dask.sched.blas import one_thread_per_worker
 from znn_dask.sched.crew import Crew, Seat
 from znn_dask.sched.queues import fill, push
 from znn_dask.sched.tables import Tables
+from znn_dask.sched.team import Team
 
 GRACE_S = 0.5
 """How long an interrupted caller waits for tasks that are running already, seconds."""
@@ -26,18 +30,20 @@ GRACE_S = 0.5
 class Run:
     """What changes during one run.
 
-    `counts`, `readers`, `heap`, `stacks`, `idle`, `active`, `error` and `failed` belong to the holder of
-    `lock`; an entry of `values` to the task that fills it, then to nobody, then to whoever drops it. `stop`
-    is only ever appended to: once it holds something, no further task starts.
+    `counts`, `readers`, `heap`, `stacks`, `active`, `n_awaited`, `error` and `failed` belong to the holder of the
+    team's lock; an entry of `values` to the task that fills it, then to nobody, then to whoever drops it. `stop`
+    is only ever appended to: once it holds something, no further task starts. `elder` is the heap of the run that
+    goes first; `n_awaited` inputs are still to be given.
     """
 
-    def __init__(self, tables: Tables, values: list[Any], crew: Crew, n_workers: int) -> None:
+    def __init__(self, tables: Tables, values: list[Any], team: Team, elder: Sequence[int] = ()) -> None:
         self.tables = tables
         self.values = values
         self.counts = tables.counts[:]
         self.readers = tables.readers[:]
         self.heap: list[int] = []
-        self.lock = threading.Lock()
+        self.elder = elder
+        self.n_awaited = 0
         self.stop: list[bool] = []
         self.error: BaseException | None = None
         self.failed = -1
@@ -45,37 +51,54 @@ class Run:
         self.context = contextvars.copy_context()
         self.done = threading.Lock()
         self.done.acquire()
-        self.crew = crew
+        self.tell: Callable[[], object] = self.done.release
+        self.team = team
+        self.lock = team.lock
         self.active = 0
-        self.idle = crew.take(n_workers)
-        self.stacks = dict(zip(self.idle, tables.queue(tables.n_ranks, n_workers), strict=True))
+        self.stacks = dict(zip(team.seats, tables.queue(tables.n_ranks, len(team.seats)), strict=True))
 
-    def start(self) -> None:
+    def start(self, ready: Sequence[int]) -> None:
         """Queue what waits for nothing, the first of the graph on top, and wake workers for it."""
-        fill(self.heap, list(self.stacks.values()), self.tables.rank, self.tables.ready)
-        woken = [self.idle.pop() for _ in range(min(len(self.idle), len(self.tables.ready)))]
-        self.active = len(woken)
+        with self.lock:
+            self.team.runs.append(self)
+            fill(self.heap, list(self.stacks.values()), self.tables.rank, ready)
+            idle = self.team.idle
+            woken = [idle.pop() for _ in range(min(len(idle), len(ready)))]
+            self.active += len(woken)
         for seat in woken:
             seat.send(self)
 
     def __call__(self, seat: Seat) -> None:
-        """Work for this run on a worker's thread, with the context variables of the caller."""
-        try:
-            ended = self.context.copy().run(work, self, seat)
-        except BaseException as error:  # a defect of ours; the caller must not wait for ever
-            ended = self.abandon(seat, error)
-        if ended:
-            self.close()
+        """Work on a worker's thread, with the context variables of the caller; then for other runs that wait."""
+        run: Run | None = self
+        while run is not None:
+            try:
+                ended, following = run.context.copy().run(work, run, seat)
+            except BaseException as error:  # a defect of ours; the caller must not wait for ever
+                ended, following = run.abandon(seat, error)
+            if ended:
+                run.close()
+            run = following
 
-    def leave(self, seat: Seat) -> bool:
-        """Go to sleep, ready to be woken; whether the run has ended and this was the last. Needs the lock."""
-        self.idle.append(seat)
+    def leave(self, seat: Seat) -> "tuple[bool, Run | None]":
+        """Turn to another run that has work, or go to sleep, ready to be woken. Needs the lock.
+
+        Returns
+        -------
+        Whether the run has ended and this was the last worker, and the run to turn to.
+        """
         self.active -= 1
-        if not self.active and not self.stop:  # cannot be, but waiting for ever would be worse
+        if not self.active and not self.stop and not self.heap and not self.n_awaited:
+            # Cannot be, but waiting for ever would be worse.
             self.error = RuntimeError("the scheduler ran out of tasks before the end; its tables are damaged")
             self.failed = self.tables.n_tasks
             self.stop.append(True)
-        return not self.active and bool(self.stop)
+        following = self.team.next()
+        if following is None:
+            self.team.idle.append(seat)
+        else:
+            following.active += 1
+        return not self.active and bool(self.stop), following
 
     def fail(self, task: int, error: BaseException) -> None:
         """Record the first error and drop the tasks that have not started."""
@@ -89,25 +112,32 @@ class Run:
         """Drop the tasks that have not started; the caller no longer wants the result."""
         with self.lock:
             self.cancelled = True
+            # Without workers it has ended already, or nobody is there to end it.
+            ended = not self.active and not self.stop and self in self.team.runs
             self.stop.append(True)
             self.heap.clear()
+        if ended:
+            self.close()
 
-    def abandon(self, seat: Seat, error: BaseException) -> bool:
-        """Leave after an error outside of any task; whether this worker was the last."""
+    def abandon(self, seat: Seat, error: BaseException) -> "tuple[bool, Run | None]":
+        """Leave after an error outside of any task; returns what `leave` does."""
         self.fail(self.tables.n_tasks, error)
         with self.lock:
             return self.leave(seat)
 
     def close(self) -> None:
-        """Give the threads back and tell the caller; the last worker to leave does it."""
+        """Give the threads back if no run needs them, and tell the caller; the last worker to leave does it."""
         if self.cancelled:
             self.values.clear()
-        self.crew.give_back(self.idle)
-        self.done.release()
+        with self.lock:
+            self.heap.clear()
+            self.team.runs.remove(self)
+        self.team.disband_if_done()
+        self.tell()
 
 
-def work(run: Run, seat: Seat) -> bool:
-    """Run tasks until none is ready, then leave; whether this worker was the last to leave an ended run.
+def work(run: Run, seat: Seat) -> tuple[bool, Run | None]:
+    """Run tasks until none is ready, then leave; returns what `Run.leave` does.
 
     The loop is entered as if the task without work had just been finished. It is one function, longer than
     others, because a call costs as much as everything it does for a task.
@@ -116,7 +146,7 @@ def work(run: Run, seat: Seat) -> bool:
     calls, reads, splits, drops = tables.calls, tables.reads, tables.splits, tables.drops
     shared, dependants, rank, yields_to = tables.shared, tables.dependants, tables.rank, tables.yields_to
     values, counts, readers, stop, lock = run.values, run.counts, run.readers, run.stop, run.lock
-    heap, stacks, idle = run.heap, run.stacks[seat], run.idle
+    heap, stacks, idle, elder = run.heap, run.stacks[seat], run.team.idle, run.elder
     value_of = values.__getitem__
     last = task = tables.n_tasks
     nothing = last + 1
@@ -142,7 +172,13 @@ def work(run: Run, seat: Seat) -> bool:
                 readers[slot] = left
                 if not left:
                     unread.append(slot)
-            if heap:
+            if elder:
+                if following != nothing:
+                    push(heap, stacks, rank[following], following)
+                    following = nothing
+                if not unread:
+                    return run.leave(seat)
+            elif heap:
                 best = heap[0]
                 if best < yields_to[following]:
                     stack = stacks[best]
@@ -207,24 +243,31 @@ def execute(
     if not n_workers:
         return
     with one_thread_per_worker(n_workers):
-        run = Run(tables, values, crew, n_workers)
+        run = Run(tables, values, Team(crew, n_workers, closing=True))
         try:
-            run.start()
+            run.start(tables.ready)
             wait(run.done)
         except BaseException:
             run.cancel()
             run.done.acquire(timeout=GRACE_S)
             raise
+    if run.error is not None:
+        fail(run, rerun)
+
+
+def fail(run: Run, rerun: Sequence[Callable[..., Any]] = ()) -> None:
+    """Raise what a task raised; as `execute` does."""
     error, run.error = run.error, None
-    if error is not None:
-        try:
-            if run.failed < len(rerun):
-                rerun[run.failed](*[values[slot] for slot in tables.reads[run.failed]])
-            raise named(error, tables, run.failed)
-        finally:
-            # The traceback holds this frame; this frame must hold neither the error nor the values.
-            del error
-            values.clear()
+    values, tables = run.values, run.tables
+    try:
+        if run.failed < len(rerun):
+            rerun[run.failed](*[values[slot] for slot in tables.reads[run.failed]])
+        assert error is not None
+        raise named(error, tables, run.failed)
+    finally:
+        # The traceback holds this frame; this frame must hold neither the error nor the values.
+        del error
+        values.clear()
 
 
 def wait(done: threading.Lock) -> None:

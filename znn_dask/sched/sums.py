@@ -1,9 +1,11 @@
-"""One addition of a `Reduce`, in place where an operand is owned.
+"""The sums of a `Reduce`: one addition of a tree, and ZNN's almost wait-free sum in order of arrival.
 
-Which operand may be overwritten is known when the graph is compiled; whether it fits (same type, same shape,
-writable) is seen when the arrays are there. In place or not, the sum is bitwise the same.
+Additions are in place where an operand is owned. Which may be overwritten is known when the graph is compiled; whether
+it fits (same type, same shape, writable) is seen when the arrays are there. In place or not, the result of an addition
+is bitwise the same.
 """
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +17,68 @@ def addition(left_owned: bool, right_owned: bool) -> Callable[[Any, Any], Any]:
     if left_owned:
         return _into_either if right_owned else _into_left
     return _into_right if right_owned else _plain
+
+
+_EMPTY = object()
+
+
+class ArrivalSum:
+    """The almost wait-free sum of one run (Zlateski, Lee, Seung 2015, arXiv 1510.06706).
+
+    Whoever brings a term puts it into the slot if that is empty; else it takes out what is there, adds the two while
+    others may use the slot, and tries again. The lock is held to move a reference, never for an addition, so nobody
+    waits for one.
+
+    Parameters
+    ----------
+    n_terms : int
+        How many terms make the sum.
+    """
+
+    __slots__ = ("_lock", "_n_missing", "_owned", "_slot")
+
+    def __init__(self, n_terms: int) -> None:
+        self._lock = threading.Lock()
+        self._n_missing = n_terms
+        self._slot: Any = _EMPTY
+        self._owned = False  # whether the array in the slot may be overwritten
+
+    def add(self, term: Any, owned: bool = False) -> bool:
+        """Add a term, which may be overwritten if it is owned; return whether it was the last, exactly one is."""
+        while True:
+            with self._lock:
+                other, self._slot = self._slot, _EMPTY
+                if other is _EMPTY:
+                    self._slot, self._owned = term, owned
+                    self._n_missing -= 1
+                    return not self._n_missing
+                other_owned = self._owned
+            term, owned, other = addition(other_owned, owned)(other, term), True, None
+
+    def take(self) -> Any:
+        """Return the sum, once all terms have been added."""
+        total, self._slot = self._slot, _EMPTY
+        return total
+
+
+def arrive(total: ArrivalSum, term: Any) -> None:
+    """Add a term that others may read too."""
+    total.add(term)
+
+
+def arrive_owned(total: ArrivalSum, term: Any) -> None:
+    """Add a term that may be overwritten."""
+    total.add(term, True)
+
+
+def arrival(owned: bool) -> Callable[[ArrivalSum, Any], None]:
+    """Return what adds a term to a sum, and may write into it if it is owned."""
+    return arrive_owned if owned else arrive
+
+
+def finish(total: ArrivalSum, *arrived: None) -> Any:
+    """Return the sum, once all terms have arrived."""
+    return total.take()
 
 
 def _plain(left: Any, right: Any) -> Any:

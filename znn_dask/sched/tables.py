@@ -21,7 +21,7 @@ class Tables:
 
     Attributes
     ----------
-    keys : per task, the key to name in an error; the additions of a `Reduce` carry the key of the sum
+    keys : per task, the key to name in an error; the parts of a `Reduce` carry the key of the sum
     calls : per task, what to call with its arguments
     reads : per task, the slots of its arguments in order
     splits : per task, the (index, slot) of the parts of its result, None for most
@@ -29,7 +29,7 @@ class Tables:
     shared : per task, the slots it reads that others read too; they are counted down
     dependants : per task, the tasks that read a result of it
     counts : per task, how many tasks it waits for
-    rank : per task, 0 first; the additions of a sum have rank 0, so whoever releases one does it at once
+    rank : per task, 0 first; what makes a sum has rank 0, so whoever releases one does it at once
     yields_to : per task, a task of the queue goes before it, though it was just released, if its rank is below this
     donated : per task, the slots that it may overwrite
     ready : the tasks that wait for nothing, queued from the last to the first
@@ -39,6 +39,8 @@ class Tables:
     initial : per slot, the value at the start: constants, None elsewhere
     inputs : slot of each key that the graph refers to without giving it
     results : slot of each requested key
+    states : per slot whose value every run makes for itself, what makes it; nobody drops it
+    outlet : slot of what is called with a key and its value where values are handed on
     """
 
     keys: list[Hashable]
@@ -59,6 +61,15 @@ class Tables:
     initial: list[Any]
     inputs: Mapping[Hashable, int]
     results: Mapping[Hashable, int]
+    states: Mapping[int, Callable[[], Any]]
+    outlet: int
+
+    def values(self) -> list[Any]:
+        """Return the values of all slots at the start of a run; its inputs are still to be filled in."""
+        values = self.initial[:]
+        for slot, make in self.states.items():
+            values[slot] = make()
+        return values
 
     @property
     def n_tasks(self) -> int:
