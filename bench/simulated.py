@@ -4,7 +4,8 @@
     python bench/simulated.py --json bench/results/simulated.json --picture bench/results/simulated.png
 
 Updates of the paper's 3D net are traced on one worker and played on 1 to 240, at the granularity that the plan
-chooses, and at finer ones that a user of many cores would ask for. The memory that the workers share is that of a
+chooses, at finer ones that a user of many cores would ask for, and with the tasks that are still long cut into
+pieces, which no plan does yet. The memory that the workers share is that of a
 server, two sockets of DDR5, unless it is given.
 
 ``--validate`` traces six networks on one worker, predicts other counts, and times these, in turns. What a
@@ -13,30 +14,40 @@ virtual machine's neighbours steal makes its cores unequal; run it again when th
 
 import argparse
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import limits
 import presets
 from measure import alternate, environment, summary, write_json
+from pieces import cut
 from presets import MOMENTUM, PRESETS, RATE, Setting
 
 import znn_dask as znn
+from znn_dask.lower import Options, make_plan
+from znn_dask.lower.parameters import initial_parameters
+from znn_dask.model.core import Core
+from znn_dask.model.samples import output_sizes, read_sample
+from znn_dask.sched.costs import costs_of
 from znn_dask.sched.cpus import available_cpus
 from znn_dask.sched.simulation import Simulation
+from znn_dask.tune import timing
 
 VALIDATED = ("k3-w40", "k5-w40", "k7-w40", "k3-w16", "2d-k11-w40", "pool-k3")
 WITHIN = 0.1
 REPORTED = (replace(PRESETS["k5-w80"], wanted=None), Setting(kernel=5, width=120))
-# The plan as it is, and finer: more tasks of less work each.
-FORMS: dict[str, dict[str, Any]] = {
-    "auto": {},
-    "block 16": {"block": 16},
-    "block 8": {"block": 8},
-    "edge, block 16": {"granularity": "edge", "block": 16},
+MOST_PIECES_S = 0.25e-3  # that a piece takes, where tasks are cut
+# The plan as it is, and what a user of many cores would ask for: narrower blocks, an edge a task, more tasks to a node.
+FORMS: dict[str, Options] = {
+    "auto": Options(),
+    "edge, block 16": Options(granularity="edge", block=16),
+    "edge, block 8": Options(granularity="edge", block=8),
+    "120 tasks a node": Options(tasks=120),
 }
+IN_PIECES = "120 tasks a node"  # the form whose tasks are cut, too: a change of plan that is only simulated
 COUNTS = (1, 2, 4, 8, 16, 30, 60, 90, 120, 180, 240)
 # Two sockets of eight channels of DDR5-4800 could give 614 GB/s, and copies reach three quarters of that.
 BANDWIDTH = 460e9
@@ -53,6 +64,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--updates", type=int, default=3, help="traced")
     parser.add_argument("--widths", type=int, nargs="+", help="of the net with kernel 5, instead of 80 and 120")
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--piece", type=float, default=MOST_PIECES_S, help="seconds of a piece at most")
     parser.add_argument("--bandwidth", type=float, default=BANDWIDTH, help="bytes a second of all cores")
     parser.add_argument("--core-bandwidth", type=float, default=CORE_BANDWIDTH, help="bytes a second of one")
     parser.add_argument("--json", help="write the report here")
@@ -60,20 +72,23 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def model_of(setting: Setting, workers: int, **form: Any) -> znn.Model:
-    return znn.Model(
-        presets.network(setting),
-        output_size=setting.output_size,
-        optimizer=znn.SGD(RATE, MOMENTUM),
-        num_workers=workers,
-        batch=setting.batch,
-        **form,
-    )
+def core_of(setting: Setting, workers: int, options: Options) -> Core:
+    """Return a model's machinery with a plan of these options, tuned as a model's."""
+    net = presets.network(setting)
+    sizes = output_sizes(net, setting.output_size)
+    plan = make_plan(net, sizes, setting.batch, options, timing())
+    core = Core(net, plan, options, "square", znn.SGD(RATE, MOMENTUM), 0, workers, "locality")
+    core.start(initial_parameters(net, 0))
+    return core
 
 
-def step_of(setting: Setting, model: znn.Model) -> Callable[[], Any]:
+def step_of(setting: Setting, core: Core) -> Callable[[], Any]:
     """Return a call that makes an update in the middle of many: the one before is applied in its graph."""
-    step = partial(model.step, *presets.sample(setting, model))
+    (input_size,), (output_size,) = core.input_sizes.values(), core.plan.output_size.values()
+    image, target = presets.sample(setting, SimpleNamespace(input_size=input_size, output_size=output_size))
+    named = core.net.inputs, core.input_sizes
+    sample = read_sample(image, target, None, named, (core.net.outputs, core.plan.output_size), False)
+    step = partial(core.step, sample)
     step()
     step()
     return step
@@ -91,8 +106,8 @@ def traced(step: Callable[[], Any], n_updates: int) -> znn.Trace:
 
 def validate(setting: Setting, counts: Sequence[int], repetitions: int) -> dict[str, Any]:
     """Return predicted and measured seconds of an update for every count of workers."""
-    models = {n: model_of(setting, n) for n in counts}
-    steps = {n: step_of(setting, model) for n, model in models.items()}
+    cores = {n: core_of(setting, n, Options()) for n in counts}
+    steps = {n: step_of(setting, core) for n, core in cores.items()}
     runs: dict[str, Callable[[], Any]] = {str(n): step for n, step in steps.items()}
     # One worker's trace is taken in turns with what it predicts, so that a slow minute slows both.
     with znn.Trace() as trace:
@@ -114,8 +129,8 @@ def validate(setting: Setting, counts: Sequence[int], repetitions: int) -> dict[
         report["workers"][str(n)] = measured[str(n)] | {
             name: _compared(simulation, n, times) for name, simulation in found.items()
         }
-    for model in models.values():
-        model.close()
+    for core in cores.values():
+        core.scheduler.close()
     return report
 
 
@@ -143,16 +158,18 @@ def show_validation(name: str, report: dict[str, Any]) -> None:
 # --- report ---
 
 
-def simulated(setting: Setting, form: str, args: argparse.Namespace) -> tuple[dict[str, Any], Simulation]:
-    """Return what many workers would reach, with contention, and the simulation."""
-    with model_of(setting, 1, **FORMS[form]) as model:
-        trace = traced(step_of(setting, model), args.updates)
-        plan = str(model.plan)
-    rates = {"bandwidth": args.bandwidth, "core_bandwidth": args.core_bandwidth}
-    found = znn.simulate(trace, args.workers or COUNTS, **rates)
-    free = znn.simulate(trace, args.workers or COUNTS, dispatch="native")
-    report = {"form": form, "plan": plan, "contention": figures(found), "no contention": figures(free)}
-    return report, found
+def simulated(setting: Setting, form: str, args: argparse.Namespace) -> Iterator[tuple[str, str, Simulation]]:
+    """Yield the name of a form, its plan, and what many workers would reach, with contention."""
+    core = core_of(setting, 1, FORMS[form])
+    trace = traced(step_of(setting, core), args.updates)
+    core.scheduler.close()
+    plan, rates = str(core.report()), {"bandwidth": args.bandwidth, "core_bandwidth": args.core_bandwidth}
+    counts = args.workers or COUNTS
+    yield form, plan, znn.simulate(trace, counts, **rates)
+    if form == IN_PIECES:
+        program, seconds, n_bytes = cut(costs_of(trace.runs), args.piece)
+        found = znn.simulate(program, counts, seconds=seconds, n_bytes=n_bytes, **rates)
+        yield f"{form}, in pieces of {args.piece * 1e3:g} ms", plan, found
 
 
 def figures(found: Simulation) -> dict[str, Any]:
@@ -175,11 +192,11 @@ def figures(found: Simulation) -> dict[str, Any]:
 
 def verdict(found: Simulation) -> str:
     """Return whether native dispatch reaches what is wanted."""
-    reached = {row.n_workers: row for row in found.curve("native").rows}
+    rows = {row.n_workers: row for row in found.curve("native").rows}
     told = [
-        f"{n} workers: {reached[n].speedup:.1f} of {least:g} wanted, {reached[n].binds} binds"
+        f"{n} workers: {rows[n].speedup:.1f} of {least:g} wanted ({rows[n].binds} limit it)"
         for n, least in WANTED.items()
-        if n in reached
+        if n in rows
     ]
     return "native dispatch, " + "; ".join(told)
 
@@ -195,17 +212,15 @@ def main() -> None:
     else:
         settings = [replace(REPORTED[0], width=width) for width in args.widths] if args.widths else REPORTED
         report = {"environment": environment(1), "networks": []}
+        best: Simulation | None = None
         for setting in settings:
-            forms = []
-            best: Simulation | None = None
+            forms, best = {}, None
             for form in args.forms:
-                told, found = simulated(setting, form, args)
-                forms.append(told)
-                print(
-                    f"\n{setting.net} kernel {setting.kernel} width {setting.width}, {form}\n{found}\n{verdict(found)}"
-                )
-                if best is None or last_speedup(found) > last_speedup(best):
-                    best = found
+                for name, plan, found in simulated(setting, form, args):
+                    forms[name] = {"plan": plan, **figures(found), "verdict": verdict(found)}
+                    title = f"{setting.net} kernel {setting.kernel} width {setting.width}, {name}"
+                    print(f"\n{title}\n{found}\n{forms[name]['verdict']}", flush=True)
+                    best = found if best is None or reached(found) > reached(best) else best
             report["networks"].append({"setting": asdict(setting), "forms": forms})
         if args.picture and best is not None:
             best.plot(args.picture)
@@ -213,8 +228,9 @@ def main() -> None:
         write_json(args.json, report)
 
 
-def last_speedup(found: Simulation) -> float:
-    return found.curve("native").rows[-1].speedup
+def reached(found: Simulation) -> float:
+    """Return the best speedup with native dispatch."""
+    return max(row.speedup for row in found.curve("native").rows)
 
 
 if __name__ == "__main__":

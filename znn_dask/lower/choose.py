@@ -28,12 +28,12 @@ from znn_dask.ops.fft import library, resolve_backend
 
 WIDEST_BLOCKS = (64, 32, 16)  # channels; how wide blocks may be is one of the choices
 NARROWEST_BLOCK = 16  # a whole vector of every instruction set: less would leave lanes idle
-FEWEST_TASKS = 8  # blocks times groups that a node should have, so that workers have something to share
+FEWEST_TASKS = Options().tasks  # blocks times groups that a node should have, unless more are asked for
 NARROWER_WITHIN = 1.05  # narrower blocks are preferred at up to this much of the least time
 ENTRIES = 16  # tiles and fragments that a task should have, to pay for transforming the kernel
 FEWEST_ENTRIES = 2  # that it may have
 SHORTEST_SHARE_S = 0.2e-3  # of a kernel gradient, counted
-GROUPS = 4  # that there should be, so that workers have something to share
+TASKS_PER_GROUP = 2  # there should be half as many groups as tasks
 SMALL_INPUT = 32**3  # voxels; inputs below this are computed several examples at a time
 ROUNDS = 3  # of choosing tiles for groups and groups for tiles
 
@@ -142,7 +142,7 @@ class _Choice:
         """Let several tasks share the kernel gradients of layers that have few of them."""
         found = dict(convolutions)
         for name, layer in self.layers(blocks, self.grouped()).items():
-            shares = n_shares(layer, convolutions[name])
+            shares = n_shares(layer, convolutions[name], self.options.tasks)
             found[name] = msgspec.structs.replace(convolutions[name], shares=shares)
         return found
 
@@ -204,7 +204,7 @@ class _Choice:
             widths = {
                 name: _fixed(node.channels, self.options.block)
                 if isinstance(self.options.block, int)
-                else block_widths(node.channels, grouped[name][0], widest)
+                else block_widths(node.channels, grouped[name][0], widest, self.options.tasks)
                 for name, node in self.net.nodes.items()
             }
             shared = shared_blocks(self.net, widths)
@@ -225,7 +225,7 @@ class _Choice:
             if isinstance(edge.op, MaxFilter):
                 n_parities = volume(edge.op.stride)
                 n_entries = n_parities * entries[edge.source] * self._tiles_after(edge.target, convolutions)
-                few = ceil_div(GROUPS, n_groups[edge.source])
+                few = ceil_div(ceil_div(self.options.tasks, TASKS_PER_GROUP), n_groups[edge.source])
                 wanted = max(1, n_entries // ENTRIES, min(few, n_entries // FEWEST_ENTRIES))
                 split = max(d for d in range(1, n_parities + 1) if n_parities % d == 0 and d <= wanted)
                 # Streams that meet later must be split alike; not at all if they were filtered in other ways.
@@ -263,14 +263,14 @@ def _totals(variants: list[dict[str, Layer]], convolutions: Convolutions, timing
     return [sum(each[i * count : (i + 1) * count]) for i in range(len(variants))]
 
 
-def block_widths(channels: int, n_groups: int, widest: int) -> tuple[int, ...]:
+def block_widths(channels: int, n_groups: int, widest: int, tasks: int = FEWEST_TASKS) -> tuple[int, ...]:
     """Return balanced widths of channel blocks: few, since each reads all its input, but enough to share.
 
     As wide as ``widest`` allows, and narrower (down to 16) where blocks times groups would else be fewer than
-    `FEWEST_TASKS`. Widths are multiples of 16 where the channels are, else of 8 but for the last, and differ by no
+    ``tasks``. Widths are multiples of 16 where the channels are, else of 8 but for the last, and differ by no
     more than that: 40 is 24+16 or 16+16+8.
     """
-    count = max(ceil_div(channels, widest), min(ceil_div(FEWEST_TASKS, n_groups), ceil_div(channels, NARROWEST_BLOCK)))
+    count = max(ceil_div(channels, widest), min(ceil_div(tasks, n_groups), ceil_div(channels, NARROWEST_BLOCK)))
     unit = 16 if channels % 16 == 0 else 8
     units = ceil_div(channels, unit)
     count = min(count, units)
@@ -279,8 +279,8 @@ def block_widths(channels: int, n_groups: int, widest: int) -> tuple[int, ...]:
     return tuple(min(stop, channels) - first for first, stop in zip([0, *stops], stops, strict=False))
 
 
-def n_shares(layer: Layer, plan: ConvolutionPlan) -> int:
-    """Return how many tasks share the gradient of a kernel block: enough for `FEWEST_TASKS`, none of them too short."""
+def n_shares(layer: Layer, plan: ConvolutionPlan, fewest: int = FEWEST_TASKS) -> int:
+    """Return how many tasks share the gradient of a kernel block: enough for ``fewest``, none of them too short."""
     if "gradient" not in layer.passes:
         return 1
     spectral = plan.gradient == "fft"
@@ -290,7 +290,7 @@ def n_shares(layer: Layer, plan: ConvolutionPlan) -> int:
     output = (layer.entries, *(n - k + 1 for n, k in zip(layer.size, layer.kernel, strict=True)))
     along = next((n for n in (plan.tile if spectral else output) if n > 1), 1)
     most = along // 2 + 1 if spectral else along
-    wanted = ceil_div(FEWEST_TASKS, len(tasks) * layer.groups)
+    wanted = ceil_div(fewest, len(tasks) * layer.groups)
     return max(1, min(wanted, most, int(min(map(work_seconds, tasks)) / SHORTEST_SHARE_S)))
 
 

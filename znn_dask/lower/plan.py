@@ -30,6 +30,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fft_effort: str = "estimate"
     sum: str = "tree"
     memory: int | None = None  # bytes that a step may take
+    tasks: int = 8  # blocks times groups that a node should have, so that workers have something to share
 
     def algorithm(self, edge: str) -> str:
         """Return what is asked of a convolution edge."""

@@ -27,7 +27,7 @@ class Row:
         Shares of all workers' time: without a task; in the line for the dispatch lock; waiting for memory that others
         used. With the efficiency they make 1.
     binds : str
-        Without whose limit the run would be shortest: the "workers" (if there were one for every task), the
+        Without whose limit the run would be shortest: the "workers" (if there were four times the most asked for), the
         "dependencies" (if nobody had to wait for another's result), the "dispatch lock" (if all could hold it) or the
         "memory" (if it gave what all want). From an efficiency of 0.9 on it is the workers.
     """

@@ -23,6 +23,8 @@ from znn_dask.sched.traced import sources_of
 COUNTS = (1, 2, 4, 8, 16, 30, 60, 90, 120, 180, 240)
 GOOD = 0.9
 """Efficiency from which on nothing but the workers is said to bind."""
+MANY = 4
+"""Times the most workers that are asked for: as if there were enough."""
 SMALL = 0.01
 """Share of the workers' time."""
 
@@ -184,7 +186,7 @@ def in_order(tables: Tables) -> Iterator[int]:
 def _curve(costs: Costs, dispatch: Dispatch, counts: list[int], memory: Memory | None) -> Curve:
     total = totals(costs, dispatch)
     work = sum(total)
-    unlimited: float | None = None  # the makespan with workers for all, played once and only if it is asked for
+    unlimited: float | None = None  # the makespan of many workers, played once and only if it is asked for
     rows = []
     for count in counts:
         played = Played(costs, dispatch, count, memory)
@@ -193,7 +195,7 @@ def _curve(costs: Costs, dispatch: Dispatch, counts: list[int], memory: Memory |
         binds = "workers"
         if work < GOOD * available:
             if unlimited is None:
-                unlimited = Played(costs, dispatch, costs.tables.n_tasks, memory).makespan
+                unlimited = Played(costs, dispatch, MANY * counts[-1], memory).makespan
             spans = {"workers": unlimited, "dependencies": _apart_s(costs, dispatch, count, memory)}
             # What takes less than a hundredth of the workers' time is not played without.
             if waiting > SMALL:
