@@ -1,8 +1,8 @@
 """A graph whose long tasks are cut into pieces: what a plan could do for more workers than it was made for.
 
 Every task that takes longer than a limit becomes equal pieces beside each other, each with its part of the bytes, and
-an end without work for which its readers wait. Every piece has the cost of a call again. Products cut by frequency, transforms by tile and direct convolutions by
-slab come close to that: no other work is done twice.
+an end without work for which its readers wait. Every piece has the cost of a call again; no other work is done twice.
+Products cut by frequency, transforms by tile and direct convolutions by slab come close to that.
 """
 
 import math

@@ -9,7 +9,8 @@ pieces, which no plan does yet. The memory that the workers share is that of a
 server, two sockets of DDR5, unless it is given.
 
 ``--validate`` traces six networks on one worker, predicts other counts, and times these, in turns. What a
-virtual machine's neighbours steal makes its cores unequal; run it again when the machine is quiet.
+virtual machine's neighbours steal makes its cores unequal: "at once" is what as many models of one worker each
+reach together, and where that is far from their number, run it again when the machine is quiet.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from typing import Any
 
 import limits
 import presets
-from measure import alternate, environment, summary, write_json
+from measure import alternate, environment, ratio, summary, write_json
 from pieces import cut
 from presets import MOMENTUM, PRESETS, RATE, Setting
 
@@ -107,50 +108,59 @@ def traced(step: Callable[[], Any], n_updates: int) -> znn.Trace:
 def validate(setting: Setting, counts: Sequence[int], repetitions: int) -> dict[str, Any]:
     """Return predicted and measured seconds of an update for every count of workers."""
     cores = {n: core_of(setting, n, Options()) for n in counts}
+    others = [core_of(setting, 1, Options()) for _ in range(max(counts))]
     steps = {n: step_of(setting, core) for n, core in cores.items()}
-    runs: dict[str, Callable[[], Any]] = {str(n): step for n, step in steps.items()}
-    # One worker's trace is taken in turns with what it predicts, so that a slow minute slows both.
-    with znn.Trace() as trace:
-        pass
+    alone = [step_of(setting, core) for core in others]
+    trace = znn.Trace()
 
     def trace_one() -> None:
         with trace:
             steps[1]()
 
+    # All take turns, so that a slow minute slows all.
+    runs: dict[str, Callable[[], Any]] = {str(n): step for n, step in steps.items()}
+    runs |= {f"{n} at once": partial(_at_once, alone[:n]) for n in counts[1:]}
     times = alternate({**runs, "traced": trace_one}, repetitions, warmup=1, pause_s=0.05)
-    measured = {str(n): summary(times[str(n)]) for n in counts}
     here = limits.copy_bytes_per_s(max(counts)), limits.copy_bytes_per_s(1)
-    report: dict[str, Any] = {"setting": asdict(setting), "copy_bytes_per_s": here, "seconds": times, "workers": {}}
     found = {
         "plain": znn.simulate(trace, counts, dispatch="gil"),
         "contention": znn.simulate(trace, counts, dispatch="gil", bandwidth=here[0], core_bandwidth=min(here)),
     }
-    for n in counts:
-        report["workers"][str(n)] = measured[str(n)] | {
-            name: _compared(simulation, n, times) for name, simulation in found.items()
-        }
-    for core in cores.values():
+    for core in (*cores.values(), *others):
         core.scheduler.close()
+    report: dict[str, Any] = {"setting": asdict(setting), "copy_bytes_per_s": here, "seconds": times, "workers": {}}
+    for n in counts:
+        compared = {name: _compared(simulation, n, times) for name, simulation in found.items()}
+        report["workers"][str(n)] = summary(times[str(n)]) | {"speedup": ratio(times["1"], times[str(n)])} | compared
+        if n > 1:
+            report["workers"][str(n)]["at_once"] = n * ratio(times["1"], times[f"{n} at once"])
     return report
+
+
+def _at_once(steps: Sequence[Callable[[], Any]]) -> None:
+    """Make an update with each of some models of one worker, all at once."""
+    left = list(steps)
+    limits.together(lambda: left.pop()(), len(steps))
 
 
 def _compared(simulation: Simulation, n: int, times: dict[str, list[float]]) -> dict[str, float]:
     row = next(row for row in simulation.curves[0].rows if row.n_workers == n)
-    ratio = row.makespan_s / statistics.median(times[str(n)])
-    return {"predicted_s": row.makespan_s, "over_measured": ratio, "speedup": row.speedup}
+    share = row.makespan_s / statistics.median(times[str(n)])
+    return {"predicted_s": row.makespan_s, "over_measured": share, "speedup": row.speedup}
 
 
 def show_validation(name: str, report: dict[str, Any]) -> None:
+    """Print predicted beside measured times; "at once" is what as many models of one worker reach together."""
     for n, told in report["workers"].items():
-        speedup = statistics.median(a / b for a, b in zip(report["seconds"]["1"], report["seconds"][n], strict=True))
         plain, contended = told["plain"], told["contention"]
-        good = abs(plain["over_measured"] - 1) <= WITHIN
-        within = "within" if good else "beyond"
+        within = "within" if abs(plain["over_measured"] - 1) <= WITHIN else "beyond"
         told_s = f"{told['median_s'] * 1e3:8.1f} ms ({told['min_s'] * 1e3:.1f} to {told['max_s'] * 1e3:.1f})"
+        others = f", {told['at_once']:.2f} at once" if "at_once" in told else ""
         print(
             f"{name:12} {n:>3} workers: {told_s}, predicted {plain['predicted_s'] * 1e3:.1f}: "
             f"{plain['over_measured']:.3f} of it ({within} {WITHIN:.0%}); with contention "
-            f"{contended['over_measured']:.3f}; speedup {speedup:.2f}, predicted {plain['speedup']:.2f}",
+            f"{contended['over_measured']:.3f}; speedup {told['speedup']:.2f}{others}, "
+            f"predicted {plain['speedup']:.2f}",
             flush=True,
         )
 

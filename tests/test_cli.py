@@ -393,3 +393,45 @@ def test_tune_prints_candidates_the_choice_and_the_plan(capsys, tmp_path, monkey
 )
 def test_tune_refuses(capsys, arguments, words):
     assert words in refused(capsys, "tune", *arguments)
+
+
+# --- simulate ---
+
+SIMULATED = ["simulate", "CTMCTC", "--width", "4", "--output-size", "4", "--updates", "1"]
+
+
+def test_simulate_prints_every_count_and_draws(capsys, tmp_path):
+    picture = tmp_path / "speedup.png"
+    assert main([*SIMULATED, "--workers", "1,2,120", "--bandwidth", "100", "--plot", str(picture)]) == 0
+    out = capsys.readouterr().out
+    assert "memory gives 100 GB/s to all workers together" in out
+    for dispatch in ("gil: ", "free-threaded: ", "native: "):
+        assert dispatch in out
+    assert [line.split()[0] for line in out.splitlines() if line[:7].strip().isdecimal()] == ["1", "2", "120"] * 3
+    assert imread(picture).std() > 10, "a picture, not one colour"
+
+
+def test_simulate_plays_what_was_asked_for(capsys):
+    assert main([*SIMULATED, "--workers", "1", "--dispatch", "native", "--block", "1"]) == 0
+    fine = capsys.readouterr().out
+    assert main([*SIMULATED, "--workers", "1", "--dispatch", "native"]) == 0
+    coarse = capsys.readouterr().out
+    assert "gil" not in fine
+    n_tasks = [int(text.split()[0].replace(",", "")) for text in (fine, coarse)]
+    assert n_tasks[0] > 2 * n_tasks[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["CTC"], "Missing option '--output-size'"),
+        (["CTC", "--output-size", "4", "--workers", "1,two"], "--workers takes whole numbers from 1, got 'two'"),
+        (["CTC", "--output-size", "4", "--workers", "0"], "--workers takes whole numbers from 1, got '0'"),
+        (["CTC", "--output-size", "4", "--block", "wide"], "--block takes whole numbers from 1, got 'wide'"),
+        (["CTC", "--output-size", "4", "--bandwidth", "-1"], "bandwidth must be bytes a second"),
+        (["CTC", "--output-size", "4", "--core-bandwidth", "1"], "core_bandwidth needs the bandwidth"),
+        (["CTC", "--output-size", "4", "--dispatch", "fast"], "'fast' is not one of"),
+    ],
+)
+def test_simulate_refuses(capsys, arguments, words):
+    assert words in refused(capsys, "simulate", *arguments)

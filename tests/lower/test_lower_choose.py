@@ -227,6 +227,22 @@ def test_narrower_blocks_are_preferred_when_it_hardly_matters():
     assert plan.blocks["output"] == (16, 16, 8)
 
 
+def test_more_tasks_are_made_where_they_are_asked_for():
+    """Groups first, one for every fragment at most; then narrower blocks, then shares of kernel gradients."""
+    net = Network.parse("CTMCTMCTCT", width=80, kernel=5, out_channels=80)
+    n_tasks = {}
+    for tasks in (8, 30, 120):
+        plan = make_plan(net, {"output": (12, 12, 12)}, 1, Options(tasks=tasks))
+        groups = [layer.groups for layer in layers_of(net, plan).values()]
+        blocks = [len(widths) for node, widths in plan.blocks.items() if node not in net.inputs]
+        shares = [each.shares for each in plan.convolutions.values()]
+        n_tasks[tasks] = max(groups), max(blocks), max(shares)
+        check_plan(net, plan)
+    assert n_tasks[8][0] < n_tasks[30][0] < n_tasks[120][0] <= 64
+    assert n_tasks[8][1] <= n_tasks[120][1] == 80 // 16
+    assert n_tasks[8][2] < n_tasks[120][2]
+
+
 def test_layers_that_were_not_timed_are_left_to_the_cost_model():
     silent = make_plan(WIDE, {"output": (12, 12, 12)}, 1, Options(), lambda asked: [{} for _ in asked])
     assert silent == make_plan(WIDE, {"output": (12, 12, 12)}, 1, Options())

@@ -184,6 +184,8 @@ def test_whether_streams_can_meet_does_not_depend_on_the_size(streams):
         ({"block": 2.0}, "block must be"),
         ({"block": True}, "block must be"),
         ({"block": "two"}, "block must be"),
+        ({"tasks": 0}, "tasks must be an int of at least 1, got 0"),
+        ({"tasks": 1.5}, "tasks must be"),
         ({"sum": "sideways"}, "sum must be one of"),
         ({"fft_backend": "cufft"}, "fft_backend must be one of"),
     ],

@@ -153,6 +153,8 @@ def check_options(net: Network, batch: int, options: Options) -> None:
     block = options.block
     if block != "auto" and (isinstance(block, bool) or not isinstance(block, int) or block < 1):
         raise ParameterError(f"block must be 'auto' or a number of channels of at least 1, got {block!r}")
+    if isinstance(options.tasks, bool) or not isinstance(options.tasks, int) or options.tasks < 1:
+        raise ParameterError(f"tasks must be an int of at least 1, got {options.tasks!r}")
 
 
 def _one_of(name: str, value: object, valid: tuple[str, ...]) -> None:
