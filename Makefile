@@ -43,6 +43,8 @@ bench: $(DEVELOP)
 	$(BIN)/python bench/kernels.py --json bench/results/kernels.json
 	$(BIN)/python bench/scheduler.py --json bench/results/scheduler.json
 	$(BIN)/python bench/step.py --preset all --against torch --speedup
+	$(BIN)/python bench/simulated.py --validate --json bench/results/simulated-validation.json
+	$(BIN)/python bench/simulated.py --json bench/results/simulated.json --picture bench/results/simulated.png
 	$(BIN)/python bench/memory.py $(if $(TORCH),,--no-torch) --json bench/results/memory.json
 
 # After a change of the bindings; a test compares the checked-in file with this.
