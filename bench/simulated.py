@@ -48,7 +48,7 @@ FORMS: dict[str, Options] = {
     "edge, block 8": Options(granularity="edge", block=8),
     "120 tasks a node": Options(tasks=120),
 }
-IN_PIECES = "120 tasks a node"  # the form whose tasks are cut, too: a change of plan that is only simulated
+IN_PIECES = ("auto", "120 tasks a node")  # forms whose tasks are cut, too: a change of plan that is only simulated
 COUNTS = (1, 2, 4, 8, 16, 30, 60, 90, 120, 180, 240)
 # Two sockets of eight channels of DDR5-4800 could give 614 GB/s, and copies reach three quarters of that.
 BANDWIDTH = 460e9
@@ -176,7 +176,7 @@ def simulated(setting: Setting, form: str, args: argparse.Namespace) -> Iterator
     plan, rates = str(core.report()), {"bandwidth": args.bandwidth, "core_bandwidth": args.core_bandwidth}
     counts = args.workers or COUNTS
     yield form, plan, znn.simulate(trace, counts, **rates)
-    if form == IN_PIECES:
+    if form in IN_PIECES:
         program, seconds, n_bytes = cut(costs_of(trace.runs), args.piece)
         found = znn.simulate(program, counts, seconds=seconds, n_bytes=n_bytes, **rates)
         yield f"{form}, in pieces of {args.piece * 1e3:g} ms", plan, found
@@ -200,11 +200,13 @@ def figures(found: Simulation) -> dict[str, Any]:
     return told
 
 
-def verdict(found: Simulation) -> str:
-    """Return whether native dispatch reaches what is wanted."""
-    rows = {row.n_workers: row for row in found.curve("native").rows}
+def verdict(found: Simulation, plain: Simulation) -> str:
+    """Return whether native dispatch reaches what is wanted, and what that is beside one worker of the first form."""
+    curve, first = found.curve("native"), plain.curve("native")
+    rows = {row.n_workers: row for row in curve.rows}
     told = [
-        f"{n} workers: {rows[n].speedup:.1f} of {least:g} wanted ({rows[n].binds} limit it)"
+        f"{n} workers: {rows[n].speedup:.1f} of {least:g} wanted ({rows[n].binds} bind), "
+        f"{first.work_s / rows[n].makespan_s:.1f} times one worker of the first form"
         for n, least in WANTED.items()
         if n in rows
     ]
@@ -224,10 +226,11 @@ def main() -> None:
         report = {"environment": environment(1), "networks": []}
         best: Simulation | None = None
         for setting in settings:
-            forms, best = {}, None
+            forms, best, plain = {}, None, None
             for form in args.forms:
                 for name, plan, found in simulated(setting, form, args):
-                    forms[name] = {"plan": plan, **figures(found), "verdict": verdict(found)}
+                    plain = plain or found
+                    forms[name] = {"plan": plan, **figures(found), "verdict": verdict(found, plain)}
                     title = f"{setting.net} kernel {setting.kernel} width {setting.width}, {name}"
                     print(f"\n{title}\n{found}\n{forms[name]['verdict']}", flush=True)
                     best = found if best is None or reached(found) > reached(best) else best

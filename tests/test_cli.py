@@ -421,6 +421,16 @@ def test_simulate_plays_what_was_asked_for(capsys):
     assert n_tasks[0] > 2 * n_tasks[1]
 
 
+def test_simulate_by_counts_says_the_same_every_time(capsys):
+    arguments = [*SIMULATED, "--counts", "--workers", "1,8", "--width", "16", "--kernel", "5"]
+    told = []
+    for _ in range(2):
+        assert main(arguments) == 0
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1]
+    assert "S_inf" in told[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
