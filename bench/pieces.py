@@ -38,7 +38,7 @@ def cut(costs: Costs, longest_s: float) -> tuple[Program, Numbers, Numbers]:
     for task, before in enumerate(sources_of(tables)[: tables.n_tasks]):
         reads = [TaskRef(read) for read in before]
         own_s, own_bytes, rank = costs.seconds[task], costs.n_bytes[task], tables.rank[task]
-        n_pieces = math.ceil((own_s - CALL_S) / (longest_s - CALL_S))
+        n_pieces = math.ceil((own_s - CALL_S) / max(CALL_S, longest_s - CALL_S))
         if n_pieces < 2:
             add(task, reads, rank, own_s, own_bytes)
             continue

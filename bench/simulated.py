@@ -40,7 +40,7 @@ from znn_dask.tune import timing
 VALIDATED = ("k3-w40", "k5-w40", "k7-w40", "k3-w16", "2d-k11-w40", "pool-k3")
 WITHIN = 0.1
 REPORTED = (replace(PRESETS["k5-w80"], wanted=None), Setting(kernel=5, width=120))
-MOST_PIECES_S = 0.25e-3  # that a piece takes, where tasks are cut
+PIECES = 8000  # of equal length that the work of an update would make, where long tasks are cut
 # The plan as it is, and what a user of many cores would ask for: narrower blocks, an edge a task, more tasks to a node.
 FORMS: dict[str, Options] = {
     "auto": Options(),
@@ -49,7 +49,7 @@ FORMS: dict[str, Options] = {
     "120 tasks a node": Options(tasks=120),
 }
 IN_PIECES = ("auto", "120 tasks a node")  # forms whose tasks are cut, too: a change of plan that is only simulated
-COUNTS = (1, 2, 4, 8, 16, 30, 60, 90, 120, 180, 240)
+COUNTS = (1, 2, 8, 30, 60, 90, 120, 240)
 # Two sockets of eight channels of DDR5-4800 could give 614 GB/s, and copies reach three quarters of that.
 BANDWIDTH = 460e9
 CORE_BANDWIDTH = 12e9
@@ -65,7 +65,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--updates", type=int, default=3, help="traced")
     parser.add_argument("--widths", type=int, nargs="+", help="of the net with kernel 5, instead of 80 and 120")
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
-    parser.add_argument("--piece", type=float, default=MOST_PIECES_S, help="seconds of a piece at most")
+    parser.add_argument("--pieces", type=int, default=PIECES, help="a piece is at most that part of the work")
     parser.add_argument("--bandwidth", type=float, default=BANDWIDTH, help="bytes a second of all cores")
     parser.add_argument("--core-bandwidth", type=float, default=CORE_BANDWIDTH, help="bytes a second of one")
     parser.add_argument("--json", help="write the report here")
@@ -177,9 +177,11 @@ def simulated(setting: Setting, form: str, args: argparse.Namespace) -> Iterator
     counts = args.workers or COUNTS
     yield form, plan, znn.simulate(trace, counts, **rates)
     if form in IN_PIECES:
-        program, seconds, n_bytes = cut(costs_of(trace.runs), args.piece)
+        costs = costs_of(trace.runs)
+        longest_s = sum(costs.seconds) / args.pieces
+        program, seconds, n_bytes = cut(costs, longest_s)
         found = znn.simulate(program, counts, seconds=seconds, n_bytes=n_bytes, **rates)
-        yield f"{form}, in pieces of {args.piece * 1e3:g} ms", plan, found
+        yield f"{form}, in pieces of {longest_s * 1e3:.2g} ms", plan, found
 
 
 def figures(found: Simulation) -> dict[str, Any]:
