@@ -1,8 +1,9 @@
 """When and where tasks run: a Dask scheduler for fine-grained graphs. Knows nothing of networks."""
 
+from znn_dask.sched.chain import Chain
 from znn_dask.sched.program import Program
 from znn_dask.sched.scheduler import Scheduler, get
 from znn_dask.sched.trace import Trace
 from znn_dask.sched.verify import verify
 
-__all__ = ["Program", "Scheduler", "Trace", "get", "verify"]
+__all__ = ["Chain", "Program", "Scheduler", "Trace", "get", "verify"]
