@@ -154,7 +154,8 @@ class _Line:
         """Wait for the oldest step, make its results the model's state, and return its loss."""
         first = self.begun[0]
         if first.loss is None:
-            assert self._chain is not None and self._program is not None
+            assert self._chain is not None
+            assert self._program is not None
             try:
                 results = self._program.named(self._chain.result())
             except BaseException:
