@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from znn_dask.sched.force import add_attempts, find_forces, n_attempts
 from znn_dask.sched.graph import Key, Nodes, cull, flatten
 from znn_dask.sched.layout import Layout, lay_out
 from znn_dask.sched.link import Draft, Links, add_publishers, draft, group_table, link
@@ -48,15 +49,21 @@ def compile_tables(
         If tasks wait for each other in a circle, or the priorities lack a task.
     """
     nodes = cull(nodes, keys)
-    layout = lay_out(nodes, fuse, len(publish))
+    forces = find_forces(nodes) if fuse else {}
+    layout = lay_out(nodes, fuse, n_attempts(forces) + len(publish))
     made = draft(nodes, layout, fuse)
-    outlet = add_publishers(made, layout, publish) if publish else layout.n_tasks
     results = {key: layout.slot_of(key) for key in flatten(keys)}
     links = link(made, layout)
     table = replace(
         group_table(made, layout, links), keys=layout.keys, nodes=nodes, seconds=seconds_of(layout.keys, seconds)
     )
     priorities = prioritize(table, layout.keys, policy, priority)
+    attempts = add_attempts(made, layout, forces)
+    outlet = add_publishers(made, layout, publish) if publish else layout.n_tasks
+    if forces or publish:
+        links = link(made, layout)
+    for task in attempts:
+        links.counts[task] = 1  # the first attempt that is made releases it
     rank, n_ranks = _ranks(made, priorities)
     queue = queue_of(policy, priority)
     ready = [t for t, n in enumerate(links.counts) if not n]
@@ -85,6 +92,7 @@ def compile_tables(
         inputs=layout.inputs,
         states=layout.states,
         outlet=outlet,
+        attempts=attempts,
         results=results,
     )
 

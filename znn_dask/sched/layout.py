@@ -92,8 +92,8 @@ class Layout:
         return key
 
 
-def lay_out(nodes: Nodes, fuse: bool, n_published: int = 0) -> Layout:
-    """Number the tasks and give every key of the graph a slot; the last tasks are those that hand values on."""
+def lay_out(nodes: Nodes, fuse: bool, n_more: int = 0) -> Layout:
+    """Number the tasks and give every key of the graph a slot; tasks that stand for no node come last."""
     layout = Layout()
     tasks: set[Key] = set()
     items: list[Key] = []
@@ -118,7 +118,7 @@ def lay_out(nodes: Nodes, fuse: bool, n_published: int = 0) -> Layout:
             layout.n_tasks += _n_tasks(node) if fuse else 1
             layout.whole.append(layout.n_tasks - 1)
             layout.slots[key] = layout.n_tasks - 1
-    layout.n_tasks += n_published
+    layout.n_tasks += n_more
     layout.n_slots = layout.n_tasks + 1
     for key, node in nodes.items():
         if type(node) is DataNode:
