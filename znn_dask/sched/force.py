@@ -21,7 +21,7 @@ Forces = Mapping[Key, Sequence[Key]]
 """From each deferred task to its readers."""
 
 
-class Claimed(Exception):
+class ClaimedError(Exception):
     """Raised by an attempt that comes too late; what waits for the task is not released by it."""
 
 
@@ -39,7 +39,7 @@ class Deferred:
         try:
             self._open.pop()  # atomic: exactly one succeeds
         except IndexError:
-            raise Claimed from None
+            raise ClaimedError from None
         self.result = call(*values)
 
 

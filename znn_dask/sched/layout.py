@@ -34,6 +34,8 @@ class Layout:
     values : slot and value of each constant
     inputs : key -> slot, for keys that the graph refers to only
     states : slot -> what makes its value for each run
+    attempts : per deferred task the tasks that attempt it
+    outlet : slot of what values are handed on by, if they are
     n_slots : how many slots are given
     """
 
@@ -47,6 +49,8 @@ class Layout:
     inputs: dict[Key, int] = field(default_factory=dict)
     states: dict[int, Callable[[], Any]] = field(default_factory=dict)
     literals: dict[int, int] = field(default_factory=dict)
+    attempts: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    outlet: int = -1
     n_tasks: int = 0
     n_slots: int = 0
 

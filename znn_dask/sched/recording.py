@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from znn_dask.sched.force import Claimed
+from znn_dask.sched.force import ClaimedError
 from znn_dask.sched.tables import Tables
 
 Sizes: TypeAlias = int | tuple[int, ...]
@@ -148,7 +148,7 @@ def _stamped(rows_of: Rows, task: int, call: Callable[..., Any], *values: Any) -
     start = perf_counter_ns()
     try:
         result = call(*values)
-    except Claimed:  # it was no task
+    except ClaimedError:  # it was no task
         raise
     except BaseException:
         rows_of.setdefault(get_ident(), []).extend((task, start, perf_counter_ns(), None, -1))
@@ -171,7 +171,7 @@ def _stamped_cpu(rows_of: Rows, task: int, call: Callable[..., Any], *values: An
     try:
         result = call(*values)
         sizes = sizes_of(result)
-    except Claimed:
+    except ClaimedError:
         raise
     except BaseException:
         end = perf_counter_ns()

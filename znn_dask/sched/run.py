@@ -19,7 +19,7 @@ from typing import Any
 
 from znn_dask.sched.blas import one_thread_per_worker
 from znn_dask.sched.crew import Crew, Seat
-from znn_dask.sched.force import Claimed
+from znn_dask.sched.force import ClaimedError
 from znn_dask.sched.queues import fill, push
 from znn_dask.sched.tables import Tables
 from znn_dask.sched.team import Team
@@ -212,7 +212,7 @@ def work(run: Run, seat: Seat) -> tuple[bool, Run | None]:
             if split is not None:
                 for index, slot in split:
                     values[slot] = values[task][index]
-        except Claimed:
+        except ClaimedError:
             task = last
             continue
         except BaseException as error:

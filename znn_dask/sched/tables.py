@@ -40,7 +40,7 @@ class Tables:
     inputs : slot of each key that the graph refers to without giving it
     results : slot of each requested key
     states : per slot whose value every run makes for itself, what makes it; nobody drops it
-    attempts : per deferred task those that attempt it; whichever begins first releases it, the others raise `Claimed`
+    attempts : per deferred task those that attempt it: the first to begin releases it, others raise `ClaimedError`
     outlet : slot of what is called with a key and its value where values are handed on
     """
 
