@@ -8,7 +8,8 @@ Every count of workers runs the same plan; loss and gradients are compared bit f
 take turns, an update with its flush at a time, and speedups are medians over turns of one worker's time over theirs.
 Idle share, longest path and the share of reads from the same worker come from traced updates after that. The longest
 path bounds every speedup; so does memory: "two at once" is what as many processes of one worker each reach together,
-which no scheduler of ours touches.
+which no scheduler of ours touches. "in a line" are updates of `Model.steps`, of which one begins while the one before
+ends.
 """
 
 import argparse
@@ -29,6 +30,7 @@ import znn_dask as znn
 from znn_dask.sched.cpus import available_cpus
 
 TRACED = 3  # updates
+LINE = 4  # updates of Model.steps that are timed together
 
 
 def arguments() -> argparse.Namespace:
@@ -84,11 +86,14 @@ def measure(args: argparse.Namespace, setting: Setting, policy: str) -> dict[str
             sys.exit(f"{n} workers compute other gradients than one: nothing was timed")
     runs = {str(n): presets.update_of(model, image, target) for n, model in models.items()}
     times = alternate(runs, args.repetitions, pause_s=args.pause)
+    lines = {str(n): line_of(model, image, target) for n, model in models.items()}
+    in_line = alternate(lines, args.repetitions, pause_s=args.pause)
     report: dict[str, Any] = {
         "setting": asdict(setting),
         "policy": policy,
         "plan": str(models[1].plan),
         "seconds": times,
+        "seconds_of_lines": in_line,
     }
     report["workers"] = {
         n: summary(times[n]) | {"speedup": (faster := ratio(times["1"], times[n])), "efficiency": faster / int(n)}
@@ -96,10 +101,23 @@ def measure(args: argparse.Namespace, setting: Setting, policy: str) -> dict[str
     }
     for n, run in runs.items():
         report["workers"][n] |= traced(run)
+        report["workers"][n]["line_s"] = statistics.median(in_line[n]) / LINE
+        report["workers"][n]["line_speedup"] = ratio(in_line["1"], in_line[n])
     if not args.no_processes:
         for n in counts[1:]:
             report["workers"][str(n)]["processes"] = processes(args, setting, policy, n)
     return report
+
+
+def line_of(model: znn.Model, image: Any, target: Any) -> Callable[[], None]:
+    """Return what makes some updates with no barrier between them."""
+
+    def run() -> None:
+        for _ in model.steps([(image, target)] * LINE):
+            pass
+        model.flush()
+
+    return run
 
 
 def traced(run: Callable[[], None]) -> dict[str, float]:
@@ -169,12 +187,13 @@ def show(report: dict[str, Any]) -> None:
     """Print a report as a table."""
     setting = report["setting"]
     print(f"\n{setting['net']} kernel {setting['kernel']} width {setting['width']}, policy {report['policy']}")
-    print("workers     median   speedup  efficiency   idle  same worker  longest path  processes")
+    print("workers     median   speedup  efficiency   idle  same worker  longest path     in a line  processes")
     for n, told in report["workers"].items():
         others = f"{told['processes']:10.2f}" if "processes" in told else ""
         print(
             f"{n:>7} {told['median_s'] * 1e3:8.1f} ms {told['speedup']:8.2f} {told['efficiency']:10.0%} "
-            f"{told['idle_share']:7.1%} {told['same_worker']:11.0%} {told['path_s'] * 1e3:10.1f} ms {others}",
+            f"{told['idle_share']:7.1%} {told['same_worker']:11.0%} {told['path_s'] * 1e3:10.1f} ms "
+            f"{told['line_s'] * 1e3:7.1f} {told['line_speedup']:5.2f} {others}",
             flush=True,
         )
 

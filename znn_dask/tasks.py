@@ -60,6 +60,20 @@ def overwrites(position: int) -> Callable[[Function], Function]:
     return mark
 
 
+def deferred(func: Function) -> Function:
+    """Mark a function whose tasks may wait until they are needed, as the updates of parameters.
+
+    Our scheduler runs such a task at its own priority if a worker gets there first, and else at that of a reader which
+    has everything else that it needs: a forced update (Zlateski, Lee, Seung 2015, arXiv 1510.06706).
+
+    Raises
+    ------
+    ParameterError
+        If the callable cannot carry the mark, as built-in functions and ufuncs.
+    """
+    return _mark(func, "__znn_deferred__", True)
+
+
 def _mark(func: Function, name: str, value: object) -> Function:
     try:
         setattr(func, name, value)

@@ -23,6 +23,7 @@ from model_cases import (
 
 import znn_dask as znn
 from znn_dask.ops import direct, fft, filter, loss, memory, spectral, transfer, update
+from znn_dask.tasks import ArrivalReduce
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -227,6 +228,21 @@ def test_samples_that_fail_end_the_steps_and_leave_those_made():
 
 
 # --- workers, memory, threads ---
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 4, 8])
+def test_sums_in_order_of_arrival_differ_by_rounding_alone(num_workers):
+    way = {"granularity": "edge", "block": 1, "convolution": "fft", "num_workers": num_workers}
+    (pair,) = samples(count=1)
+    with new_model(**way) as tree, new_model(sum="arrival", **way) as arrival:
+        assert any(type(task) is ArrivalReduce for task in arrival.graph().dask.values())
+        loss, gradients = tree.gradients(*pair)
+        for _ in range(5):
+            other_loss, others = arrival.gradients(*pair)
+            assert other_loss == pytest.approx(loss, rel=1e-5)
+            for name, gradient in gradients.items():
+                error = np.linalg.norm(others[name] - gradient)
+                assert error <= 1e-5 * np.linalg.norm(gradient)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -2,7 +2,7 @@
 
 import itertools
 import threading
-from collections.abc import Hashable, Mapping
+from collections.abc import Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -17,7 +17,7 @@ from znn_dask.lower.step import StepOptions
 from znn_dask.net import Network
 from znn_dask.ops import fft
 from znn_dask.ops.layout import Arrangement
-from znn_dask.sched import Program, Scheduler
+from znn_dask.sched import Chain, Program, Scheduler
 
 MOST_PROGRAMS = 16
 _tokens = itertools.count()
@@ -55,11 +55,24 @@ class Compiled:
     program: Program
     inputs: dict[Any, Hashable]
     names: tuple[Any, ...]
+    keys: tuple[Hashable, ...]
 
     def run(self, values: Mapping[Any, Any]) -> dict[Any, Any]:
         """Run with a value for every input (more are ignored)."""
-        given = {key: values[name] for name, key in self.inputs.items()}
-        return dict(zip(self.names, self.program.run(given), strict=True))
+        return self.named(self.program.run(self.given(values)))
+
+    def given(self, values: Mapping[Any, Any], without: Container[Any] = ()) -> dict[Hashable, Any]:
+        """Return the value for every input (more are ignored) by its key; those of some names are left out."""
+        return {key: values[name] for name, key in self.inputs.items() if name not in without}
+
+    def named(self, results: Sequence[Any]) -> dict[Any, Any]:
+        """Return the results of a run by name."""
+        return dict(zip(self.names, results, strict=True))
+
+    def chain(self, links: Mapping[Any, Any]) -> Chain:
+        """Return runs fed by the one before: links go from inputs to results, by name; other inputs are ignored."""
+        keys = dict(zip(self.names, self.keys, strict=True))
+        return self.program.chain({key: keys[links[name]] for name, key in self.inputs.items() if name in links})
 
 
 class Programs:
@@ -100,7 +113,7 @@ class Programs:
         # What only a culled task reads is no input of the program.
         needed = set(program.inputs)
         inputs = {name: key for name, key in graph.inputs.items() if key in needed}
-        return Compiled(program, inputs, tuple(graph.outputs))
+        return Compiled(program, inputs, tuple(graph.outputs), tuple(keys))
 
 
 def for_batch(plan: Plan, batch: int) -> Plan:

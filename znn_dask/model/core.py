@@ -12,11 +12,11 @@ from znn_dask.lower import Options, Plan, make_plan
 from znn_dask.lower.memory import parameter_bytes
 from znn_dask.lower.parameters import to_blocks, to_public
 from znn_dask.lower.step import StepOptions, step_input_sizes
-from znn_dask.model.compiled import Programs, for_batch, learn_transforms
+from znn_dask.model.compiled import Compiled, Programs, for_batch, learn_transforms
 from znn_dask.model.memory import forward_bytes, step_bytes
 from znn_dask.model.predict import choose_patch
 from znn_dask.model.samples import Batch
-from znn_dask.model.state import SGD, PlanReport, State
+from znn_dask.model.state import SGD, PlanReport, State, new_version
 from znn_dask.net import Network
 from znn_dask.ops import update
 from znn_dask.ops.fft import Wisdom
@@ -93,8 +93,20 @@ class Core:
 
     def step(self, batch: Batch) -> float:
         """Make the pending updates and compute the next ones; if that fails, nothing has changed."""
-        state, rate = self.state, self.learning_rate
-        results = self._run_step(batch, pending=state.pending is not None)
+        rate = self.learning_rate
+        return self.commit(self._run_step(batch, pending=self.state.pending is not None), rate)
+
+    def commit(self, results: Mapping[Any, Any], rate: float) -> float:
+        """Make the results of a step the state of the model, and return its loss.
+
+        Parameters
+        ----------
+        results : mapping
+            Of the step that followed the state as it is.
+        rate : float
+            The learning rate of its gradients.
+        """
+        state = self.state
         names = state.parameters
         updated = state
         if state.pending is not None:
@@ -108,13 +120,17 @@ class Core:
             pending={name: results["gradient", name] for name in names},
             pending_rate=rate,
             step_count=state.step_count + 1,
+            version=new_version(),
         )
         return float(results["loss"])
 
     def _run_step(self, batch: Batch, pending: bool) -> dict[Any, Any]:
+        return self.program(batch, pending).run(self.values(batch))
+
+    def program(self, batch: Batch, pending: bool) -> Compiled:
+        """Return the compiled step for a sample."""
         options = self.step_options(frozenset(batch.weights), pending)
-        program = self.programs.step(self.plan_for(batch.size), options)
-        return program.run(self.values(batch))
+        return self.programs.step(self.plan_for(batch.size), options)
 
     def flush(self) -> None:
         """Make the pending updates."""

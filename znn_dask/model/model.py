@@ -1,7 +1,6 @@
 """Model: a network that runs, learns and is saved."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -15,6 +14,7 @@ from znn_dask.lower import Options, StepGraph
 from znn_dask.lower.parameters import check_parameters, initial_parameters
 from znn_dask.model.core import Core
 from znn_dask.model.memory import as_bytes, planned
+from znn_dask.model.pipeline import pipelined
 from znn_dask.model.predict import Progress, as_given, check_out, predict_scene, see
 from znn_dask.model.samples import Batch, as_seed, by_name, output_sizes, read_images, read_sample, single
 from znn_dask.model.state import SGD, PlanReport, as_optimizer, as_rate
@@ -231,13 +231,13 @@ class Model:
         return self._core.step(self._read(x, target, weight))
 
     def steps(self, samples: Iterable[tuple[Any, ...]]) -> Iterator[float]:
-        """Make one step per sample (x, target[, weight]); the next sample is provided while a step runs."""
-        each = iter(samples)
-        with ThreadPoolExecutor(1, thread_name_prefix="znn-dask-samples") as provider:
-            coming = provider.submit(next, each, ())
-            while sample := coming.result():
-                coming = provider.submit(next, each, ())
-                yield self.step(*sample)
+        """Make one step per sample (x, target[, weight]) and yield its loss, with no barrier between steps.
+
+        A step begins while the one before it ends, and samples are provided meanwhile, on another thread. The results
+        are those of `step`, bit for bit, also if the model or its learning rate is changed between two losses; after a
+        loss the model is as that step left it. With a memory limit steps do not overlap.
+        """
+        return pipelined(self._core, iter(samples), self._read)
 
     def flush(self) -> None:
         """Apply pending updates."""
@@ -380,7 +380,7 @@ class Model:
 
     # ---- inside
 
-    def _read(self, x: Any, target: Any, weight: Any) -> Batch:
+    def _read(self, x: Any, target: Any, weight: Any = None) -> Batch:
         inputs = self.net.inputs, self._core.input_sizes
         outputs = self.net.outputs, self._core.plan.output_size
         return read_sample(x, target, weight, inputs, outputs, self.loss == "softmax")

@@ -1,8 +1,9 @@
 """What a model holds between steps, and what describes it."""
 
+import itertools
 import math
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 
 import msgspec
@@ -59,6 +60,14 @@ def as_rate(name: str, value: object) -> float:
     return float(value)
 
 
+_versions = itertools.count()
+
+
+def new_version() -> int:
+    """Return a number that no state has had."""
+    return next(_versions)
+
+
 @dataclass(frozen=True)
 class State:
     """Everything a step changes; replaced as a whole when a step has succeeded, so that none can be half done.
@@ -72,6 +81,8 @@ class State:
         The learning rate when they were computed.
     step_count : int
         Steps made.
+    version : int
+        Another for every state that is not the one before with its pending updates made.
     """
 
     parameters: dict[Hashable, Array]
@@ -79,6 +90,7 @@ class State:
     pending: dict[Hashable, Array] | None = None
     pending_rate: float = 0.0
     step_count: int = 0
+    version: int = field(default_factory=new_version)
 
     def check(self) -> None:
         """Raise AssertionError if the parts do not belong together."""

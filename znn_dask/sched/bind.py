@@ -30,6 +30,7 @@ class Binding:
     uses : slots, one entry for every place where the task refers to them
     overwritable : slot of the argument that the function can write into, -1 if none
     position : where that argument is among `reads`
+    waits : slots that must be filled before; None for those of `uses`
     """
 
     call: Callable[..., Any]
@@ -37,6 +38,7 @@ class Binding:
     uses: tuple[int, ...]
     overwritable: int = -1
     position: int = 0
+    waits: tuple[int, ...] | None = None
 
     def donating(self) -> Callable[..., Any]:
         """Return the call that also passes the overwritable argument as ``out``."""

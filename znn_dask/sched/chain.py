@@ -43,7 +43,8 @@ class Link:
     def __init__(self, tables: Tables, inputs: Mapping[Key, Any], team: Team, elder: "Link | None") -> None:
         values = tables.values()
         self.outlet = Outlet()
-        values[tables.outlet] = partial(self._hand_on, team)
+        if tables.outlet >= 0:
+            values[tables.outlet] = partial(self._hand_on, team)
         for key, value in inputs.items():
             values[tables.inputs[key]] = value
         self.run: Run = Run(tables, values, team, elder.run.heap if elder else ())

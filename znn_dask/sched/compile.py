@@ -9,11 +9,12 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from znn_dask.sched.force import add_attempts, find_forces, n_attempts
 from znn_dask.sched.graph import Key, Nodes, cull, flatten
 from znn_dask.sched.layout import Layout, lay_out
 from znn_dask.sched.link import Draft, Links, add_publishers, draft, group_table, link
 from znn_dask.sched.policies import Policy, Priority, prioritize, queue_of, seconds_of
-from znn_dask.sched.queues import oldest_first
+from znn_dask.sched.queues import Queue, oldest_first
 from znn_dask.sched.tables import Tables
 
 
@@ -48,17 +49,36 @@ def compile_tables(
         If tasks wait for each other in a circle, or the priorities lack a task.
     """
     nodes = cull(nodes, keys)
-    layout = lay_out(nodes, fuse, len(publish))
+    forces = find_forces(nodes) if fuse else {}
+    layout = lay_out(nodes, fuse, n_attempts(forces) + len(publish))
     made = draft(nodes, layout, fuse)
-    outlet = add_publishers(made, layout, publish) if publish else layout.n_tasks
     results = {key: layout.slot_of(key) for key in flatten(keys)}
     links = link(made, layout)
-    table = replace(
-        group_table(made, layout, links), keys=layout.keys, nodes=nodes, seconds=seconds_of(layout.keys, seconds)
-    )
+    table = group_table(made, layout, links)
+    table = replace(table, keys=layout.keys, nodes=nodes, seconds=seconds_of(layout.keys, seconds))
     priorities = prioritize(table, layout.keys, policy, priority)
+    layout.attempts = add_attempts(made, layout, forces)
+    if publish:
+        layout.outlet = add_publishers(made, layout, publish)
+    if forces or publish:
+        links = link(made, layout)
+    for task in layout.attempts:
+        links.counts[task] = 1  # the first attempt that is made releases it
+    return _tables(made, layout, links, results, priorities, queue_of(policy, priority), fuse)
+
+
+def _tables(
+    made: Draft,
+    layout: Layout,
+    links: Links,
+    results: dict[Key, int],
+    priorities: Sequence[float],
+    queue: Queue,
+    fuse: bool,
+) -> Tables:
+    """Put the tables together."""
     rank, n_ranks = _ranks(made, priorities)
-    queue = queue_of(policy, priority)
+    in_line = queue is oldest_first
     ready = [t for t, n in enumerate(links.counts) if not n]
     requested = set(results.values())
     donated = _give_away(made, layout, links, requested, fuse)
@@ -75,16 +95,17 @@ def compile_tables(
         counts=[*links.counts, len(ends)],
         rank=rank,
         # Who stands in line lets the others of the same rank go first.
-        yields_to=[r and r + 1 for r in rank] if queue is oldest_first else rank,
+        yields_to=[r and r + 1 for r in rank] if in_line else rank,
         donated=[*donated, ()],
-        ready=ready[::-1] if queue is oldest_first else ready,
+        ready=ready[::-1] if in_line else ready,
         queue=queue,
         n_ranks=n_ranks,
         readers=[len(r) for r in links.readers],
         initial=[layout.values.get(slot) for slot in range(layout.n_slots)],
         inputs=layout.inputs,
         states=layout.states,
-        outlet=outlet,
+        outlet=layout.outlet,
+        attempts=layout.attempts,
         results=results,
     )
 

@@ -34,6 +34,8 @@ class Layout:
     values : slot and value of each constant
     inputs : key -> slot, for keys that the graph refers to only
     states : slot -> what makes its value for each run
+    attempts : per deferred task the tasks that attempt it
+    outlet : slot of what values are handed on by, if they are
     n_slots : how many slots are given
     """
 
@@ -47,6 +49,8 @@ class Layout:
     inputs: dict[Key, int] = field(default_factory=dict)
     states: dict[int, Callable[[], Any]] = field(default_factory=dict)
     literals: dict[int, int] = field(default_factory=dict)
+    attempts: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    outlet: int = -1
     n_tasks: int = 0
     n_slots: int = 0
 
@@ -92,8 +96,8 @@ class Layout:
         return key
 
 
-def lay_out(nodes: Nodes, fuse: bool, n_published: int = 0) -> Layout:
-    """Number the tasks and give every key of the graph a slot; the last tasks are those that hand values on."""
+def lay_out(nodes: Nodes, fuse: bool, n_more: int = 0) -> Layout:
+    """Number the tasks and give every key of the graph a slot; tasks that stand for no node come last."""
     layout = Layout()
     tasks: set[Key] = set()
     items: list[Key] = []
@@ -118,7 +122,7 @@ def lay_out(nodes: Nodes, fuse: bool, n_published: int = 0) -> Layout:
             layout.n_tasks += _n_tasks(node) if fuse else 1
             layout.whole.append(layout.n_tasks - 1)
             layout.slots[key] = layout.n_tasks - 1
-    layout.n_tasks += n_published
+    layout.n_tasks += n_more
     layout.n_slots = layout.n_tasks + 1
     for key, node in nodes.items():
         if type(node) is DataNode:

@@ -16,9 +16,6 @@ from znn_dask.sched.policies import Dependants
 from znn_dask.sched.sums import ArrivalSum, addition, arrival, finish
 from znn_dask.tasks import ArrivalReduce, tree_pairs
 
-NO_GROUP = -1
-"""Of tasks that no task of the graph stands for."""
-
 
 @dataclass(frozen=True, slots=True)
 class Small:
@@ -69,7 +66,7 @@ def add_publishers(made: Draft, layout: Layout, keys: Sequence[Key]) -> int:
         made.small[len(made.bindings)] = Small((), lambda: _hand_on)
         made.bindings.append(Binding(_hand_on, (outlet, layout.constant(key), slot), (slot,)))
         made.keys.append(key)
-        made.group.append(NO_GROUP)
+        made.group.append(0)
     return outlet
 
 
@@ -126,7 +123,8 @@ def link(made: Draft, layout: Layout) -> Links:
             uses[slot] += 1
             if not readers[slot] or readers[slot][-1] != task:
                 readers[slot].append(task)
-        for before in dict.fromkeys([source[slot] for slot in binding.uses]):
+        waits = binding.uses if binding.waits is None else binding.waits
+        for before in dict.fromkeys([source[slot] for slot in waits]):
             if before >= 0:
                 dependants[before].append(task)
                 counts[task] += 1
@@ -144,9 +142,8 @@ def group_table(made: Draft, layout: Layout, links: Links) -> Dependants:
     group = made.group
     of: list[list[int]] = [[] for _ in layout.keys]
     waits = [0] * len(of)
-    for task, dependants in enumerate(links.dependants):
-        before = group[task]
-        for after in dict.fromkeys([group[d] for d in dependants if group[d] != NO_GROUP]):
+    for task, before in enumerate(group):
+        for after in dict.fromkeys([group[d] for d in links.dependants[task]]):
             if after != before or task == layout.whole[before]:
                 of[before].append(after)
                 waits[after] += 1

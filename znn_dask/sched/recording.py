@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from znn_dask.sched.force import ClaimedError
 from znn_dask.sched.tables import Tables
 
 Sizes: TypeAlias = int | tuple[int, ...]
@@ -154,6 +155,8 @@ def _stamped(rows_of: Rows, task: int, call: Callable[..., Any], *values: Any) -
     start = perf_counter_ns()
     try:
         result = call(*values)
+    except ClaimedError:  # it was no task
+        raise
     except BaseException:
         rows_of.setdefault(get_ident(), []).extend((task, start, perf_counter_ns(), None, -1))
         raise
@@ -175,9 +178,14 @@ def _stamped_cpu(rows_of: Rows, task: int, call: Callable[..., Any], *values: An
     try:
         result = call(*values)
         sizes = sizes_of(result)
-    finally:
+    except ClaimedError:
+        raise
+    except BaseException:
         end = perf_counter_ns()
         rows_of.setdefault(get_ident(), []).extend((task, start, end, sizes, thread_time_ns() - cpu))
+        raise
+    end = perf_counter_ns()
+    rows_of.setdefault(get_ident(), []).extend((task, start, end, sizes, thread_time_ns() - cpu))
     return result
 
 

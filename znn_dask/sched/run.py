@@ -19,6 +19,7 @@ from typing import Any
 
 from znn_dask.sched.blas import one_thread_per_worker
 from znn_dask.sched.crew import Crew, Seat
+from znn_dask.sched.force import ClaimedError
 from znn_dask.sched.queues import fill, push
 from znn_dask.sched.tables import Tables
 from znn_dask.sched.team import Team
@@ -211,6 +212,9 @@ def work(run: Run, seat: Seat) -> tuple[bool, Run | None]:
             if split is not None:
                 for index, slot in split:
                     values[slot] = values[task][index]
+        except ClaimedError:
+            task = last
+            continue
         except BaseException as error:
             run.fail(task, error)
             task = last

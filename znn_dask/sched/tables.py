@@ -40,6 +40,7 @@ class Tables:
     inputs : slot of each key that the graph refers to without giving it
     results : slot of each requested key
     states : per slot whose value every run makes for itself, what makes it; nobody drops it
+    attempts : per deferred task those that attempt it: the first to begin releases it, others raise `ClaimedError`
     outlet : slot of what is called with a key and its value where values are handed on
     """
 
@@ -63,6 +64,7 @@ class Tables:
     results: Mapping[Hashable, int]
     states: Mapping[int, Callable[[], Any]]
     outlet: int
+    attempts: Mapping[int, tuple[int, ...]]
 
     def values(self) -> list[Any]:
         """Return the values of all slots at the start of a run; its inputs are still to be filled in."""

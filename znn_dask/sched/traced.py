@@ -103,7 +103,7 @@ def _traced(stamp: Stamp, key: Hashable, run: int, worker: int, thread: int, rea
 def sources_of(tables: Tables) -> list[tuple[int, ...]]:
     """Return for each task the tasks it has inputs from, each once."""
     source = {slot: task for task, split in enumerate(tables.splits) for _, slot in split or ()}
-    return [
-        tuple(task for task in dict.fromkeys([source.get(slot, slot) for slot in reads]) if task < tables.n_tasks)
-        for reads in tables.reads
-    ]
+    found = [dict.fromkeys([source.get(slot, slot) for slot in reads]) for reads in tables.reads]
+    for task, attempts in tables.attempts.items():
+        found[task] = dict.fromkeys(attempts)
+    return [tuple(before for before in sources if before < tables.n_tasks) for sources in found]

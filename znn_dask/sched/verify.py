@@ -28,6 +28,7 @@ def verify(program: Compiled | Tables) -> None:
     _check_lengths(tables)
     source = _sources(tables)
     _check_waiting(tables, source)
+    _check_attempts(tables)
     _check_order(tables)
     _check_lifetimes(tables, source)
     _check_gifts(tables, source)
@@ -68,8 +69,13 @@ def _check_waiting(tables: Tables, source: dict[int, int]) -> None:
     before: list[set[int]] = [{source[s] for s in reads if s in source} for reads in tables.reads]
     before[n] = {task for task in range(n) if tables.dependants[task] == (n,)}
     dependants: list[set[int]] = [set() for _ in range(n + 1)]
+    for task, attempts in tables.attempts.items():
+        before[task] = set(attempts)
+    for attempt in _attempts(tables):  # they wait for what they do not read too
+        before[attempt] |= {task for task in range(n) if attempt in tables.dependants[task]}
     for task, sources in enumerate(before):
-        _require(tables.counts[task] == len(sources), f"task {task} waits for the wrong number of tasks")
+        n_awaited = 1 if task in tables.attempts else len(sources)
+        _require(tables.counts[task] == n_awaited, f"task {task} waits for the wrong number of tasks")
         for s in sources:
             dependants[s].add(task)
     for task, expected in enumerate(dependants):
@@ -81,6 +87,18 @@ def _check_waiting(tables: Tables, source: dict[int, int]) -> None:
     _require(sorted(tables.ready) == ready, "ready is not what waits for nothing")
 
 
+def _attempts(tables: Tables) -> set[int]:
+    """Return the attempts at deferred tasks, which may come too late and then read nothing."""
+    return {attempt for attempts in tables.attempts.values() for attempt in attempts}
+
+
+def _check_attempts(tables: Tables) -> None:
+    for task, attempts in tables.attempts.items():
+        for attempt in attempts:
+            _require(tables.dependants[attempt] == (task,), f"attempt {attempt} releases more than its task {task}")
+            _require(tables.reads[attempt][0] == tables.reads[task][0], f"attempt {attempt} is not at task {task}")
+
+
 def _check_order(tables: Tables) -> None:
     counts = tables.counts[:]
     order = list(tables.ready) or [tables.n_tasks]
@@ -90,14 +108,16 @@ def _check_order(tables: Tables) -> None:
             if not counts[dependant]:
                 order.append(dependant)
     _require(sorted(order) == list(range(tables.n_tasks + 1)), "tasks wait for each other in a circle")
-    _require(order[-1] == tables.n_tasks, "the end does not come last")
+    after = set(order[order.index(tables.n_tasks) + 1 :])
+    _require(after <= _attempts(tables), "the end does not come last")
 
 
 def _check_lifetimes(tables: Tables, source: dict[int, int]) -> None:
     requested = set(tables.results.values())
     readers: dict[int, list[int]] = {}
+    attempts = _attempts(tables)
     for task, reads in enumerate(tables.reads):
-        for slot in dict.fromkeys(reads):
+        for slot in dict.fromkeys(reads) if task not in attempts else ():
             readers.setdefault(slot, []).append(task)
     inputs = set(tables.inputs.values())
     for slot in range(len(tables.initial)):
@@ -116,7 +136,8 @@ def _check_lifetimes(tables: Tables, source: dict[int, int]) -> None:
 
 def _check_gifts(tables: Tables, source: dict[int, int]) -> None:
     requested = set(tables.results.values())
-    uses = Counter(slot for reads in tables.reads for slot in reads)
+    attempts = _attempts(tables)
+    uses = Counter(slot for task, reads in enumerate(tables.reads) if task not in attempts for slot in reads)
     for task, given in enumerate(tables.donated):
         for slot in given:
             _require(slot in tables.reads[task], f"task {task} was given slot {slot}, which it does not read")

@@ -1,0 +1,99 @@
+"""Forced updates: a task that waits at a low priority is run at once when another needs it (ZNN, arXiv 1510.06706).
+
+A task of a `deferred` function is run by whoever attempts it first. One attempt waits in the queue at the task's own
+priority. For each reader there is one more, at the reader's priority, which is ready when the reader has everything
+else: if the task is done or running by then there is nothing to do, and the reader starts when it is done; if it still
+waits in the queue it is run here. So nobody ever waits for it, and it is run once.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from dask.task_spec import Task
+
+from znn_dask.sched.bind import Binding
+from znn_dask.sched.graph import Key, Nodes
+from znn_dask.sched.layout import Layout, is_item
+from znn_dask.sched.link import Draft, Small
+
+Forces = Mapping[Key, Sequence[Key]]
+"""From each deferred task to its readers."""
+
+
+class ClaimedError(Exception):
+    """Raised by an attempt that comes too late; what waits for the task is not released by it."""
+
+
+class Deferred:
+    """The result of a deferred task in one run, and whether somebody has taken it on."""
+
+    __slots__ = ("_open", "result")
+
+    def __init__(self) -> None:
+        self._open = [True]
+        self.result: Any = None
+
+    def attempt(self, call: Callable[..., Any], values: Sequence[Any]) -> None:
+        """Call and keep the result, unless somebody has begun to."""
+        try:
+            self._open.pop()  # atomic: exactly one succeeds
+        except IndexError:
+            raise ClaimedError from None
+        self.result = call(*values)
+
+
+def find_forces(nodes: Nodes) -> Forces:
+    """Return the deferred tasks of a graph that others read, each with its readers."""
+    deferred = {key for key, node in nodes.items() if type(node) is Task and hasattr(node.func, "__znn_deferred__")}
+    if not deferred:
+        return {}
+    whole = {key: next(iter(node.dependencies)) for key, node in nodes.items() if is_item(node)}
+    readers: dict[Key, list[Key]] = {}
+    for key, node in nodes.items():
+        if type(node) is not Task or key in whole:
+            continue
+        for read in dict.fromkeys([whole.get(each, each) for each in node.dependencies]):
+            if read in deferred:
+                readers.setdefault(read, []).append(key)
+    return readers
+
+
+def n_attempts(forces: Forces) -> int:
+    """Return how many tasks `add_attempts` adds."""
+    return sum(1 + len(readers) for readers in forces.values())
+
+
+def add_attempts(made: Draft, layout: Layout, forces: Forces) -> dict[int, tuple[int, ...]]:
+    """Turn deferred tasks into attempts and the task that takes the result; return the attempts of each."""
+    group_of = {key: group for group, key in enumerate(layout.keys)}
+    source = {slot: whole for (whole, _), slot in layout.parts.items()}
+    attempts: dict[int, tuple[int, ...]] = {}
+    for key, readers in forces.items():
+        group = group_of[key]
+        task = layout.whole[group]
+        state = layout.state(Deferred)
+        binding = made.bindings[task]
+        first = len(made.bindings)
+        for after in (group, *[group_of[reader] for reader in readers]):
+            waits = binding.uses
+            if after != group:
+                needed = made.bindings[layout.whole[after]].uses
+                waits += tuple(slot for slot in needed if source.get(slot, slot) != task)
+            made.keys.append(key)
+            made.group.append(after)
+            made.bindings.append(Binding(partial(_attempt, binding.call), (state, *binding.reads), (), waits=waits))
+        attempts[task] = tuple(range(first, len(made.bindings)))
+        made.small[task] = Small((), lambda: _result)
+        made.bindings[task] = Binding(_result, (state, *binding.uses), binding.uses, waits=attempts[task])
+    return attempts
+
+
+def _attempt(call: Callable[..., Any], state: Deferred, *values: Any) -> None:
+    state.attempt(call, values)
+
+
+def _result(state: Deferred, *read: Any) -> Any:
+    """Return the result of the attempt that was made; the values that it read may be forgotten after this."""
+    result, state.result = state.result, None
+    return result
