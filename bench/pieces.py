@@ -35,8 +35,10 @@ def cut(costs: Costs, longest_s: float) -> tuple[Program, Numbers, Numbers]:
         dsk[key] = Task(key, nothing, *reads)
         seconds[key], n_bytes[key], priority[key] = own_s, own_bytes, -rank
 
-    for task, before in enumerate(sources_of(tables)[: tables.n_tasks]):
-        reads = [TaskRef(read) for read in before]
+    once = dict.fromkeys(costs.once)
+    sources = sources_of(tables)
+    for task in once:
+        reads = [TaskRef(read) for read in sources[task] if read in once]
         own_s, own_bytes, rank = costs.seconds[task], costs.n_bytes[task], tables.rank[task]
         n_pieces = math.ceil((own_s - CALL_S) / max(CALL_S, longest_s - CALL_S))
         if n_pieces < 2:
@@ -47,6 +49,6 @@ def cut(costs: Costs, longest_s: float) -> tuple[Program, Numbers, Numbers]:
             add(piece, reads, rank, CALL_S + (own_s - CALL_S) / n_pieces, own_bytes / n_pieces)
         # Whoever ends the last piece goes on at once.
         add(task, [TaskRef(piece) for piece in pieces], 0, 0.0, 0.0)
-    asked = [task for task in range(tables.n_tasks) if tables.dependants[task] == (tables.n_tasks,)]
+    asked = [task for task in once if tables.dependants[task] == (tables.n_tasks,)]
     with Scheduler(num_workers=1) as scheduler:
         return scheduler.compile(dsk, asked, priority=priority), seconds, n_bytes

@@ -178,7 +178,7 @@ def simulated(setting: Setting, form: str, args: argparse.Namespace) -> Iterator
     yield form, plan, znn.simulate(trace, counts, **rates)
     if form in IN_PIECES:
         costs = costs_of(trace.runs)
-        longest_s = sum(costs.seconds) / args.pieces
+        longest_s = sum(costs.seconds[task] for task in costs.once) / args.pieces
         program, seconds, n_bytes = cut(costs, longest_s)
         found = znn.simulate(program, counts, seconds=seconds, n_bytes=n_bytes, **rates)
         yield f"{form}, in pieces of {longest_s * 1e3:.2g} ms", plan, found

@@ -8,7 +8,7 @@ from dask.task_spec import Task, TaskRef
 from znn_dask.sched import simulate
 from znn_dask.sched.compile import compile_tables
 from znn_dask.sched.policies import lifo
-from znn_dask.tasks import Need, Reduce, fresh, overwrites
+from znn_dask.tasks import Need, Reduce, deferred, fresh, overwrites
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -93,3 +93,15 @@ def test_durations_decide_who_meets():
     quick = {**slow, "long": Need(1, extra=1000, seconds=0.1)}
     assert peak(tasks, ["end"], slow, 2) == 1111
     assert peak(tasks, ["end"], quick, 2) == 1011
+
+
+def test_deferred_tasks_are_run_once_and_their_result_counts_once():
+    """One attempt waits in the queue, one is made as soon as the reader has x."""
+    late = Task("u", deferred(lambda *_: object()))
+    tasks = [late, task("x"), task("r", "u", "x"), task("end", "r")]
+    needs = {"u": Need(8, extra=4), "x": Need(16), "r": Need(32), "end": Need(1)}
+    priority = {"u": 0, "x": 1, "r": 2, "end": 3}
+    for n_workers in (1, 2, 4):
+        assert peak(tasks, ["end"], needs, n_workers, priority) == 8 + 16 + 32
+        assert peak(tasks, ["end", "u"], needs, n_workers, priority) == 8 + 16 + 32
+    assert peak(tasks, ["end"], needs | {"u": Need(8, extra=100)}, 1, priority) == 100 + 16

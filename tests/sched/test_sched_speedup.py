@@ -17,7 +17,7 @@ from znn_dask.sched.dispatch import DISPATCHES
 from znn_dask.sched.policies import POLICIES, lifo
 from znn_dask.sched.recording import Recording
 from znn_dask.sched.speedup import Played, path_s
-from znn_dask.tasks import Reduce
+from znn_dask.tasks import Reduce, deferred
 
 pytestmark = pytest.mark.timeout(60)
 WORKERS = (1, 2, 4, 8)
@@ -158,6 +158,40 @@ def test_sums_take_their_seconds_for_each_addition():
     assert [row.makespan_s for row in found.curves[0].rows] == [3, 2]
 
 
+def deferred_graph():
+    """u may wait; r reads it and x, which is long; q follows r. All take what `DEFERRED_S` says."""
+    late = deferred(lambda *_: None)
+    nodes = {"u": Task("u", late), "x": Task("x", nothing)}
+    nodes |= {"r": Task("r", nothing, TaskRef("u"), TaskRef("x")), "q": Task("q", nothing, TaskRef("r"))}
+    return nodes, {"u": 0, "x": 1, "r": 2, "q": 3}
+
+
+DEFERRED_S = {"u": 1.0, "x": 4.0, "r": 2.0, "q": 8.0}
+
+
+@pytest.mark.parametrize(("n_workers", "expected"), [(1, 15), (2, 14), (4, 14)])
+def test_of_a_deferred_task_one_attempt_is_played(n_workers, expected):
+    nodes, priority = deferred_graph()
+    tables = compile_tables(nodes, ["q", "u"], lifo, priority)
+    assert len(tables.attempts) == 1
+    found = znn.simulate(tables, n_workers, seconds=DEFERRED_S, dispatch=FREE, n_bytes=dict.fromkeys(nodes, 1))
+    assert found.n_tasks == len(nodes) + 1, "the attempt, and the task that takes its result"
+    (curve,) = found.curves
+    assert (curve.work_s, curve.path_s, found.n_bytes) == (15, 14, 4)
+    assert curve.rows[0].makespan_s == expected
+
+
+def test_traces_of_deferred_tasks_know_who_ran_them():
+    nodes, priority = deferred_graph()
+    with znn.Scheduler(num_workers=1, policy="lifo") as scheduler, znn.Trace() as trace:
+        scheduler.compile(nodes, ["q", "u"], priority).run()
+    costs = costs_of(trace.runs)
+    (attempts,) = costs.tables.attempts.values()
+    assert len({costs.seconds[attempt] for attempt in attempts}) == 1
+    assert len(costs.once) == costs.tables.n_tasks - len(attempts) + 1
+    assert znn.simulate(trace, 2).n_tasks == len(costs.once)
+
+
 @st.composite
 def graphs(draw):
     reads = {}
@@ -173,7 +207,7 @@ def test_makespans_keep_to_the_bounds(policy, graph):
     reads, seconds, n_bytes = graph
     tables = tables_of(reads, policy=POLICIES[policy])
     costs = costs_by_key(tables, seconds, n_bytes)
-    work, path = sum(costs.seconds), path_s(tables, costs.seconds)
+    work, path = sum(costs.seconds), path_s(costs, costs.seconds)
     locked, memory = znn.Dispatch(serial=1.0), Memory.of(2.0, 1.5)
     for n in WORKERS:
         free = Played(costs, FREE, n).makespan

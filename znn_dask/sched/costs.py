@@ -30,6 +30,12 @@ class Costs:
     seconds: list[float]
     n_bytes: list[float]
 
+    @property
+    def once(self) -> list[int]:
+        """The tasks that a run executes: of the attempts at a deferred task, one."""
+        late = {attempt for attempts in self.tables.attempts.values() for attempt in attempts[1:]}
+        return [task for task in range(self.tables.n_tasks) if task not in late]
+
 
 def costs_of(runs: Sequence[Recording]) -> Costs:
     """Return the medians over the complete runs of that program which took most of a trace's time.
@@ -55,12 +61,20 @@ def costs_of(runs: Sequence[Recording]) -> Costs:
         for stamps in run.stamps().values():
             for stamp in stamps:
                 seconds[stamp.task].append((stamp.end - stamp.start) / 1e9)
+    for attempts in tables.attempts.values():
+        together = [each for attempt in attempts for each in seconds[attempt]]
+        for attempt in attempts:
+            seconds[attempt] = together
     return Costs(tables, [median(each) for each in seconds], _moved(chosen[-1]))
 
 
 def _complete(run: Recording) -> bool:
-    ended = [stamp.sizes is not None for stamps in run.stamps().values() for stamp in stamps]
-    return len(ended) == run.tables.n_tasks and all(ended) and bool(ended)
+    """Whether every task has ended, of the attempts at a deferred one any."""
+    stamps = [stamp for of_thread in run.stamps().values() for stamp in of_thread]
+    ran, attempts = {stamp.task for stamp in stamps}, run.tables.attempts.values()
+    needed = set(range(run.tables.n_tasks)).difference(*attempts)
+    whole = needed <= ran and all(not ran.isdisjoint(each) for each in attempts)
+    return bool(stamps) and whole and all(stamp.sizes is not None for stamp in stamps)
 
 
 def _busy_ns(run: Recording) -> int:
@@ -95,12 +109,11 @@ def costs_by_key(
     ParameterError
         If a task has no seconds, or a number is negative or not finite.
     """
-    moved = n_bytes or {}
-    return Costs(
-        tables,
-        list(_numbers(tables, seconds, "seconds", None)),
-        list(_numbers(tables, moved, "n_bytes", 0.0)),
-    )
+    own_s = list(_numbers(tables, seconds, "seconds", None))
+    moved = list(_numbers(tables, n_bytes or {}, "n_bytes", 0.0))
+    for task in tables.attempts:
+        own_s[task] = moved[task] = 0.0  # it only takes what an attempt has made
+    return Costs(tables, own_s, moved)
 
 
 def _numbers(tables: Tables, given: Mapping[Hashable, float], name: str, missing: float | None) -> Iterator[float]:

@@ -30,6 +30,9 @@ class Play:
         self.n_events = 0
         self.idle = list(range(self.n_workers))
         self.wake_s = wake_s
+        # Of a deferred task the first attempt is made; the others find that somebody has begun.
+        self.deferred = {attempt: task for task, attempts in tables.attempts.items() for attempt in attempts}
+        self.claimed: set[int] = set()
 
     def play(self) -> float:
         """Run all tasks; return when the last has ended, seconds."""
@@ -48,13 +51,26 @@ class Play:
             for slot in unread:
                 self.drop(slot)
             if following < tables.n_tasks:
-                self.begin(following, now, worker)
+                if self._claim(following):
+                    self.begin(following, now, worker)
+                else:
+                    self.rest(now)
+                    self.at(now, tables.n_tasks, worker)
             else:
                 self.rest(now)
                 self.idle.append(worker)
                 if following == tables.n_tasks:
                     makespan = now
         return makespan
+
+    def _claim(self, task: int) -> bool:
+        """Whether a task is to be run at all: not an attempt that comes too late."""
+        deferred = self.deferred.get(task)
+        if deferred is None:
+            return True
+        late = deferred in self.claimed
+        self.claimed.add(deferred)
+        return not late
 
     # ---- what a task means
 

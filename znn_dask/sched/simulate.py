@@ -36,6 +36,11 @@ class _Memory(Play):
     def __init__(self, tables: Tables, needs: Mapping[Hashable, Need], n_workers: int) -> None:
         super().__init__(tables, n_workers)
         self.needs = [needs.get(key, NOTHING) for key in tables.keys]
+        for task, attempts in tables.attempts.items():
+            # The attempt takes the time, and what it leaves counts where the task takes it over, at once.
+            for attempt in attempts:
+                self.needs[attempt] = Need(extra=self.needs[task].extra, seconds=self.needs[task].seconds)
+            self.needs[task] = self.needs[task]._replace(extra=0, seconds=0.0)
         self.held = [0] * len(tables.initial)
         self.alive = self.peak = 0
 

@@ -73,7 +73,9 @@ def simulate(
     counts = _counts(num_workers)
     memory = Memory.of(bandwidth, core_bandwidth)
     curves = tuple(_curve(costs, each, counts, memory) for each in dispatches(dispatch))
-    return Simulation(costs.tables.n_tasks, sum(costs.seconds), sum(costs.n_bytes), bandwidth, core_bandwidth, curves)
+    once = costs.once
+    seconds_s, moved = (sum(each[task] for task in once) for each in (costs.seconds, costs.n_bytes))
+    return Simulation(len(once), seconds_s, moved, bandwidth, core_bandwidth, curves)
 
 
 def _costs(source: Any, seconds: Mapping[Hashable, float] | None, n_bytes: Mapping[Hashable, float] | None) -> Costs:
@@ -162,20 +164,22 @@ def totals(costs: Costs, dispatch: Dispatch) -> list[float]:
     return [dispatch.seconds + max(0.0, own - dispatch.saved) for own in costs.seconds]
 
 
-def path_s(tables: Tables, total: list[float]) -> float:
+def path_s(costs: Costs, total: list[float]) -> float:
     """Return the seconds of the longest path."""
-    sources = sources_of(tables)
-    end: list[float] = [0.0] * tables.n_tasks
-    for task in in_order(tables):
-        end[task] = total[task] + max([end[before] for before in sources[task]], default=0.0)
+    sources, once = sources_of(costs.tables), frozenset(costs.once)
+    end: list[float] = [0.0] * len(total)
+    for task in in_order(costs.tables, once):
+        end[task] = total[task] + max([end[before] for before in sources[task] if before in once], default=0.0)
     return max(end, default=0.0)
 
 
-def in_order(tables: Tables) -> Iterator[int]:
-    """Yield the tasks, each after all that it reads."""
+def in_order(tables: Tables, once: frozenset[int]) -> Iterator[int]:
+    """Yield the tasks that are run, each after all that it reads."""
     counts, ready = tables.counts[:], list(tables.ready)
     while ready:
         task = ready.pop()
+        if task not in once:
+            continue
         yield task
         for dependant in tables.dependants[task]:
             counts[dependant] -= 1
@@ -185,7 +189,7 @@ def in_order(tables: Tables) -> Iterator[int]:
 
 def _curve(costs: Costs, dispatch: Dispatch, counts: list[int], memory: Memory | None) -> Curve:
     total = totals(costs, dispatch)
-    work = sum(total)
+    work = sum(total[task] for task in costs.once)
     unlimited: float | None = None  # the makespan of many workers, played once and only if it is asked for
     rows = []
     for count in counts:
@@ -205,12 +209,13 @@ def _curve(costs: Costs, dispatch: Dispatch, counts: list[int], memory: Memory |
             binds = min(spans, key=spans.__getitem__)
         idle = max(0.0, 1 - work / available - waiting - stalled)
         rows.append(Row(count, played.makespan, work, idle, waiting, stalled, binds))
-    return Curve(dispatch, work, path_s(costs.tables, total), tuple(rows))
+    return Curve(dispatch, work, path_s(costs, total), tuple(rows))
 
 
 def _apart_s(costs: Costs, dispatch: Dispatch, count: int, memory: Memory | None) -> float:
     """Return the least seconds in which the tasks could be run if none needed another's result."""
-    total = totals(costs, dispatch)
+    every = totals(costs, dispatch)
+    total = [every[task] for task in costs.once]
     serial = sum(min(each, dispatch.serial) for each in total)
-    moved = sum(costs.n_bytes) / memory.bandwidth if memory else 0.0
+    moved = sum(costs.n_bytes[task] for task in costs.once) / memory.bandwidth if memory else 0.0
     return max(sum(total) / count, max(total, default=0.0), serial, moved)
