@@ -95,6 +95,16 @@ def test_dispatch_adds_and_saves():
     assert row(APART, 1.0, 4, znn.Dispatch(seconds=0.5, serial=0.25)).makespan_s == 0.75 + 1.5
 
 
+def test_several_workers_share_at_a_price():
+    """A quarter of a second more for every task, under the lock too, but not for one worker alone."""
+    dear = znn.Dispatch(shared=0.25)
+    assert row(APART, 1.0, 1, dear).makespan_s == 4
+    found = row(APART, 1.0, 2, dear)
+    assert (found.makespan_s, found.shared, found.idle) == (2.5, 1 / 5, 0)
+    # The lock for 0.5, the tasks for 1.25: starts at 0 and 0.5, 1.25 and 1.75; at 2.5 and 3 nothing is left.
+    assert row(APART, 1.0, 2, znn.Dispatch(serial=0.25, shared=0.25)).makespan_s == 3
+
+
 def test_a_worker_that_finds_nothing_holds_the_lock_too():
     """At 1.5 both end; the one who comes second waits until the first has seen that nothing is left for it."""
     reads = {"a": [], "b": [], "c": ["a", "b"]}

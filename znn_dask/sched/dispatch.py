@@ -25,6 +25,9 @@ class Dispatch:
         in all, the whole.
     saved : float
         Seconds of every task's own, as traced today, that this dispatch does without. Of a task that takes less, all.
+    shared : float
+        Seconds that every task takes longer as soon as there are several workers, under the lock too: what they all use
+        goes from core to core.
     wake : float
         Seconds until a worker that slept asks for a task.
     name : str
@@ -39,17 +42,19 @@ class Dispatch:
     seconds: float = 0.0
     serial: float = 0.0
     saved: float = 0.0
+    shared: float = 0.0
     wake: float = 0.0
     name: str = "dispatch"
 
     def __post_init__(self) -> None:
-        for name in ("seconds", "serial", "saved", "wake"):
+        for name in ("seconds", "serial", "saved", "shared", "wake"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
                 raise ParameterError(f"Dispatch: {name} must be a finite number of seconds from 0, got {value!r}")
 
     def __str__(self) -> str:
         saved = f", {_us(self.saved)} of its own saved" if self.saved else ""
+        saved += f", {_us(self.shared)} more with several workers" if self.shared else ""
         return f"{self.name}: {_us(self.seconds)} a task, {_us(self.serial)} of each under one lock{saved}"
 
 
@@ -57,15 +62,18 @@ def _us(seconds: float) -> str:
     return f"{seconds * 1e6:.3g} us"
 
 
-# Today's: the loop takes 2 to 4 us a task (`bench/scheduler.py`), and the Python function around a kernel 9 to 14 us
-# with warm caches and about 20 with cold ones, as a kernel before it leaves them (`lower.cost.CALL_S`). All of that
-# holds the interpreter's lock, which goes from hand to hand only while kernels run.
-GIL = Dispatch(seconds=3e-6, serial=23e-6, wake=30e-6, name="gil")
-# Without that lock the same costs lie beside each other, but for the run's own lock around the queue.
-FREE_THREADED = Dispatch(seconds=3e-6, serial=1e-6, wake=30e-6, name="free-threaded")
+# Today's: between two tasks of an update pass 9 us, the stamps of the trace taken off (2 to 4 us where tasks are empty
+# and caches warm: `bench/scheduler.py`), and the Python function around a kernel takes about 20 (`lower.cost.CALL_S`).
+# All of that holds the interpreter's lock. Beside a second worker every task of an update, short or long, took 25 to
+# 35 us longer (width 40, kernel 3), 20 to 30 of them on the CPU: objects and their counts that the other core wrote last.
+GIL = Dispatch(seconds=9e-6, serial=29e-6, shared=25e-6, wake=30e-6, name="gil")
+# Without that lock the same costs lie beside each other, but for the run's own lock around the queue. An assumption:
+# nobody has measured it.
+FREE_THREADED = Dispatch(seconds=9e-6, serial=1e-6, shared=25e-6, wake=30e-6, name="free-threaded")
 # A loop that is no Python and calls kernels itself: a few cache misses to count down and to fetch arguments, the lock
-# of the queue for a hundred nanoseconds, and nothing of the function around the kernel. Threads wake as today.
-NATIVE = Dispatch(seconds=0.3e-6, serial=0.1e-6, saved=15e-6, wake=30e-6, name="native")
+# of the queue for a hundred nanoseconds, and nothing of the function around the kernel. Threads wake today's way. An
+# estimate.
+NATIVE = Dispatch(seconds=0.3e-6, serial=0.1e-6, saved=15e-6, shared=0.5e-6, wake=30e-6, name="native")
 
 DISPATCHES = {each.name: each for each in (GIL, FREE_THREADED, NATIVE)}
 

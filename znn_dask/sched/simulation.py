@@ -23,9 +23,9 @@ class Row:
         From the start to the end of the last task, seconds.
     work_s : float
         Of all tasks with their dispatch, seconds: the makespan of one worker.
-    idle, waiting, stalled : float
+    idle, waiting, stalled, shared : float
         Shares of all workers' time: without a task; in the line for the dispatch lock; waiting for memory that others
-        used. With the efficiency they make 1.
+        used; in what tasks take longer because there are several workers. With the efficiency they make 1.
     binds : str
         Without whose limit the run would be shortest: the "workers" (if there were four times the most asked for), the
         "dependencies" (if nobody had to wait for another's result), the "dispatch lock" (if all could hold it) or the
@@ -38,6 +38,7 @@ class Row:
     idle: float
     waiting: float
     stalled: float
+    shared: float
     binds: str
 
     @property
@@ -156,13 +157,13 @@ def _lines(simulation: Simulation) -> Iterator[str]:
     for curve in simulation.curves:
         yield ""
         yield f"{curve.dispatch}; longest path {_ms(curve.path_s)} ms, S_inf {curve.parallelism:.1f}"
-        yield "workers  makespan ms  speedup  efficiency  guaranteed  at most   idle  lock  memory  binds"
+        yield "workers  makespan ms  speedup  efficiency  guaranteed  at most   idle  lock  memory  shared  binds"
         for row in curve.rows:
             n = row.n_workers
             yield (
                 f"{n:>7} {_ms(row.makespan_s):>12} {row.speedup:8.2f} {row.efficiency:11.0%} "
                 f"{curve.guaranteed(n):11.2f} {curve.at_most(n):8.1f} {row.idle:6.1%} {row.waiting:5.1%} "
-                f"{row.stalled:7.1%}  {row.binds}"
+                f"{row.stalled:7.1%} {row.shared:7.1%}  {row.binds}"
             )
 
 

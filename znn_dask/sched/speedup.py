@@ -118,8 +118,9 @@ class Played(Play):
 
     def __init__(self, costs: Costs, dispatch: Dispatch, n_workers: int, memory: Memory | None = None) -> None:
         super().__init__(costs.tables, n_workers, dispatch.wake)
-        self.total = totals(costs, dispatch)
-        self.lock_s = dispatch.serial
+        more = dispatch.shared if self.n_workers > 1 else 0.0
+        self.total = [each + more for each in totals(costs, dispatch)]
+        self.lock_s = dispatch.serial + (more if dispatch.serial else 0.0)
         self.pause_s = min(dispatch.serial, dispatch.seconds)
         self.n_bytes = costs.n_bytes
         self.shared = None if memory is None else Contention(memory, self.n_workers)
@@ -160,7 +161,7 @@ class Played(Play):
 
 
 def totals(costs: Costs, dispatch: Dispatch) -> list[float]:
-    """Return what each task takes with its dispatch, where nobody waits."""
+    """Return what each task takes with its dispatch on one worker."""
     return [dispatch.seconds + max(0.0, own - dispatch.saved) for own in costs.seconds]
 
 
@@ -196,6 +197,7 @@ def _curve(costs: Costs, dispatch: Dispatch, counts: list[int], memory: Memory |
         played = Played(costs, dispatch, count, memory)
         available = count * played.makespan or 1.0
         waiting, stalled = played.waited / available, max(0.0, played.stalled / available)
+        shared = len(costs.once) * dispatch.shared / available if played.n_workers > 1 else 0.0
         binds = "workers"
         if work < GOOD * available:
             if unlimited is None:
@@ -207,15 +209,16 @@ def _curve(costs: Costs, dispatch: Dispatch, counts: list[int], memory: Memory |
             if stalled > SMALL:
                 spans["memory"] = Played(costs, dispatch, count).makespan
             binds = min(spans, key=spans.__getitem__)
-        idle = max(0.0, 1 - work / available - waiting - stalled)
-        rows.append(Row(count, played.makespan, work, idle, waiting, stalled, binds))
+        idle = max(0.0, 1 - work / available - waiting - stalled - shared)
+        rows.append(Row(count, played.makespan, work, idle, waiting, stalled, shared, binds))
     return Curve(dispatch, work, path_s(costs, total), tuple(rows))
 
 
 def _apart_s(costs: Costs, dispatch: Dispatch, count: int, memory: Memory | None) -> float:
     """Return the least seconds in which the tasks could be run if none needed another's result."""
     every = totals(costs, dispatch)
-    total = [every[task] for task in costs.once]
-    serial = sum(min(each, dispatch.serial) for each in total)
+    more = dispatch.shared if count > 1 else 0.0
+    total = [every[task] + more for task in costs.once]
+    serial = sum(min(each, dispatch.serial + more) for each in total) if dispatch.serial else 0.0
     moved = sum(costs.n_bytes[task] for task in costs.once) / memory.bandwidth if memory else 0.0
     return max(sum(total) / count, max(total, default=0.0), serial, moved)
