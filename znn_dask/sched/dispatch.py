@@ -65,7 +65,7 @@ def _us(seconds: float) -> str:
 # Today's: between two tasks of an update pass 9 us, the stamps of the trace taken off (2 to 4 us where tasks are empty
 # and caches warm: `bench/scheduler.py`), and the Python function around a kernel takes about 20 (`lower.cost.CALL_S`).
 # All of that holds the interpreter's lock. Beside a second worker every task of an update, short or long, took 25 to
-# 35 us longer (width 40, kernel 3), 20 to 30 of them on the CPU: objects and their counts that the other core wrote last.
+# 35 us longer (width 40, kernel 3), 20 to 30 of them on the CPU: objects and counts that the other core wrote last.
 GIL = Dispatch(seconds=9e-6, serial=29e-6, shared=25e-6, wake=30e-6, name="gil")
 # Without that lock the same costs lie beside each other, but for the run's own lock around the queue. An assumption:
 # nobody has measured it.
