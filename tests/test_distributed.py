@@ -1,7 +1,12 @@
-"""A step on the scheduler of `distributed`: the same answer, our priorities, its report."""
+"""A step on the scheduler of `distributed`: the same answer, our priorities, its report, the page about it."""
 
 import dataclasses
+import re
+import subprocess
+import sys
+import textwrap
 import time
+from pathlib import Path
 
 import dask
 import numpy as np
@@ -21,6 +26,8 @@ NET = Network.parse("CTMCT", width=8, kernel=3)
 SIZE = (3, 4, 5)
 RNG = np.random.default_rng(0)
 X, TARGET = (RNG.standard_normal(shape, np.float32) for shape in ((1, *NET.input_size(SIZE)), (1, *SIZE)))
+# Any free port of this machine: others may test here too.
+ADDRESS = "127.0.0.1:0"
 # Many small tasks: blocks of two channels, a task per pair of them.
 PLAN = {"convolution": "fft", "granularity": "edge", "block": 2, "num_workers": 1}
 
@@ -37,7 +44,7 @@ def model():
 def cluster(request, tmp_path):
     """A client of threads of this process, as many as the test says; it hands ready tasks to them at once."""
     config = {"temporary-directory": str(tmp_path), "distributed.scheduler.worker-saturation": "inf"}
-    options = {"processes": False, "n_workers": 1, "threads_per_worker": request.param, "dashboard_address": None}
+    options = {"processes": False, "n_workers": 1, "threads_per_worker": request.param, "dashboard_address": ADDRESS}
     with dask.config.set(config), distributed.Client(**options) as client:
         yield client
 
@@ -144,3 +151,28 @@ def test_the_performance_report_knows_the_kinds(cluster, model, tmp_path):
     kinds = {key_split(key) for key in needed(graph)}
     assert {"fft-image", "conv-forward", "backward-conv", "conv-gradient", "update", "update-after"} <= kinds
     assert [kind for kind in sorted(kinds) if f'"{kind}"' not in text] == []
+
+
+PAGE = (Path(__file__).resolve().parent.parent / "docs" / "dashboard.md").read_text(encoding="utf-8")
+
+
+def test_the_page_about_the_dashboard_works(tmp_path):
+    """Its first example stands alone; the others are for an open client and a graph."""
+    alone, *others = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+    assert len(others) == 2
+    start = 'graph = model.graph("step", image, target)\n'
+    client = "with Client(processes=False, dashboard_address='127.0.0.1:0') as client:\n"
+    told = client + textwrap.indent(start + "".join(others) + "print('end', len(results))", "    ")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-W", "ignore:Couldn't detect:RuntimeWarning", "-c", alone + told],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    losses = [float(line) for line in done.stdout.splitlines()[1:4]]
+    assert losses[0] > losses[1] > losses[2], "it learns"
+    assert done.stdout.endswith("end 8\n"), "the loss, four kernels and three biases"
+    assert "backward-conv" in (tmp_path / "step.html").read_text()
