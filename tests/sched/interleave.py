@@ -6,9 +6,12 @@ comes next. So an execution can be repeated, and all of them can be tried one af
 for the module `threading`, `Mailbox` for `SimpleQueue`.
 
 Code between two steps runs as if nothing could come between. That loses nothing as long as whatever threads share
-there is ordered by locks and messages, and `World.come_after` finds what is not: each thread has a vector clock, locks and
-messages carry clocks along, and an access that does not come after the last one of another thread is a race, also
+there is ordered by locks and messages, and `World.come_after` finds what is not: each thread has a vector clock, locks
+and messages carry clocks along, and an access that does not come after the last one of another thread is a race, also
 where this execution did no harm. With `opcodes_of` every bytecode of some files is a step as well.
+
+An order may ask for the `state`: where every thread is and all that they share, so that executions which come to a
+state that was seen before need not be followed further.
 """
 
 import _thread
@@ -215,7 +218,7 @@ class World:
         """Return where the current thread is: its calls, and what is not yet seen of what the loop has decided."""
         position = []
         while frame.f_code is not World._live.__code__:
-            position.append((id(frame.f_code), frame.f_lasti))
+            position.append((id(frame.f_code), frame.f_lineno))
             if frame.f_code.co_name == "work":
                 names = frame.f_locals
                 position.append([names.get("task"), names.get("following"), names.get("helper") is None])

@@ -69,7 +69,7 @@ class Values(list):
 
     def __init__(self, tables):
         super().__init__(tables.initial)
-        filled = {t for t in range(tables.n_tasks)} | {slot for split in tables.splits for _, slot in split or ()}
+        filled = set(range(tables.n_tasks)) | {slot for split in tables.splits for _, slot in split or ()}
         self.state = [EMPTY if slot in filled else FULL for slot in range(len(self))]
         self.written = [None for _ in self]
         self.read = [{} for _ in self]
@@ -251,12 +251,12 @@ def _all_rest():
 def _shared():
     """Return what threads share: the fields of the runs and what has become of their tasks and values."""
     states = []
-    for run in World.now.runs:
-        stacks = [getattr(stack, "_own", stack) for theirs in run.stacks.values() for stack in theirs]
-        lists = [*map(list.copy, (run.counts, run.readers, run.heap)), map(_number, list.copy(run.idle)), *stacks]
-        own = run.__dict__
-        fields = own["its active"], own["its failed"], run.cancelled, list.__len__(run.stop)
-        values = run.values
+    for each in World.now.runs:
+        stacks = [getattr(stack, "_own", stack) for theirs in each.stacks.values() for stack in theirs]
+        lists = [*map(list.copy, (each.counts, each.readers, each.heap)), map(_number, list.copy(each.idle)), *stacks]
+        own = each.__dict__
+        fields = own["its active"], own["its failed"], each.cancelled, list.__len__(each.stop)
+        values = each.values
         states.append((fields, *map(tuple, lists), *values.state, *sorted(values.finished), *sorted(values.began)))
     return tuple(states)
 

@@ -12,8 +12,8 @@ class Search:
     An execution that comes to a state from which all was tried before, with as many preemptions left, ends there.
     """
 
-    def __init__(self, bound=math.inf, remembers=True):
-        self.bound, self.remembers = bound, remembers
+    def __init__(self, bound=math.inf, remembers=True, cuts=True):
+        self.bound, self.remembers, self.cuts = bound, remembers, cuts
         self.path = []  # (how many ways there are, which is taken) at each choice
         self.seen = {}  # from a state to the preemptions that were left
         self.n_executions = 0
@@ -39,7 +39,7 @@ class Search:
         if self.depth == len(self.path):
             if self.remembers:
                 now = (able[0].number, stays is None, state())
-                if self.seen.get(now, -1) >= self.left:
+                if self.cuts and self.seen.get(now, -1) >= self.left:
                     return None
                 self.seen[now] = self.left
             self.path.append((len(able), 0))

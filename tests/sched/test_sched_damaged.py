@@ -122,5 +122,5 @@ def test_without_a_defect_nothing_is_found():
 
 
 def test_what_is_to_be_replaced_must_be_there_once():
-    with pytest.raises(AssertionError, match="0 times in run.py"):
+    with pytest.raises(AssertionError, match=r"0 times in run\.py"):
         load(("with rock:", ""))

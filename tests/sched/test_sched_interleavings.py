@@ -54,6 +54,20 @@ def test_all_orders_of_a_tiny_graph(name, n_workers, bound, policy, sums):
     assert search(tables, n_workers, bound, accepts(dsk, keys.split()), sums not in HIDDEN) > 50
 
 
+@pytest.mark.parametrize(("name", "n_workers"), [("diamond", 2), ("sum of 3", 1)])
+def test_executions_that_are_cut_would_have_shown_no_other_state(name, n_workers):
+    reads, keys = GRAPHS[name]
+    dsk = graph_of(reads)
+    tables = compiled(dsk, keys.split())
+    searches = [Search(cuts=cuts) for cuts in (True, False)]
+    for orders in searches:
+        for order in orders:
+            assert play(SOURCE, tables, n_workers, order, accepts(dsk, keys.split())) is None
+    cut, whole = searches
+    assert cut.seen == whole.seen
+    assert (cut.n_executions < whole.n_executions) == (n_workers > 1)
+
+
 @pytest.mark.parametrize(
     ("reads", "n_workers", "bound"),
     [
