@@ -32,7 +32,7 @@ class Logical:
     """One thread of a world.
 
     `ready` tells whether it could go on, None if it always could; `waits_for` says on what. Who rests is in the
-    middle of a task or of a wait that may end at any time.
+    middle of a task or of a wait that may end at any time. `ended_runs` and `fills` are notes of those who watch.
     """
 
     def __init__(self, number, name, starter=None):
@@ -45,7 +45,7 @@ class Logical:
         self.rests = self.ended = False
         self.clock = {} if starter is None else dict(starter.clock)
         self.clock[number] = 0
-        self.ended_runs, self.position, self.thread = set(), (), None
+        self.ended_runs, self.position, self.thread, self.fills = set(), (), None, None
 
     def can_go(self):
         return not self.ended and (self.ready is None or self.ready())

@@ -87,9 +87,11 @@ class Values(list):
 
     def __setitem__(self, slot, value):
         world = World.now
-        before, after = (FULL, DROPPED) if value is None else (EMPTY, FULL)
+        drops = value is None and world.current.fills != (id(self), slot)
+        before, after = (FULL, DROPPED) if drops else (EMPTY, FULL)
         if self.state[slot] is not before:
-            world.fail(f"slot {slot} is to be {'dropped' if value is None else 'filled'}, but {self.state[slot]}")
+            world.fail(f"slot {slot} is to be {'dropped' if drops else 'filled'}, but {self.state[slot]}")
+        world.current.fills = None
         self._comes_after_all(world, slot)
         self.written[slot], self.state[slot] = world.access(), after
         super().__setitem__(slot, value)
@@ -124,6 +126,7 @@ class Values(list):
                 World.now.step(free=True, rests=True)
                 result = call(*values)
                 self.finished.add(task)
+                World.now.current.fills = id(self), task
                 return result
 
             return watched_call
@@ -236,7 +239,8 @@ def _compute(code, crew, tables, n_workers):
         if task not in values.finished:
             world.fail(f"task {tables.keys[task]!r} was skipped")
     for slot, state in enumerate(values.state):
-        if (state is FULL) != (slot in values.kept):
+        is_held = state is FULL and (slot in values.kept or list.__getitem__(values, slot) is not None)
+        if is_held != (slot in values.kept):
             world.fail(f"at the end slot {slot} {state}")
     return {key: values[slot] for key, slot in tables.results.items()}
 
@@ -265,7 +269,7 @@ def _number(seat):
     return seat.thread.logical.number
 
 
-def play(code, tables, n_workers, order, accept, again=False, opcodes=False, races=True, interrupt=False):
+def play(code, tables, n_workers, order, accept, again=False, beside=False, opcodes=False, races=True, interrupt=False):
     """Let a caller compute tables, then perhaps something else with the same threads, then end them.
 
     Parameters
@@ -274,8 +278,8 @@ def play(code, tables, n_workers, order, accept, again=False, opcodes=False, rac
     order : see `orders`
     accept : callable(results or error)
         Raises an AssertionError if this is not what should come.
-    again : bool
-        Whether another run follows.
+    again, beside : bool
+        Whether another run follows; whether a second caller does the same at the same time.
     opcodes : bool
         Whether every bytecode of `run` and `sums` is a step.
     interrupt : bool
@@ -291,11 +295,16 @@ def play(code, tables, n_workers, order, accept, again=False, opcodes=False, rac
 
     def call():
         crew = code.Crew()
+        other = cooperative.Thread(lambda: accept(_compute(code, crew, tables, n_workers)), name="other caller")
+        if beside:
+            other.start()
         accept(_compute(code, crew, tables, n_workers))
         world.interrupts = False
         if again:
             outcome = _compute(code, crew, THEN, n_workers)
             assert outcome == {"then": 7}, f"the next run gave {outcome!r}"
+        if beside:
+            other.join()
         crew.close()
 
     with sums_in_turn():

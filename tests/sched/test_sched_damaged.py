@@ -41,7 +41,7 @@ DAMAGE = {
     ),
     "a helper is chosen and not told": ([(WOKEN, "")], "all wait for ever"),
     "no helper is woken": ([("if heap and idle:", "if False:")], "a worker sleeps while a task is ready"),
-    "a helper is woken before the worker has taken its own task": (
+    "a helper is woken only when nothing is left to do": (
         [("                if heap and idle:", "                if not heap and idle:")],
         "a worker sleeps while a task is ready",
     ),
@@ -89,14 +89,12 @@ DAMAGE = {
         "is read, but was dropped",
     ),
 }
-
-
 FAILING = {"a": "", "bad": "", "c": "a", "d": "a", "e": "c d bad"}, "e"
 
 
 def attempts(code, races):
     """Yield what is found: in orders with at most one preemption, then in random ones with steps between bytecodes."""
-    for reads, keys in (*GRAPHS.values(), FAILING):
+    for reads, keys in (FAILING, *GRAPHS.values()):
         dsk = graph_of(reads)
         accept = accept_failure("bad") if "bad" in dsk else accepts(dsk, keys.split())
         for n_workers in (2, 3):

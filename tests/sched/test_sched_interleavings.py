@@ -37,7 +37,7 @@ def search(tables, n_workers, bound, accept, remembers=True, **options):
         ("diamond", 3, INF, "steal"),
         ("alone", 2, INF, "locality"),
         ("shared", 2, INF, "locality"),
-        ("shared", 3, 1, "fifo"),
+        ("shared", 3, 0, "fifo"),
         ("parts", 2, INF, "locality"),
         ("parts", 3, INF, "lifo"),
         ("sum of 3", 2, INF, "locality"),
@@ -98,6 +98,11 @@ def test_ctrl_c_at_any_time_in_all_orders(name, bound):
     assert {True, False} == set(interrupted)
 
 
+def test_two_callers_at_once():
+    dsk = graph_of({"a": "", "b": "a"})
+    assert search(compiled(dsk, ["b"]), 1, 1, accepts(dsk, ["b"]), beside=True) > 50
+
+
 @st.composite
 def graphs(draw):
     """Up to 15 tasks of every kind, and the keys to ask for; at most two fail."""
@@ -118,12 +123,12 @@ NAMES = st.sampled_from(list(POLICIES))
 
 
 @settings(max_examples=100)
-@given(graphs(), turns(12), WORKERS, NAMES, st.sampled_from(list(SUMS)))
-def test_drawn_orders_of_random_graphs(graph, order, n_workers, policy, sums):
+@given(graphs(), turns(12), WORKERS, NAMES, st.sampled_from(list(SUMS)), st.booleans())
+def test_drawn_orders_of_random_graphs(graph, order, n_workers, policy, sums, beside):
     reads, keys = graph
     dsk = graph_of(reads, sums)
-    found = play(SOURCE, compiled(dsk, keys, policy), n_workers, Drawn(order), accepts(dsk, keys))
-    assert found is None
+    tables = compiled(dsk, keys, policy)
+    assert play(SOURCE, tables, n_workers, Drawn(order), accepts(dsk, keys), beside=beside) is None
 
 
 @settings(max_examples=40)
