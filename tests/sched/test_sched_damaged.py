@@ -56,7 +56,7 @@ DAMAGE = {
                 "                if left <= 1:\n                    unread",
             )
         ],
-        "a race on slot|to be dropped, but was dropped",
+        "a race on slot|to be dropped, but was dropped|is read, but was dropped",
     ),
     "a task starts one need too early": (
         [
@@ -69,7 +69,7 @@ DAMAGE = {
     ),
     "everyone who leaves an ended run thinks to be the last": (
         [("return not self.active and bool(self.stop)", "return bool(self.stop)")],
-        "a race on idle|callers were told",
+        "a race on slot|is to be filled, but was dropped",
     ),
     "who leaves is not counted": ([("        self.active -= 1\n", "")], "all wait for ever"),
     "a failure does not stop the run": ([(STOPPED, "")], "although the run has ended"),
