@@ -15,7 +15,7 @@ DEVELOP := $(VENV)/.installed-develop$(if $(TORCH),-torch)-$(MODULES)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 BUILD_TOOLS := "scikit-build-core>=0.11" "nanobind>=2.4" cmake ninja
 
-.PHONY: demo test test-all sanitize lint format bench stub notebooks wheel clean
+.PHONY: demo test test-all sanitize tsan lint format bench stub notebooks wheel clean
 
 demo: $(USE)
 	$(BIN)/znn-dask demo
@@ -29,6 +29,10 @@ test-all: $(DEVELOP)
 # The kernels with AddressSanitizer and UndefinedBehaviourSanitizer under the tests of the operations.
 sanitize: $(DEVELOP)
 	.ci/sanitize $(BIN)/python
+
+# The kernels with ThreadSanitizer under what shares data between threads.
+tsan: $(DEVELOP)
+	.ci/tsan $(BIN)/python
 
 lint: $(DEVELOP)
 	$(BIN)/ruff check .

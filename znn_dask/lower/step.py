@@ -5,12 +5,14 @@ and the gradients, which it leaves behind in turn. The first step has none to be
 """
 
 import math
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dask.task_spec import GraphNode
+import dask
+from dask.task_spec import DataNode, GraphNode
 
+from znn_dask.errors import ParameterError
 from znn_dask.lower.arrange import arrange, input_sizes
 from znn_dask.lower.backward import lower_backward_pass
 from znn_dask.lower.builder import DEFAULT_ORDER, Builder, Key, ref, refs
@@ -47,6 +49,50 @@ class StepGraph:
     priority: dict[Key, int]
     n_bytes: dict[Key, int] = field(repr=False, default_factory=dict)
     extra_bytes: dict[Key, int] = field(repr=False, default_factory=dict)
+
+    def run(self, get: Callable[..., Any], inputs: Mapping[Any, Any] | None = None) -> dict[Any, Any]:
+        """Compute the outputs with any Dask scheduler.
+
+        The priorities go along as annotations (`dask.annotate`). The scheduler of `distributed` follows them among
+        the tasks it knows to be ready; Dask's local ones have no priorities and ignore them.
+
+        Parameters
+        ----------
+        get : callable(graph, keys)
+            ``client.get`` of a `distributed.Client`, ``dask.get``, ``dask.threaded.get``, `znn_dask.get`, ...
+        inputs : mapping of name to array, optional
+            A value for every name of ``inputs``.
+
+        Returns
+        -------
+        dict of name to value
+            By the names of ``outputs``.
+
+        Raises
+        ------
+        ParameterError
+            If an input is missing or unknown.
+        """
+        given = dict(inputs or {})
+        if given.keys() != self.inputs.keys():
+            raise ParameterError(
+                f"inputs must be given for {_listed(self.inputs)}, got {_listed(given)}; "
+                "Model.graph(kind, x, target) puts a sample into the graph"
+            )
+        values = {self.inputs[name]: DataNode(self.inputs[name], value) for name, value in given.items()}
+        # A bound method of a dict is known to every process, also where this package is not installed.
+        with dask.annotate(priority=self.all_priorities().__getitem__):
+            results = get(self.dask | values, list(self.outputs.values()))
+        return dict(zip(self.outputs, results, strict=True))
+
+    def all_priorities(self) -> dict[Key, int]:
+        """Return a priority for every key, also of values and inputs: that of the first task that reads them."""
+        found = dict(self.priority)
+        for key, task in self.dask.items():
+            for other in task.dependencies - self.priority.keys():
+                found[other] = max(self.priority[key], found.get(other, self.priority[key]))
+        lowest = min(self.priority.values())
+        return dict.fromkeys(self.dask, lowest) | found
 
 
 @dataclass(frozen=True)
@@ -174,6 +220,10 @@ def _lowering(net: Network, plan: Plan, token: str, training: bool, seed: int, o
 def _finish(graph: Builder, outputs: dict[Any, Key]) -> StepGraph:
     inputs: dict[Any, Key] = dict(graph.inputs)
     return StepGraph(graph.tasks, inputs, outputs, graph.priority, graph.n_bytes, graph.extra_bytes)
+
+
+def _listed(names: Iterable[Any]) -> str:
+    return ", ".join(map(str, names)) or "none"
 
 
 def _words(name: Any) -> tuple[Any, ...]:
