@@ -6,13 +6,14 @@ loop is the same, and a run that nobody watches pays nothing. Events come from t
 time.
 """
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, MutableMapping
 from dataclasses import replace
 from threading import Lock, get_ident
 from typing import Any
 
 from dask.callbacks import local_callbacks, unpack_callbacks
 from dask.local import finish_task, start_state_from_dask
+from dask.task_spec import DataNode
 
 from znn_dask.sched.compile import compile_tables
 from znn_dask.sched.crew import Crew
@@ -39,10 +40,12 @@ def evaluate_observed(
     callbacks: Any = None,
     rerun: bool = False,
     seconds: Mapping[Hashable, float] | None = None,
+    cache: MutableMapping[Key, Any] | None = None,
 ) -> Any:
-    """Run a graph with callbacks, the active ones where none are given.
+    """Run a graph with callbacks, the active ones where none are given, and with a cache for its values.
 
-    As with Dask's schedulers, graphs that tasks compute meanwhile are not watched by the active callbacks.
+    As with Dask's schedulers, graphs that tasks compute meanwhile are not watched by the active callbacks, and what
+    the graph gives is computed whether or not it is in the cache.
     """
     dsk = dict(nodes)
     state: dict[str, Any] = {}
@@ -55,10 +58,12 @@ def evaluate_observed(
                     callback[0](dsk)
                 started.append(callback)
             dsk = read(dsk)  # a callback may have put in results that it remembers
-            tables = compile_tables(dsk, keys, policy, complete(priority, dsk), False, seconds)
             results = set(flatten(keys))
+            cache = {} if cache is None else cache
+            supply(dsk, results, cache)
+            tables = compile_tables(dsk, keys, policy, complete(priority, dsk), False, seconds)
             position = {key: i for i, key in enumerate(dsk)}
-            state = start_state_from_dask(dsk, cache={}, keys=list(results), sortkey=position.get)
+            state = start_state_from_dask(dsk, cache=cache, keys=list(results), sortkey=position.get)
             state["ready"] = _Ready.fromkeys(state["ready"])
             for _, start_state, _, _, _ in active:
                 if start_state:
@@ -72,6 +77,15 @@ def evaluate_observed(
                 if finish:
                     finish(dsk, state, not succeeded)
     return answer
+
+
+def supply(dsk: Nodes, results: set[Key], cache: MutableMapping[Key, Any]) -> None:
+    """Put values that the graph lacks into it, and take values that it will compute out of the cache."""
+    wanted = results.union(*(node.dependencies for node in dsk.values()))
+    dsk.update({key: DataNode(key, cache[key]) for key in wanted if key not in dsk and key in cache})
+    for key in dsk:
+        if key in cache:
+            del cache[key]
 
 
 def complete(priority: Priority, dsk: Nodes) -> Priority:
