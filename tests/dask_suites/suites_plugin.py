@@ -51,9 +51,8 @@ def replace():
         for name, value in list(vars(module).items()):
             if any(value is get for get in theirs):
                 setattr(module, name, ours)
-            elif isinstance(value, type) and "__dask_scheduler__" in vars(value):
-                if value.__dask_scheduler__ in theirs:
-                    value.__dask_scheduler__ = staticmethod(ours)
+            elif isinstance(value, type) and vars(value).get("__dask_scheduler__") and value.__dask_scheduler__ in theirs:
+                value.__dask_scheduler__ = staticmethod(ours)
     # Only tests of Dask's processes call this one themselves.
     dask.multiprocessing.get = processes
 

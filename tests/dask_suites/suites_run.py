@@ -75,3 +75,35 @@ def run_suites(tests, scheduler, folder, timeout_s):
     assert done.returncode in (0, 1), tail
     assert report.exists(), tail
     return Report(**json.loads(report.read_text()))
+
+
+def worse(ours, theirs, known):
+    """Compare what came of the tests that ran on both.
+
+    Parameters
+    ----------
+    ours, theirs : Report
+    known : mapping of test to reason
+        Differences that are expected; a name without parameters stands for all of its tests.
+
+    Returns
+    -------
+    list of str
+        A line or more for each test that passes on Dask's scheduler and not on ours without being known, and for each
+        that is known and does pass.
+    """
+    lines = []
+    for test, outcome in ours.outcomes.items():
+        if theirs.outcomes.get(test) == "passed" and outcome != "passed" and not reason(test, known):
+            lines.append(f"{test} {outcome} on our scheduler, passed on Dask's\n{ours.messages.get(test, '')}")
+    for name in known:
+        found = [test for test in ours.outcomes if reason(test, {name: True})]
+        if found and all(ours.outcomes[test] == "passed" for test in found):
+            lines.append(f"{name} is known to fail on our scheduler, but passed; take it out of the list")
+    lines += [f"{test} ran on one of the two only" for test in ours.outcomes.keys() ^ theirs.outcomes.keys()]
+    return lines
+
+
+def reason(test, known):
+    """Return why a test is known to differ, None if it is not."""
+    return known.get(test) or known.get(test.partition("[")[0])

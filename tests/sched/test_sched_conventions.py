@@ -6,6 +6,9 @@ Tests of what Dask does too run on Dask's own scheduler as well.
 import multiprocessing
 import operator
 import os
+import signal
+import threading
+import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -29,14 +32,13 @@ def any_get(request):
 
 
 def test_a_number_in_the_call_goes_before_a_pool_and_a_pool_before_a_number_in_the_settings():
-    with ThreadPoolExecutor(3) as three, ThreadPoolExecutor(5) as five:
-        with dask.config.set(num_workers=7):
-            assert resolve_workers(None) == 7
+    with ThreadPoolExecutor(3) as three, ThreadPoolExecutor(5) as five, dask.config.set(num_workers=7):
+        assert resolve_workers(None) == 7
+        assert resolve_workers(None, three) == 3
+        with dask.config.set(pool=five):
+            assert resolve_workers(None) == 5
             assert resolve_workers(None, three) == 3
-            with dask.config.set(pool=five):
-                assert resolve_workers(None) == 5
-                assert resolve_workers(None, three) == 3
-                assert resolve_workers(2, three) == 2
+            assert resolve_workers(2, three) == 2
 
 
 class Seen:
@@ -174,3 +176,37 @@ def test_a_task_may_fork_and_the_child_may_compute(n_workers):
 
     dsk = {f"x{i}": Task(f"x{i}", fork, i) for i in range(3)}
     assert get(dsk, list(dsk), num_workers=n_workers) == ((7, 8),) * 3
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+@pytest.mark.parametrize("n_workers", [1, 2, 4, 8])
+def test_callbacks_hear_nothing_after_the_end_of_an_interrupted_run(n_workers):
+    running, go_on, ended, events = threading.Event(), threading.Event(), threading.Event(), []
+
+    def slow():
+        running.set()
+        assert go_on.wait(30)
+        ended.set()
+
+    def interrupt():
+        running.wait(30)
+        time.sleep(0.1)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    dsk = {"slow": Task("slow", slow), "after": Task("after", repr, TaskRef("slow"))}
+    sender = threading.Thread(target=interrupt)
+    sender.start()
+    watch = Callback(
+        pretask=lambda key, *_: events.append(key),
+        posttask=lambda key, *_: events.append(key),
+        finish=lambda dsk, state, failed: events.append(failed),
+    )
+    with watch, pytest.raises(KeyboardInterrupt):
+        get(dsk, "after", num_workers=n_workers)
+    sender.join()
+    go_on.set()
+    assert ended.wait(30)
+    # The worker that ran the slow task is free again.
+    assert get({"x": Task("x", abs, -3)}, "x", num_workers=n_workers) == 3
+    time.sleep(0.05)
+    assert events == ["slow", True]
