@@ -20,7 +20,7 @@ class Report:
 
     Attributes
     ----------
-    outcomes : "passed", "failed", "skipped" or "xfailed" for each test
+    outcomes : "passed", "failed", "skipped", "xfailed" or "xpassed" for each test
     messages : the end of what pytest says of each that failed
     calls : how often our scheduler and Dask's were asked to compute a graph
     """
@@ -40,7 +40,7 @@ def run_suites(tests, scheduler, folder, timeout_s):
     Parameters
     ----------
     tests : names of files or tests, relative to the folder that holds the package, as in ``dask/tests/test_base.py``
-    scheduler : "ours" or "dask"
+    scheduler : "ours", "ordered" or "dask", see `suites_plugin`
     folder : an empty folder to work in
     timeout_s : for all together, seconds
     """
@@ -54,14 +54,16 @@ def run_suites(tests, scheduler, folder, timeout_s):
     }
     # Not the settings of the tests that run this one.
     environment.pop("PYTEST_ADDOPTS", None)
-    options = ["-c", HERE / "suites.ini", "--rootdir", PACKAGE.parent, "-m", "not network and not gpu", "-q", "-rfE"]
-    command = [sys.executable, "-m", "pytest", "-p", "suites_plugin", "-p", "no:cacheprovider", *options]
     work = folder / f"{scheduler}-work"
     work.mkdir()
+    options = ["-q", "-rfE", "-p", "suites_plugin", "-p", "no:cacheprovider", "-m", "not network and not gpu"]
+    options += ["-c", HERE / "suites.ini", "--rootdir", PACKAGE.parent, "--basetemp", folder / f"{scheduler}-temp"]
+    # Those of distributed run on its scheduler.
+    options += ["--ignore", PACKAGE / "tests" / "test_distributed.py"]
+    names = [PACKAGE.parent / test for test in tests]
     with output.open("wb") as out:
-        names = [PACKAGE.parent / test for test in tests]
         done = subprocess.run(
-            [*map(str, command), f"--basetemp={folder / f'{scheduler}-temp'}", *map(str, names)],
+            [sys.executable, "-m", "pytest", *map(str, options), *map(str, names)],
             cwd=work,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -77,33 +79,41 @@ def run_suites(tests, scheduler, folder, timeout_s):
     return Report(**json.loads(report.read_text()))
 
 
+PASSED = "passed", "xpassed"
+
+
 def worse(ours, theirs, known):
-    """Compare what came of the tests that ran on both.
+    """Compare what came of the tests on both.
 
     Parameters
     ----------
     ours, theirs : Report
+        Tests that passed on ours may be missing in the other.
     known : mapping of test to reason
         Differences that are expected; a name without parameters stands for all of its tests.
 
     Returns
     -------
     list of str
-        A line or more for each test that passes on Dask's scheduler and not on ours without being known, and for each
-        that is known and does pass.
+        A text for each test that is worse on our scheduler without being known, for each that is known and is not
+        worse, and for each that ran on one only.
     """
     lines = []
-    for test, outcome in ours.outcomes.items():
-        if theirs.outcomes.get(test) == "passed" and outcome != "passed" and not reason(test, known):
-            lines.append(f"{test} {outcome} on our scheduler, passed on Dask's\n{ours.messages.get(test, '')}")
-    for name in known:
-        found = [test for test in ours.outcomes if reason(test, {name: True})]
-        if found and all(ours.outcomes[test] == "passed" for test in found):
-            lines.append(f"{name} is known to fail on our scheduler, but passed; take it out of the list")
-    lines += [f"{test} ran on one of the two only" for test in ours.outcomes.keys() ^ theirs.outcomes.keys()]
+    differs = set()
+    for test, theirs_was in theirs.outcomes.items():
+        was = ours.outcomes.get(test, "not run")
+        if theirs_was in PASSED and was not in PASSED:
+            differs.add(known_as(test, known))
+            if not known_as(test, known):
+                lines.append(f"{test}: {theirs_was} on Dask's scheduler, {was} on ours\n{ours.messages.get(test, '')}")
+    for test, was in ours.outcomes.items():
+        if was not in PASSED and test not in theirs.outcomes:
+            lines.append(f"{test}: {was} on our scheduler, not run on Dask's")
+    ran = {known_as(test, known) for test in ours.outcomes}
+    lines += [f"{name}: known to differ, but does not" for name in known if name in ran - differs]
     return lines
 
 
-def reason(test, known):
-    """Return why a test is known to differ, None if it is not."""
-    return known.get(test) or known.get(test.partition("[")[0])
+def known_as(test, known):
+    """Return the name under which a test is known to differ, None if it is not."""
+    return next((name for name in (test, test.partition("[")[0]) if name in known), None)
