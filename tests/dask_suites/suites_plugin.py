@@ -15,10 +15,7 @@ import signal
 import sys
 from pathlib import Path
 
-import dask.array
-import dask.bag
 import dask.base
-import dask.dataframe
 import dask.local
 import dask.multiprocessing
 import dask.threaded
@@ -43,7 +40,7 @@ def counted(module, name, who):
 
 
 def replace(ours):
-    """Put our scheduler wherever Dask holds one of its own."""
+    """Put our scheduler wherever Dask holds one of its own; modules imported later take it from the names."""
     threads, processes = dask.threaded.get, dask.multiprocessing.get
     # Collections whose schedulers differ may not be computed together, so bags have one that is not the arrays'.
     replaced = {threads: ours, dask.local.get_sync: ours, processes: functools.partial(ours)}

@@ -49,6 +49,8 @@ def run_suites(tests, scheduler, folder, timeout_s):
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "PYTHONDONTWRITEBYTECODE": "1",
+        # Some of Dask's tests depend on the order of sets.
+        "PYTHONHASHSEED": "1",
         "SUITES_SCHEDULER": scheduler,
         "SUITES_REPORT": str(report),
     }
