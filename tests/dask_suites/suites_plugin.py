@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+import types
 from pathlib import Path
 
 import dask.base
@@ -39,11 +40,17 @@ def counted(module, name, who):
     setattr(module, name, counting)
 
 
-def replace(ours):
+def called(name, defaults):
+    """Return our scheduler under the name of one of Dask's: tests are named after it, and know it from others."""
+    ours = znn_dask.sched.scheduler.get
+    return types.FunctionType(ours.__code__, ours.__globals__, name, defaults or ours.__defaults__)
+
+
+def replace(defaults):
     """Put our scheduler wherever Dask holds one of its own; modules imported later take it from the names."""
-    threads, processes = dask.threaded.get, dask.multiprocessing.get
-    # Collections whose schedulers differ may not be computed together, so bags have one that is not the arrays'.
-    replaced = {threads: ours, dask.local.get_sync: ours, processes: functools.partial(ours)}
+    processes = dask.multiprocessing.get
+    theirs = dask.threaded.get, dask.local.get_sync, processes
+    replaced = {get: called(get.__name__, defaults) for get in theirs}
     for name, get in dask.base.named_schedulers.items():
         dask.base.named_schedulers[name] = replaced[get]
     for module in [module for name, module in sys.modules.items() if name.partition(".")[0] == "dask"]:
@@ -63,10 +70,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 counted(znn_dask.sched.scheduler, "read", "ours")
 counted(dask.local, "start_state_from_dask", "dask")
-get = znn_dask.sched.scheduler.get
-variants = {"ours": get, "ordered": functools.partial(get, num_workers=1, policy="dask")}
-if os.environ["SUITES_SCHEDULER"] != "dask":
-    replace(variants[os.environ["SUITES_SCHEDULER"]])
+if os.environ["SUITES_SCHEDULER"] == "ours":
+    replace(None)
+elif os.environ["SUITES_SCHEDULER"] == "ordered":
+    replace((1, "dask"))  # num_workers, policy
 
 
 def pytest_runtest_logreport(report):
