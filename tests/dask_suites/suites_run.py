@@ -46,7 +46,8 @@ def run_suites(tests, scheduler, folder, timeout_s):
     """
     report, output = folder / f"{scheduler}.json", folder / f"{scheduler}.log"
     environment = {
-        **os.environ,
+        # Not the settings of the pytest that runs this one.
+        **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
         "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "PYTHONDONTWRITEBYTECODE": "1",
         # Some of Dask's tests depend on the order of sets.
@@ -54,14 +55,12 @@ def run_suites(tests, scheduler, folder, timeout_s):
         "SUITES_SCHEDULER": scheduler,
         "SUITES_REPORT": str(report),
     }
-    # Not the settings of the tests that run this one.
-    environment.pop("PYTEST_ADDOPTS", None)
     work = folder / f"{scheduler}-work"
     work.mkdir()
     options = ["-q", "-rfE", "-p", "suites_plugin", "-p", "no:cacheprovider", "-m", "not network and not gpu"]
     options += ["-c", HERE / "suites.ini", "--rootdir", PACKAGE.parent, "--basetemp", folder / f"{scheduler}-temp"]
     # Those of distributed run on its scheduler.
-    options += ["--ignore", PACKAGE / "tests" / "test_distributed.py"]
+    options += ["-k", "not distributed", "--ignore", PACKAGE / "tests" / "test_distributed.py"]
     names = [PACKAGE.parent / test for test in tests]
     with output.open("wb") as out:
         done = subprocess.run(

@@ -24,17 +24,17 @@ PART = [
     *(f"dask/tests/test_{name}.py" for name in ("base", "graph_manipulation", "composite_expr")),
     "dask/diagnostics/tests",
     "dask/bag/tests/test_random.py",
-    *(f"dask/array/tests/test_{name}.py" for name in ("array_core", "atop", "random", "reshape")),
+    "dask/array/tests/test_array_core.py",
 ]
-"""What continuous integration runs: under a minute."""
+"""What continuous integration runs: about a minute."""
 
 WHOLE = ["dask/tests", "dask/array/tests", "dask/bag/tests", "dask/diagnostics/tests"]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_part_of_dasks_tests_passes_on_our_scheduler(tmp_path):
     ours = run_suites(PART, "ours", tmp_path, timeout_s=280)
-    assert ours.calls["ours"] > 1000
+    assert ours.calls["ours"] > 2500
     assert ours.calls["dask"] < ours.calls["ours"] / 10
     # What passes on ours needs no comparison.
     others = {test.partition("[")[0] for test, outcome in ours.outcomes.items() if outcome not in PASSED}
