@@ -8,7 +8,6 @@ run is running (except after an interrupt, where tasks that do not end soon are 
 """
 
 import contextvars
-import os
 import threading
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
@@ -21,6 +20,9 @@ from znn_dask.sched.tables import Tables
 
 GRACE_S = 0.5
 """How long an interrupted caller waits for tasks that are running already, seconds."""
+
+LOOK_UP_S = 0.1
+"""How long a caller sleeps at most before it looks for signals, seconds."""
 
 
 class Run:
@@ -228,12 +230,12 @@ def execute(
 
 
 def wait(done: threading.Lock) -> None:
-    """Wait for a lock so that Ctrl-C can end the waiting."""
-    if os.name == "nt":  # there a signal does not end the waiting for a lock
-        while not done.acquire(timeout=0.1):
-            pass
-    else:
-        done.acquire()
+    """Wait for a lock so that Ctrl-C can end the waiting.
+
+    A signal does not end it if it comes between the last look and the sleep, nor ever on Windows; so we look up.
+    """
+    while not done.acquire(timeout=LOOK_UP_S):
+        pass
 
 
 def named(error: BaseException, tables: Tables, task: int) -> BaseException:
