@@ -34,7 +34,7 @@ WHOLE = ["dask/tests", "dask/array/tests", "dask/bag/tests", "dask/diagnostics/t
 @pytest.mark.timeout(600)
 def test_a_part_of_dasks_tests_passes_on_our_scheduler(tmp_path):
     ours = run_suites(PART, "ours", tmp_path, timeout_s=280)
-    assert ours.calls["ours"] > 2500
+    assert ours.calls["ours"] > 2000
     assert ours.calls["dask"] < ours.calls["ours"] / 10
     # What passes on ours needs no comparison.
     others = {test.partition("[")[0] for test, outcome in ours.outcomes.items() if outcome not in PASSED}
