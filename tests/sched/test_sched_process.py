@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from dask.task_spec import Task, TaskRef
 
-from znn_dask.sched import Scheduler
+from znn_dask.sched import Scheduler, run
 from znn_dask.sched.cpus import available_cpus, cgroup_quota
 from znn_dask.tasks import Reduce, fresh, tree_sum
 
@@ -51,6 +51,22 @@ def test_ctrl_c_reaches_the_caller_drops_the_rest_and_leaves_all_usable(n_worker
         time.sleep(0.05)
         assert len(ran) <= n_workers
         assert scheduler.get({"x": Task("x", abs, -3)}, "x") == 3
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+@pytest.mark.parametrize("n_workers", [1, 2, 4, 8])
+def test_ctrl_c_just_as_the_caller_goes_to_sleep_is_not_lost(n_workers, monkeypatch):
+    monkeypatch.setattr(run, "GRACE_S", 0.0)
+    with Scheduler(n_workers) as scheduler:
+        for _ in range(20):
+            go_on = threading.Event()
+            dsk = {"interrupt": Task("interrupt", signal.pthread_kill, threading.main_thread().ident, signal.SIGINT)}
+            dsk |= {i: Task(i, go_on.wait, 20) for i in range(n_workers)}
+            begin = time.perf_counter()
+            with pytest.raises(KeyboardInterrupt):
+                scheduler.get(dsk, list(dsk))
+            assert time.perf_counter() - begin < 10
+            go_on.set()
 
 
 def run_script(script, timeout=60):

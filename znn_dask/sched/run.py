@@ -11,7 +11,6 @@ goes back after the task at hand when the older has something again.
 """
 
 import contextvars
-import os
 import threading
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
@@ -26,6 +25,9 @@ from znn_dask.sched.team import Team
 
 GRACE_S = 0.5
 """How long an interrupted caller waits for tasks that are running already, seconds."""
+
+LOOK_UP_S = 0.1
+"""How long a caller sleeps at most before it looks for signals, seconds."""
 
 
 class Run:
@@ -275,12 +277,12 @@ def fail(run: Run, rerun: Sequence[Callable[..., Any]] = ()) -> None:
 
 
 def wait(done: threading.Lock) -> None:
-    """Wait for a lock so that Ctrl-C can end the waiting."""
-    if os.name == "nt":  # there a signal does not end the waiting for a lock
-        while not done.acquire(timeout=0.1):
-            pass
-    else:
-        done.acquire()
+    """Wait for a lock so that Ctrl-C can end the waiting.
+
+    A signal does not end it if it comes between the last look and the sleep, nor ever on Windows; so we look up.
+    """
+    while not done.acquire(timeout=LOOK_UP_S):
+        pass
 
 
 def named(error: BaseException, tables: Tables, task: int) -> BaseException:

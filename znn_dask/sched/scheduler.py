@@ -11,7 +11,6 @@ from typing import Any
 
 import dask
 from dask.callbacks import Callback
-from dask.task_spec import DataNode
 
 from znn_dask.errors import ParameterError
 from znn_dask.sched.compile import compile_tables
@@ -26,6 +25,22 @@ from znn_dask.sched.program import Program
 _shared = Crew()
 """The threads of `get`, of all callers together."""
 
+FRAMES = r"znn_dask[\\/]sched[\\/]"
+"""The files whose frames say nothing of what went wrong in a task, as a regular expression."""
+
+
+def hide_frames() -> None:
+    """Let ``compute`` and ``persist`` leave our frames out of tracebacks, as they do those of Dask's schedulers.
+
+    Goes by Dask's setting ``admin.traceback.shorten``; where that is empty, whole tracebacks are wanted.
+    """
+    hidden = dask.config.get("admin.traceback.shorten", None)
+    if hidden and FRAMES not in hidden:
+        dask.config.set({"admin.traceback.shorten": [*hidden, FRAMES]})
+
+
+hide_frames()
+
 
 def get(dsk: Any, keys: Any, num_workers: int | None = None, policy: str = "locality", **kwargs: Any) -> Any:
     """Compute keys of a Dask graph on threads.
@@ -37,13 +52,14 @@ def get(dsk: Any, keys: Any, num_workers: int | None = None, policy: str = "loca
     keys : key or nested lists of keys
         What to compute.
     num_workers : int, optional
-        Threads; None takes Dask's settings ``num_workers`` or ``pool`` (its size only), else all CPUs that
-        this process may use.
+        Threads; None takes ``pool`` (its size only), else Dask's settings ``pool`` or ``num_workers``, else all
+        CPUs that this process may use.
     policy : str
         Which ready task a worker takes first: "locality", "locality-depth", "critical-path", "fifo", "lifo",
         "steal" or "dask" (see `policies`). Results do not depend on it.
     **kwargs
-        Of those that Dask passes: ``cache`` (values of keys that are known), ``callbacks``,
+        Of those that Dask passes: ``cache`` (a mapping that gives what the graph lacks and holds values while
+        they are needed, the results also afterwards; None takes Dask's setting), ``callbacks``,
         ``rerun_exceptions_locally`` and ``pool``; others are ignored.
 
     Returns
@@ -124,26 +140,28 @@ class Scheduler:
 
 def _compute(crew: Crew, dsk: Any, keys: Any, n_workers: int, policy: Policy, kwargs: Mapping[str, Any]) -> Any:
     nodes = read(dsk)
-    cache = kwargs.get("cache")
-    if cache:
-        nodes = {**nodes, **{key: DataNode(key, value) for key, value in cache.items()}}
     callbacks = kwargs.get("callbacks")
-    rerun = kwargs.get("rerun_exceptions_locally")
-    if rerun is None:
-        rerun = dask.config.get("rerun_exceptions_locally", False)
+    cache = _given(kwargs, "cache")
+    rerun = _given(kwargs, "rerun_exceptions_locally")
     # Running a task a second time needs inputs that nobody wrote into, which observed runs keep.
-    if callbacks or rerun or Callback.active:
-        return evaluate_observed(nodes, keys, policy, None, crew, n_workers, callbacks, bool(rerun))
+    if callbacks or rerun or cache is not None or Callback.active:
+        return evaluate_observed(nodes, keys, policy, None, crew, n_workers, callbacks, bool(rerun), cache=cache)
     return evaluate(compile_tables(nodes, keys, policy), keys, {}, crew, n_workers)
+
+
+def _given(kwargs: Mapping[str, Any], name: str) -> Any:
+    """Return what a call or else Dask's settings say, None if neither does."""
+    value = kwargs.get(name)
+    return dask.config.get(name, None) if value is None else value
 
 
 def resolve_workers(num_workers: int | None, pool: Any = None) -> int:
     """Return how many threads None or a number stands for, see `get`."""
     if num_workers is None:
-        num_workers = dask.config.get("num_workers", None)
-    if num_workers is None:
         pool = pool or dask.config.get("pool", None)
         num_workers = getattr(pool, "_max_workers", None) or getattr(pool, "_processes", None)
+    if num_workers is None:
+        num_workers = dask.config.get("num_workers", None)
     if num_workers is None:
         return available_cpus()
     if isinstance(num_workers, bool) or not hasattr(num_workers, "__index__") or num_workers < 1:
