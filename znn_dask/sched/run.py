@@ -14,6 +14,7 @@ import contextvars
 import threading
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
+from time import sleep
 from typing import Any
 
 from znn_dask.sched.blas import one_thread_per_worker
@@ -150,12 +151,16 @@ def work(run: Run, seat: Seat) -> tuple[bool, Run | None]:
     shared, dependants, rank, yields_to = tables.shared, tables.dependants, tables.rank, tables.yields_to
     values, counts, readers, stop, lock = run.values, run.counts, run.readers, run.stop, run.lock
     heap, stacks, idle, elder = run.heap, run.stacks[seat], run.team.idle, run.elder
-    value_of = values.__getitem__
+    value_of, locked = values.__getitem__, lock.locked
     last = task = tables.n_tasks
     nothing = last + 1
     unread: list[int] = []
     while True:
         following, helper = nothing, None
+        # Whoever sleeps for a lock gets it before it gets the interpreter, and then holds up all the others: from there on
+        # every task costs two wake-ups. So wait for the holder to go on, not for the lock.
+        while locked():
+            sleep(0)
         with lock:
             if stop:
                 return run.leave(seat)
