@@ -157,7 +157,7 @@ def work(run: Run, seat: Seat) -> tuple[bool, Run | None]:
     unread: list[int] = []
     while True:
         following, helper = nothing, None
-        # Whoever sleeps for a lock gets it before it gets the interpreter, and then holds up all the others: from there on
+        # Who sleeps for a lock gets it before it gets the interpreter, and then holds up all others: from there on
         # every task costs two wake-ups. So wait for the holder to go on, not for the lock.
         while locked():
             sleep(0)
