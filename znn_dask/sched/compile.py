@@ -5,7 +5,9 @@ callable and slots, `link` finds who waits for whom, a policy orders the graph's
 become ranks, inputs that nobody else reads are given away, and every slot gets its end of life.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+import gc
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -48,23 +50,38 @@ def compile_tables(
     ParameterError
         If tasks wait for each other in a circle, or the priorities lack a task.
     """
-    nodes = cull(nodes, keys)
-    forces = find_forces(nodes) if fuse else {}
-    layout = lay_out(nodes, fuse, n_attempts(forces) + len(publish))
-    made = draft(nodes, layout, fuse)
-    results = {key: layout.slot_of(key) for key in flatten(keys)}
-    links = link(made, layout)
-    table = group_table(made, layout, links)
-    table = replace(table, keys=layout.keys, nodes=nodes, seconds=seconds_of(layout.keys, seconds))
-    priorities = prioritize(table, layout.keys, policy, priority)
-    layout.attempts = add_attempts(made, layout, forces)
-    if publish:
-        layout.outlet = add_publishers(made, layout, publish)
-    if forces or publish:
+    with _collector_paused():
+        nodes = cull(nodes, keys)
+        forces = find_forces(nodes) if fuse else {}
+        layout = lay_out(nodes, fuse, n_attempts(forces) + len(publish))
+        made = draft(nodes, layout, fuse)
+        results = {key: layout.slot_of(key) for key in flatten(keys)}
         links = link(made, layout)
-    for task in layout.attempts:
-        links.counts[task] = 1  # the first attempt that is made releases it
-    return _tables(made, layout, links, results, priorities, queue_of(policy, priority), fuse)
+        table = group_table(made, layout, links)
+        table = replace(table, keys=layout.keys, nodes=nodes, seconds=seconds_of(layout.keys, seconds))
+        priorities = prioritize(table, layout.keys, policy, priority)
+        layout.attempts = add_attempts(made, layout, forces)
+        if publish:
+            layout.outlet = add_publishers(made, layout, publish)
+        if forces or publish:
+            links = link(made, layout)
+        for task in layout.attempts:
+            links.counts[task] = 1  # the first attempt that is made releases it
+        return _tables(made, layout, links, results, priorities, queue_of(policy, priority), fuse)
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Keep Python from looking for garbage: compiling makes some ten objects a task and none in circles, and passes
+    over everything alive cost as much as half of it."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _tables(
