@@ -80,7 +80,8 @@ def bind(node: GraphNode, slot_of: Callable[[Key], int], constant: Callable[[Any
         else:
             reads.append(constant(arg))
     call = partial(node.func, **kwargs) if kwargs else node.func
-    binding = Binding(call, tuple(reads), tuple(uses))
+    of_results = tuple(uses)
+    binding = Binding(call, of_results if len(uses) == len(reads) else tuple(reads), of_results)
     key = _overwritten(node)
     if key is not None:
         binding.position = node.func.__znn_overwrites__

@@ -157,21 +157,23 @@ def owned_slots(made: Draft, layout: Layout, links: Links, requested: set[int]) 
 def _give_away(made: Draft, layout: Layout, links: Links, requested: set[int], fuse: bool) -> list[tuple[int, ...]]:
     """Return for each task the slots that it may overwrite."""
     owned = owned_slots(made, layout, links, requested) if fuse else set()
-    donated: list[tuple[int, ...]] = []
-    for task, binding in enumerate(made.bindings):
-        candidates = made.small[task].terms if task in made.small else (binding.overwritable,)
-        donated.append(tuple(slot for slot in candidates if slot in owned))
+    donated: list[tuple[int, ...]] = [()] * layout.n_tasks
+    for slot in owned:
+        (task,) = links.readers[slot]
+        small = made.small.get(task)
+        candidates = small.terms if small is not None else (made.bindings[task].overwritable,)
+        if slot in candidates and not donated[task]:
+            donated[task] = tuple(each for each in candidates if each in owned)
     return donated
 
 
 def _calls(made: Draft, donated: list[tuple[int, ...]]) -> list[Callable[..., Any]]:
-    calls = []
-    for task, (binding, given) in enumerate(zip(made.bindings, donated, strict=True)):
-        small = made.small.get(task)
-        if small is not None:
-            calls.append(small.call(*[term in given for term in small.terms]))
-        else:
-            calls.append(binding.donating() if given else binding.call)
+    calls = [binding.call for binding in made.bindings]
+    for task, given in enumerate(donated):
+        if given and task not in made.small:
+            calls[task] = made.bindings[task].donating()
+    for task, small in made.small.items():
+        calls[task] = small.call(*[term in donated[task] for term in small.terms])
     return calls
 
 

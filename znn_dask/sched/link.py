@@ -119,6 +119,14 @@ def link(made: Draft, layout: Layout) -> Links:
     readers: list[list[int]] = [[] for _ in range(layout.n_slots)]
     uses = [0] * layout.n_slots
     for task, binding in enumerate(made.bindings):
+        if len(binding.uses) == 1 and binding.waits is None:  # the same as below, sooner
+            (slot,) = binding.uses
+            uses[slot] += 1
+            readers[slot].append(task)
+            if source[slot] >= 0:
+                dependants[source[slot]].append(task)
+                counts[task] = 1
+            continue
         for slot in binding.uses:
             uses[slot] += 1
             if not readers[slot] or readers[slot][-1] != task:
