@@ -23,6 +23,10 @@ class ParameterError(ZnnError, ValueError):
     """An argument outside its valid values, or parameters whose names or shapes do not match."""
 
 
+class CycleError(ParameterError, RuntimeError):
+    """Tasks that wait for each other. A RuntimeError too, as in Dask."""
+
+
 class MemoryLimitError(ZnnError, ValueError):
     """No way to compute a network was found that keeps to the memory it was given."""
 

@@ -15,7 +15,6 @@ PROCESSES = (
 KNOWN = {
     **dict.fromkeys(ORDER, "asks for Dask's order of tasks on one worker; ours has it with policy='dask'"),
     **dict.fromkeys(PROCESSES, "asks for processes, and fails on Dask's threads as well"),
-    "dask/tests/test_order.py::test_order_cycle": "a circle is a ParameterError here, a RuntimeError there",
 }
 """Tests that pass on Dask's schedulers and not on ours, and why."""
 

@@ -31,6 +31,7 @@ CASES = [
     (MEDIUM, MEDIUM_SIZE, {"convolution": "fft"}),
     (MEDIUM, MEDIUM_SIZE, {"convolution": "direct", "batch": 2}),
     (MEDIUM, MEDIUM_SIZE, {"convolution": "fft", "granularity": "edge", "block": 4}),
+    (MEDIUM, MEDIUM_SIZE, {"convolution": "direct", "granularity": "edge", "block": 2, "sum": "arrival"}),
 ]
 
 

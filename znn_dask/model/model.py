@@ -298,7 +298,8 @@ class Model:
         -------
         StepGraph
             ``dask``, ``inputs`` and ``outputs``: of a step the key of the "loss" and of each new parameter by name;
-            of forward those of the outputs by name. Every call gives new keys.
+            of forward those of the outputs by name. Every call gives new keys. ``graph.run(get)`` computes it with any
+            Dask scheduler, see docs/dashboard.md.
         """
         if kind not in ("step", "forward"):
             raise ParameterError(f"graph must be 'step' or 'forward', got {kind!r}")

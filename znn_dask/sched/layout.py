@@ -13,7 +13,7 @@ from typing import Any
 
 from dask.task_spec import Alias, DataNode, GraphNode, Task, TaskRef
 
-from znn_dask.errors import ParameterError
+from znn_dask.errors import CycleError
 from znn_dask.sched.bind import referred
 from znn_dask.sched.graph import Key, Nodes
 from znn_dask.tasks import ArrivalReduce, Reduce
@@ -160,8 +160,8 @@ def _n_tasks(node: GraphNode) -> int:
     return len(node.args) + (1 if isinstance(node, ArrivalReduce) else -1)
 
 
-def cycle_error(keys: Iterable[Key]) -> ParameterError:
+def cycle_error(keys: Iterable[Key]) -> CycleError:
     """Return the error that names keys which wait for each other."""
     names = [repr(key) for key in keys]
     shown = names[:8] + (["..."] if len(names) > 8 else []) + names[:1]
-    return ParameterError(f"Cycle detected between the following keys: {' -> '.join(shown)}")
+    return CycleError(f"Cycle detected between the following keys: {' -> '.join(shown)}")
