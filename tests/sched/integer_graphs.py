@@ -48,7 +48,7 @@ def pair(*values):
 def graph_of(reads, sums="tree"):
     """Return tasks of integers; the first letter of a key says which.
 
-    s adds, p is a part of two, u is deferred, what begins with bad fails; what others read and is not there is an input.
+    s adds, p is a part of two, u is deferred, what begins with bad fails; what is read and not there is an input.
     """
     plain = term if sums == "arrival" else plus_one
     dsk = {}
@@ -92,6 +92,7 @@ CHAINS = {
     "two": ({"n": "i", "m": "i k"}, "n m", {"i": "n", "k": "m"}),
     "wide": ({"a": "i", "b": "i", "n": "a b"}, "n", {"i": "n"}),
     "update": ({"u": "i", "n": "u j"}, "n", {"i": "n"}),
+    "long": ({"h": "j", "g": "h", "n": "i", "y": "n", "z": "n"}, "g n y z", {"i": "n"}),
     "sum": ({"a": "i", "b": "j", "s": "a b i"}, "s", {"i": "s"}),
 }
 """Graphs with inputs, and from those that are handed on to where they come from."""

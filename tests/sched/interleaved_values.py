@@ -188,6 +188,8 @@ class Values(list):
                 self._check_read(*reading)
             world.step(free=True, rests=True)
             result = call.args[0](*values)
+            if self.finished.intersection(self.tables.attempts[self.deferred[task]]):
+                world.fail(f"the deferred task {self.tables.keys[task]!r} runs twice")
             self.finished.add(task)
             return result
 

@@ -89,7 +89,7 @@ class Shaken:
 
 
 def mixed(n_rounds, opcodes=True):
-    """Yield functions that make orders, and whether every bytecode is to be a step: of every kind some, the quick first.
+    """Yield functions that make orders, and whether every bytecode is to be a step.
 
     Each function is called with nothing for every graph that is tried and returns the same order again.
     """

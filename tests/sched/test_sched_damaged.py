@@ -80,7 +80,10 @@ DAMAGE = {
         [("            self.stop.append(True)\n            self.heap.clear()\n\n    def cancel", "\n    def cancel")],
         "ran out of tasks",
     ),
-    "the seats are kept": ([("                self._crew.give_back(self.idle)\n", "                pass\n")], "all wait for ever"),
+    "the seats are kept": (
+        [("                self._crew.give_back(self.idle)\n", "                pass\n")],
+        "all wait for ever",
+    ),
     "values are dropped before they are read": (
         [
             (DROPPED, ""),
