@@ -75,7 +75,7 @@ def test_executions_that_are_cut_would_have_shown_no_other_state(name, n_workers
     [
         ({"a": "", "bad": "a", "c": "a", "d": "bad c"}, 2, INF),
         ({"bad1": "", "bad2": "", "c": "", "d": "bad1 bad2 c"}, 2, INF),
-        ({"a": "", "bad": "a", "c": "a", "d": "a", "e": "bad c d"}, 3, 0),
+        pytest.param({"a": "", "bad": "a", "c": "a", "d": "a", "e": "bad c d"}, 3, 0, marks=pytest.mark.slow),
     ],
 )
 def test_a_failure_ends_the_run_in_all_orders_and_the_threads_serve_the_next(reads, n_workers, bound):
