@@ -3,34 +3,54 @@
 import operator
 
 import dask
-from dask.task_spec import Task, TaskRef
+from dask.task_spec import DataNode, Task, TaskRef
+from interleave import World
 
-from znn_dask.tasks import Reduce
+from znn_dask.tasks import ArrivalReduce, Reduce, deferred
 
 
 class MeantError(Exception):
     """What tasks that fail raise."""
 
 
-SUMS = {"tree": Reduce}
+SUMS = {"tree": Reduce, "arrival": ArrivalReduce}
 """From a name to what makes a task that sums others, from its key and theirs."""
 
-HIDDEN = frozenset[str]()
-"""The sums that keep more than the tables and values show, so that no state can be known again."""
+
+class Term(int):
+    """An integer whose additions take a while, in which others may go on."""
+
+    def __add__(self, other):
+        if World.now is not None:
+            World.now.step(free=True, rests=True)
+        return Term(int(self) + int(other))
 
 
 def plus_one(key, *values):
     if key.startswith("bad"):
         raise MeantError(key)
-    return 1 + sum(values)
+    return 1 + sum(map(int, values))
+
+
+def term(key, *values):
+    return Term(plus_one(key, *values))
+
+
+@deferred
+def late(key, *values):
+    return plus_one(key, *values)
 
 
 def pair(*values):
-    return 1 + sum(values), 2 + sum(values)
+    return plus_one("", *values), plus_one("", *values) + 1
 
 
 def graph_of(reads, sums="tree"):
-    """Return tasks of integers; the first letter of a key says which: s adds, p is a part of two, bad fails."""
+    """Return tasks of integers; the first letter of a key says which.
+
+    s adds, p is a part of two, u is deferred, what begins with bad fails; what is read and not there is an input.
+    """
+    plain = term if sums == "arrival" else plus_one
     dsk = {}
     for key, needs in reads.items():
         refs = map(TaskRef, needs.split())
@@ -40,7 +60,7 @@ def graph_of(reads, sums="tree"):
             dsk["w" + key] = Task("w" + key, pair, *refs)
             dsk[key] = Task(key, operator.getitem, TaskRef("w" + key), 1)
         else:
-            dsk[key] = Task(key, plus_one, key, *refs)
+            dsk[key] = Task(key, late if key[0] == "u" else plain, key, *refs)
     return dsk
 
 
@@ -53,6 +73,44 @@ GRAPHS = {
     "sum of 4": ({"a": "", "b": "", "c": "", "d": "", "s": "a b c d"}, "s"),
     "two sums": ({"a": "", "b": "", "s1": "a b", "s2": "a b", "z": "s1 s2"}, "z s1"),
 }
+
+
+UPDATES = {
+    "read once": ({"a": "", "u": "", "b": "u a"}, "b"),
+    "read twice": ({"a": "", "u": "a", "b": "u", "c": "u a"}, "b c"),
+    "two of one": ({"a": "", "u": "", "ub": "a", "b": "u a ub"}, "b"),
+    "one of the other": ({"u": "", "ub": "u", "b": "ub"}, "b u"),
+    "shared": ({"a": "", "u": "a", "b": "u", "s": "a b"}, "s"),
+}
+"""Graphs with deferred tasks."""
+
+CHAINS = {
+    "counter": ({"n": "i"}, "n", {"i": "n"}),
+    "tail": ({"n": "i", "t": "n"}, "n t", {"i": "n"}),
+    "head": ({"h": "j", "n": "i h"}, "n", {"i": "n"}),
+    "apart": ({"n": "i", "o": "j"}, "n o", {"i": "n"}),
+    "two": ({"n": "i", "m": "i k"}, "n m", {"i": "n", "k": "m"}),
+    "wide": ({"a": "i", "b": "i", "n": "a b"}, "n", {"i": "n"}),
+    "update": ({"u": "i", "n": "u j"}, "n", {"i": "n"}),
+    "long": ({"h": "j", "g": "h", "n": "i", "y": "n", "z": "n"}, "g n y z", {"i": "n"}),
+    "sum": ({"a": "i", "b": "j", "s": "a b i"}, "s", {"i": "s"}),
+}
+"""Graphs with inputs, and from those that are handed on to where they come from."""
+
+
+def results_in_a_row(dsk, keys, links, given):
+    """Return what runs give that are fed by the one before, by Dask.
+
+    Parameters
+    ----------
+    given : for each run the inputs that are not handed on; those of the first have all
+    """
+    results = []
+    for own in given:
+        handed_on = {name: results[-1][keys.index(key)] for name, key in links.items()} if results else {}
+        inputs = {key: DataNode(key, value) for key, value in {**handed_on, **own}.items()}
+        results.append(tuple(dask.get({**dsk, **inputs}, keys)))
+    return results
 
 
 def accepts(dsk, keys):

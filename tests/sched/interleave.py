@@ -22,6 +22,19 @@ from types import SimpleNamespace
 
 MOST_STEPS = 50_000
 LONGEST_S = 60.0
+DECIDED = {
+    "work": ("run", "task", "following", "helper", "unread"),
+    "__call__": ("run", "ended", "following"),
+    "leave": ("ended", "following"),
+    "cancel": ("ended",),
+    "add": ("term", "other", "owned"),
+    "attempt": ("values",),
+    "_hand_on": ("key",),
+    "_receive": ("key",),
+    "dismiss_idle": ("seats", "seat"),
+    "script": ("number",),
+}
+"""Per function, what it keeps to itself of what has been decided; lines tell the rest."""
 
 
 class Abandoned(BaseException):
@@ -46,6 +59,7 @@ class Logical:
         self.clock = {} if starter is None else dict(starter.clock)
         self.clock[number] = 0
         self.ended_runs, self.position, self.thread, self.fills = set(), (), None, None
+        self.task, self.readings = -1, []
 
     def can_go(self):
         return not self.ended and (self.ready is None or self.ready())
@@ -82,6 +96,7 @@ class World:
     def __init__(self, order, opcodes_of=(), races=True):
         self.order, self.opcodes_of, self.races = order, frozenset(opcodes_of), races
         self.threads, self.runs, self.locks, self.mailboxes, self.current = [], [], [], [], None
+        self.crews, self.teams, self.links = [], [], []
         self.found, self.over, self.cut, self.n_steps = None, False, False, 0
         self.interrupts = False
         self.all_rest, self.shared = (lambda: None), (lambda: ())
@@ -219,12 +234,23 @@ class World:
         position = []
         while frame.f_code is not World._live.__code__:
             position.append((id(frame.f_code), frame.f_lineno))
-            if frame.f_code.co_name == "work":
+            decided = DECIDED.get(frame.f_code.co_name)
+            if decided is not None:
                 names = frame.f_locals
-                position.append([names.get("task"), names.get("following"), names.get("helper") is None])
-                position[-1] = (*position[-1], *names.get("unread", ()))
+                position.append(tuple([self.plain(names.get(name)) for name in decided]))
             frame = frame.f_back
         return tuple(position)
+
+    def plain(self, value):
+        """Return what a value is in terms that can be compared: a run or a seat is a number."""
+        if isinstance(value, (list, tuple)):
+            return tuple([self.plain(each) for each in list.copy(value)] if isinstance(value, list) else value)
+        if isinstance(value, (int, str)) or value is None:
+            return value
+        if value in self.runs:
+            return "run", self.runs.index(value)
+        thread = getattr(value, "thread", None)
+        return type(value).__name__, thread and thread.logical and thread.logical.number
 
     def state(self):
         """Return all that decides how it can go on; of clocks, which decide only what is seen of it, nothing."""
@@ -233,7 +259,7 @@ class World:
             self.interrupts,
             tuple([(thread.position, *thread.ended_runs) for thread in self.threads]),
             tuple([lock.held for lock in self.locks]),
-            tuple([len(mailbox.items) for mailbox in self.mailboxes]),
+            tuple([tuple([self.plain(item) for item, _ in mailbox.items]) for mailbox in self.mailboxes]),
         )
 
     def _trace(self, frame, event, _):
@@ -249,10 +275,12 @@ class World:
 
     def come_after(self, access, name):
         """Complain if the current thread does not know of an access, a (thread, time) of another or None."""
-        if access is not None and self.races:
-            number, time = access
-            if self.current.clock.get(number, -1) < time:
-                self.fail(f"a race on {name} between threads {number} and {self.current.number}")
+        if not self.knows(access):
+            self.fail(f"a race on {name} between threads {access[0]} and {self.current.number}")
+
+    def knows(self, access):
+        """Return whether the current thread knows of an access, or races are not looked for."""
+        return access is None or not self.races or self.current.clock.get(access[0], -1) >= access[1]
 
     def access(self):
         """Return what the next access has to come after."""
@@ -262,6 +290,8 @@ class World:
 
 class Lock:
     """Stands in for `threading.Lock`; outside of a world it only keeps count."""
+
+    what = "a lock"
 
     def __init__(self):
         self.world = None
@@ -293,7 +323,7 @@ class Lock:
                 world.interrupts = False
                 raise KeyboardInterrupt
             return True
-        world.step(ready=lambda: not self.held, waits_for="a lock")
+        world.step(ready=lambda: not self.held, waits_for=self.what)
         return True
 
     def release(self):

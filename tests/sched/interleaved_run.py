@@ -1,225 +1,215 @@
-"""The scheduler's own run and crew in a `World`, under watch.
+"""The scheduler's own run, team, chain and crew in a `World`, under watch.
 
-`load` executes the sources of `run` and `crew` once more, with stand-ins for locks, threads and mailboxes, and, to see
-that defects are found, with parts of the text replaced. `play` lets a caller compute a graph there in a given order.
+`load` executes their sources once more, with stand-ins for locks, threads, mailboxes and futures, and, to see
+that defects are found, with parts of the text replaced. `play` lets a caller compute a graph there in a given order,
+`play_chain` lets it go through a script of runs that overlap.
 What is watched while it runs: every task runs once and after all it needs; none starts after a failure; nobody sleeps
-while a task is ready; values are read after they were filled and before they were dropped; whatever belongs to the
+while a task is ready, or waits for a lock until a task ends; the older run goes first; values are read after they were
+filled and before they were dropped; whatever belongs to the
 holder of the lock is touched in turn. What is looked at when it has ended: the results; that every value nobody asked
 for was dropped; that the caller was told once; that the threads came back, serve the next run, and end.
 """
 
-from collections import Counter
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 from dask.task_spec import Task
 from interleave import Abandoned, Mailbox, World, cooperative
+from interleaved_values import Owned, Stop, Values, owned
 
-from znn_dask.sched import crew, run, sums
+from znn_dask.sched import chain, crew, force, run, sums, team
 from znn_dask.sched.compile import compile_tables
 from znn_dask.sched.graph import read
 from znn_dask.sched.policies import policy_named
-from znn_dask.sched.traced import sources_of
-
-EMPTY, FULL, DROPPED = "was not filled yet", "is full", "was dropped"
 
 
-class Owned(list):
-    """A list of which any two accesses must be ordered."""
+class Future:
+    """Stands in for `concurrent.futures.Future`."""
 
-    def __init__(self, items, name):
-        super().__init__(items)
-        self.name, self.last = name, None
+    def __init__(self):
+        self._gate = cooperative.Lock()
+        self._gate.what = "the end"
+        self._gate.acquire()
 
+    def set_running_or_notify_cancel(self):
+        return True
 
-def _watched(method):
-    plain = getattr(list, method)
+    def set_result(self, _):
+        self._gate.release()
 
-    def access(self, *args):
-        world = World.now
-        if world is not None:
-            world.come_after(self.last, self.name)
-            self.last = world.access()
-        return plain(self, *args)
+    def result(self):
+        self._gate.acquire()
+        self._gate.release()
 
-    return access
-
-
-for _method in ("__getitem__", "__setitem__", "__len__", "append", "pop", "clear"):
-    setattr(Owned, _method, _watched(_method))
-
-
-class Stop(list):
-    """What any thread may append to and look at, at any time; so each access is a step."""
-
-    def append(self, item):
-        World.now.step()
-        super().append(item)
-
-    def __len__(self):
-        if World.now is not None and not World.now.over:
-            World.now.step()
-        return super().__len__()
+    def exception(self, timeout):
+        if not self._gate.acquire(timeout=timeout):
+            raise TimeoutError
+        self._gate.release()
 
 
-class Values(list):
-    """The slots of one run, and what its tasks did."""
+def watch_team(plain):
+    """Return the class `Team` with fields that know who may touch them."""
 
-    def __init__(self, tables):
-        super().__init__(tables.initial)
-        filled = set(range(tables.n_tasks)) | {slot for split in tables.splits for _, slot in split or ()}
-        self.state = [EMPTY if slot in filled else FULL for slot in range(len(self))]
-        self.written = [None for _ in self]
-        self.read = [{} for _ in self]
-        self.tables, self.sources = tables, sources_of(tables)
-        self.kept = set(tables.results.values()) | ({*range(len(self))} - filled - set(tables.inputs.values()))
-        self.began, self.finished, self.run = Counter(), set(), None
+    class Lock(cooperative.Lock):
+        def acquire(self, *args, **kwargs):
+            taken = super().acquire(*args, **kwargs)
+            for number, each in enumerate(World.now.runs):
+                if each.team is self.team and list.__len__(each.stop):
+                    World.now.current.ended_runs.add(number)
+            return taken
 
-    def __getitem__(self, slot):
-        world = World.now
-        if self.state[slot] is not FULL:
-            world.fail(f"slot {slot} is read, but {self.state[slot]}")
-        world.come_after(self.written[slot], f"slot {slot}")
-        self.read[slot].update([world.access()])
-        return super().__getitem__(slot)
+        def release(self):
+            _check_age(sys._getframe(1), self.team)
+            super().release()
 
-    def __setitem__(self, slot, value):
-        world = World.now
-        drops = value is None and world.current.fills != (id(self), slot)
-        before, after = (FULL, DROPPED) if drops else (EMPTY, FULL)
-        if self.state[slot] is not before:
-            world.fail(f"slot {slot} is to be {'dropped' if drops else 'filled'}, but {self.state[slot]}")
-        world.current.fills = None
-        self._comes_after_all(world, slot)
-        self.written[slot], self.state[slot] = world.access(), after
-        super().__setitem__(slot, value)
+    class Watched(plain):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.idle, self.runs, self.lock = Owned(self.idle, "idle"), Owned(self.runs, "runs"), Lock()
+            self.lock.team = self
+            World.now.teams.append(self)
 
-    def clear(self):
-        if World.now is not None and not World.now.over:
-            for slot in range(len(self)):
-                self._comes_after_all(World.now, slot)
-        self.state = [DROPPED] * len(self.state)
+        def __del__(self):  # what is lost shall be seen
+            pass
 
-    def _comes_after_all(self, world, slot):
-        for access in (self.written[slot], *self.read[slot].items()):
-            world.come_after(access, f"slot {slot}")
-
-    def begin(self, task):
-        world = World.now
-        self.began[task] += 1
-        key = self.tables.keys[task]
-        if self.began[task] > 1:
-            world.fail(f"task {key!r} runs twice")
-        if not self.finished.issuperset(self.sources[task]):
-            world.fail(f"task {key!r} runs before what it needs")
-        if world.runs.index(self.run) in world.current.ended_runs:
-            world.fail(f"task {key!r} starts although the run has ended")
-
-    def instrumented(self):
-        """Return the tables with calls that tell when they begin and end, between which others may go on."""
-
-        def watch(task, call):
-            def watched_call(*values):
-                self.begin(task)
-                World.now.step(free=True, rests=True)
-                result = call(*values)
-                self.finished.add(task)
-                World.now.current.fills = id(self), task
-                return result
-
-            return watched_call
-
-        n = self.tables.n_tasks
-        return replace(
-            self.tables, calls=[watch(t, c) for t, c in enumerate(self.tables.calls[:n])] + self.tables.calls[n:]
-        )
+    return Watched
 
 
-def _owned(name):
-    """Return an attribute that belongs to one thread at a time."""
-
-    def note(self):
-        if World.now is not None:
-            World.now.come_after(self.__dict__.get("last " + name), name)
-            self.__dict__["last " + name] = World.now.access()
-
-    def get(self):
-        note(self)
-        return self.__dict__["its " + name]
-
-    def put(self, value):
-        note(self)
-        self.__dict__["its " + name] = value
-
-    return property(get, put)
+def _check_age(frame, its_team):
+    """Complain if a worker decides to run a task while an older run has one."""
+    while frame.f_code.co_name == "__exit__":
+        frame = frame.f_back
+    names = frame.f_locals if frame.f_code.co_name == "work" else {}
+    if names and names.get("following", names["last"]) < names["last"]:
+        for older in list.copy(its_team.runs):
+            if older is names["run"]:
+                return
+            if list.__len__(older.heap) and not list.__len__(older.stop):
+                World.now.fail("a task of the younger run goes before one of the older")
 
 
 def watch_run(plain):
     """Return the class `Run` with fields that know who may touch them."""
 
-    class Lock(cooperative.Lock):
-        def acquire(self, *args, **kwargs):
-            taken = super().acquire(*args, **kwargs)
-            if list.__len__(self.run.stop):
-                World.now.current.ended_runs.add(World.now.runs.index(self.run))
-            return taken
-
     class Watched(plain):
-        active, error, failed = _owned("active"), _owned("error"), _owned("failed")
+        active, error, failed, n_awaited = owned("active"), owned("error"), owned("failed"), owned("n_awaited")
 
         def __init__(self, *args):
+            self.n_told = 0
             super().__init__(*args)
-            for name in ("counts", "readers", "heap", "idle"):
+            for name in ("counts", "readers", "heap"):
                 setattr(self, name, Owned(getattr(self, name), name))
-            self.stop, self.lock = Stop(), Lock()
-            self.lock.run = self.values.run = self
+            self.stop, self.values.run = Stop(), self
+            self.done.what = "the end"
             World.now.runs.append(self)
+
+        @property
+        def tell(self):
+            def counted():
+                self.n_told += 1
+                self._tell()
+
+            return counted
+
+        @tell.setter
+        def tell(self, tell):
+            self._tell = tell
+
+    return Watched
+
+
+def known(plain, where):
+    """Return a class of which the world knows every object."""
+
+    class Watched(plain):
+        def __init__(self, *args):
+            super().__init__(*args)
+            getattr(World.now, where).append(self)
+
+    return Watched
+
+
+def watch_sum(plain):
+    """Return the class `ArrivalSum` with fields that know who may touch them."""
+
+    class Watched(plain):
+        _slot, _n_missing, _owned = owned("_slot"), owned("_n_missing"), owned("_owned")
+        n_last = 0
+
+        def add(self, *args):
+            is_last = super().add(*args)
+            self.n_last += is_last
+            if self.n_last > 1:
+                World.now.fail("two were the last to add to a sum")
+            return is_last
+
+        def take(self):
+            if self.n_last != 1:
+                World.now.fail("nobody was the last to add to a sum")
+            return super().take()
+
+        def hidden(self):
+            fields = [self.__dict__["its " + name] for name in ("_slot", "_n_missing", "_owned")]
+            return (World.now.plain(fields[0]), *fields[1:], self.n_last)
+
+    return Watched
+
+
+def watch_deferred(plain):
+    """Return the class `Deferred` with a result that knows who may touch it."""
+
+    class Watched(plain):
+        result = owned("result")
+
+        def hidden(self):
+            return len(self._open), World.now.plain(self.__dict__["its result"])
 
     return Watched
 
 
 def load(*replacements):
-    """Execute `run` and `crew` with stand-ins; each replacement is a pair of texts of `run`, the first is there once.
+    """Execute the sources with stand-ins; each replacement is a pair of texts, the first is there once.
 
     Returns
     -------
-    Names `execute`, `Crew` and `file`, the name by which the world knows the code of `run`.
+    Names `execute`, `Chain`, `Crew`, `new_state`, and `files`, by which the world knows the code.
     """
-    code = []
-    for module in (run, crew):
-        source = Path(module.__file__).read_text(encoding="utf-8")
-        for old, new in replacements if module is run else ():
-            assert source.count(old) == 1, f"{source.count(old)} times in run.py: {old!r}"
-            source = source.replace(old, new)
-        copy = ModuleType(f"interleaved_{module.__name__.rpartition('.')[2]}")
+    modules = {each.__name__.rpartition(".")[2]: each for each in (crew, team, force, sums, run, chain)}
+    sources = {name: Path(each.__file__).read_text(encoding="utf-8") for name, each in modules.items()}
+    for old, new in replacements:
+        counts = {name: source.count(old) for name, source in sources.items()}
+        assert sum(counts.values()) == 1, f"{sum(counts.values())} times in the sources: {old!r}"
+        name = max(counts, key=counts.get)
+        sources[name] = sources[name].replace(old, new)
+    code = SimpleNamespace()
+    for name, source in sources.items():
+        copy = ModuleType(f"interleaved_{name}")
         exec(compile(source, f"<{copy.__name__}>", "exec"), copy.__dict__)
-        copy.threading = cooperative
-        code.append(copy)
-    runs, crews = code
-    runs.Run = watch_run(runs.Run)
-    runs.one_thread_per_worker = lambda _: nullcontext()
-    crews.SimpleQueue = Mailbox
-    return SimpleNamespace(execute=runs.execute, Crew=crews.Crew, file=f"<{runs.__name__}>")
+        copy.threading, copy.Future = cooperative, Future
+        copy.one_thread_per_worker = lambda _: nullcontext()
+        setattr(code, name, copy)
+    code.crew.SimpleQueue = Mailbox
+    code.team.Team = code.run.Team = code.chain.Team = watch_team(code.team.Team)
+    code.run.Run = code.chain.Run = watch_run(code.run.Run)
+    code.run.ClaimedError = code.force.ClaimedError
+    code.chain.fail, code.chain.Link = code.run.fail, known(code.chain.Link, "links")
+    code.crew.Crew = known(code.crew.Crew, "crews")
+    late, total = watch_deferred(code.force.Deferred), watch_sum(code.sums.ArrivalSum)
+
+    def new_state(make):
+        return late() if make is force.Deferred else total(*make.args)
+
+    code.chain.recorded = lambda tables, _: Values(tables, new_state).instrumented()
+    files = [f"<interleaved_{name}>" for name in ("team", "force", "sums", "run", "chain")]
+    return SimpleNamespace(
+        execute=code.run.execute, Chain=code.chain.Chain, Crew=code.crew.Crew, new_state=new_state, files=files
+    )
 
 
-@contextmanager
-def sums_in_turn():
-    """Let the locks of sums, where they have some, be those of a world; only inside, for others run on real threads."""
-    before = {name: getattr(sums, name) for name in ("threading", "Lock") if hasattr(sums, name)}
-    try:
-        for name in before:
-            setattr(sums, name, {"threading": cooperative, "Lock": cooperative.Lock}[name])
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(sums, name, value)
-
-
-def compiled(dsk, keys, policy="locality", priority=None):
-    with sums_in_turn():
-        return compile_tables(read(dsk), keys, policy_named(policy), priority)
+def compiled(dsk, keys, policy="locality", priority=None, publish=()):
+    return compile_tables(read(dsk), keys, policy_named(policy), priority, publish=publish)
 
 
 THEN = compiled({"then": Task("then", abs, -7)}, "then")
@@ -227,46 +217,52 @@ THEN = compiled({"then": Task("then", abs, -7)}, "then")
 
 def _compute(code, crew, tables, n_workers):
     """Execute as `evaluate` does; the values of the requested keys, or the error."""
-    values = Values(tables)
+    values = Values(tables, code.new_state)
     try:
         code.execute(values.instrumented(), values, crew, n_workers)
     except Abandoned:
         raise
     except BaseException as error:
         return error
-    world = World.now
-    for task in range(tables.n_tasks):
-        if task not in values.finished:
-            world.fail(f"task {tables.keys[task]!r} was skipped")
-    for slot, state in enumerate(values.state):
-        is_held = state is FULL and (slot in values.kept or list.__getitem__(values, slot) is not None)
-        if is_held != (slot in values.kept):
-            world.fail(f"at the end slot {slot} {state}")
+    World.now.current.task = -1
+    values.check_end(values.state)
     return {key: values[slot] for key, slot in tables.results.items()}
 
 
 def _all_rest():
     """Complain if all threads that could go on are in tasks, and somebody sleeps while another task is ready."""
     for each in World.now.runs:
-        if all(map(list.__len__, (each.heap, each.idle))) and not list.__len__(each.stop):
+        if all(map(list.__len__, (each.heap, each.team.idle))) and not list.__len__(each.stop):
             World.now.fail("a worker sleeps while a task is ready")
+    for thread in World.now.threads:
+        if not thread.ended and not thread.can_go() and thread.waits_for == "a lock":
+            World.now.fail("somebody waits for a lock until a task ends")
 
 
 def _shared():
     """Return what threads share: the fields of the runs and what has become of their tasks and values."""
+    world = World.now
     states = []
-    for each in World.now.runs:
+    for each in world.runs:
         stacks = [getattr(stack, "_own", stack) for theirs in each.stacks.values() for stack in theirs]
-        lists = [*map(list.copy, (each.counts, each.readers, each.heap)), map(_number, list.copy(each.idle)), *stacks]
+        lists = [*map(list.copy, (each.counts, each.readers, each.heap)), *stacks]
         own = each.__dict__
-        fields = own["its active"], own["its failed"], each.cancelled, list.__len__(each.stop)
+        fields = own["its active"], own["its failed"], own["its n_awaited"], each.cancelled, list.__len__(each.stop)
         values = each.values
-        states.append((fields, *map(tuple, lists), *values.state, *sorted(values.finished), *sorted(values.began)))
-    return tuple(states)
+        done = *values.state, *sorted(values.finished), *sorted(values.began), *values.hidden()
+        states.append((fields, *map(tuple, lists), done, each.n_told))
+    teams = [(world.plain(each.idle), world.plain(each.runs), each.closing) for each in world.teams]
+    links = [(*sorted(each.outlet.values), each.outlet.receive is None) for each in world.links]
+    return tuple(states), tuple(teams), tuple(links), *[world.plain(each._idle) for each in world.crews]
 
 
-def _number(seat):
-    return seat.thread.logical.number
+def _end(world, found):
+    """Return what was found, or what is wrong at the end."""
+    if found is None and not world.cut:
+        told = [each.n_told for each in world.runs]
+        if told != [1] * len(told):
+            found = f"callers were told {told} times"
+    return found
 
 
 def play(code, tables, n_workers, order, accept, again=False, beside=False, opcodes=False, races=True, interrupt=False):
@@ -281,7 +277,7 @@ def play(code, tables, n_workers, order, accept, again=False, beside=False, opco
     again, beside : bool
         Whether another run follows; whether a second caller does the same at the same time.
     opcodes : bool
-        Whether every bytecode of `run` and `sums` is a step.
+        Whether every bytecode of the sources is a step.
     interrupt : bool
         Whether Ctrl-C comes while the caller waits, at a time that the order chooses.
 
@@ -289,7 +285,7 @@ def play(code, tables, n_workers, order, accept, again=False, beside=False, opco
     -------
     What was found wrong, or None.
     """
-    world = World(order, [code.file, sums.__file__] if opcodes else (), races)
+    world = World(order, code.files if opcodes else (), races)
     world.all_rest, world.shared = _all_rest, _shared
     world.interrupts = interrupt
 
@@ -307,10 +303,41 @@ def play(code, tables, n_workers, order, accept, again=False, beside=False, opco
             other.join()
         crew.close()
 
-    with sums_in_turn():
-        found = world.play(call)
-    if found is None and not world.cut:
-        told = [each.done.n_releases for each in world.runs]
-        if told != [1] * len(told):
-            found = f"callers were told {told} times"
-    return found
+    return _end(world, world.play(call))
+
+
+def play_chain(code, tables, keys, links, n_workers, order, script, opcodes=False, races=True, interrupt=False):
+    """Let a caller go through a script with a chain, then compute something else with the same threads, then end them.
+
+    Parameters
+    ----------
+    tables : compiled with what the links publish
+    script : callable(chain, finish), `finish` being `chain.result` under watch
+        Raises an AssertionError if what comes is not what should come.
+
+    Returns
+    -------
+    What was found wrong, or None.
+    """
+    world = World(order, code.files if opcodes else (), races)
+    world.all_rest, world.shared = _all_rest, _shared
+    world.interrupts = interrupt
+
+    def call():
+        crew = code.Crew()
+        chain = code.Chain(tables, keys, links, crew, n_workers)
+
+        def finish():
+            values = chain._under_way[0].run.values
+            result = chain.result()
+            values.check_end(values.final)
+            return result
+
+        script(chain, finish)
+        world.interrupts = False
+        chain.close()
+        outcome = _compute(code, crew, THEN, n_workers)
+        assert outcome == {"then": 7}, f"the next run gave {outcome!r}"
+        crew.close()
+
+    return _end(world, world.play(call))

@@ -1,6 +1,7 @@
 """Orders for `interleave.World`: all of a kind one after the other, or one that was drawn."""
 
 import math
+import random
 
 
 class Search:
@@ -85,3 +86,15 @@ class Shaken:
         if stays is not None and self.rng.random() < self.keeps:
             return stays
         return self.rng.choice(able)
+
+
+def mixed(n_rounds, opcodes=True):
+    """Yield functions that make orders, and whether every bytecode is to be a step.
+
+    Each function is called with nothing for every graph that is tried and returns the same order again.
+    """
+    for seed in range(n_rounds):
+        for keeps in (0.5, 0.9):
+            yield lambda seed=seed, keeps=keeps: Shaken(random.Random(seed), keeps), False
+        if opcodes:
+            yield lambda seed=seed: Shaken(random.Random(seed), 0.97), True

@@ -62,6 +62,20 @@ def test_it_is_run_when_its_reader_has_everything_else():
     assert sorted(noted.names) == sorted(["x", "r", *(f"a{i}" for i in range(4)), *(f"u{i}" for i in range(3))])
 
 
+def test_a_reader_of_several_forces_them_all():
+    """As a convolution that reads a kernel and a bias: neither waits at its own priority for the other."""
+    noted = Noted()
+    dsk = {("x", 0): Task(("x", 0), noted.plain("x"))}
+    dsk |= {("a", i): task(("a", i), noted.plain("a"), ("x", 0)) for i in range(4)}
+    dsk |= {("u", i): Task(("u", i), noted.late("u"), 10 * i) for i in range(3)}
+    dsk["r", 0] = task(("r", 0), noted.plain("r"), ("u", 1), ("x", 0), ("u", 2))
+    with Scheduler(1) as scheduler:
+        program = scheduler.compile(dsk, [("r", 0), *dsk], low)
+        verify(program)
+        assert program.run()[0] == 34
+    assert noted.names == ["x", "u", "u", "r", *["a"] * 4, "u"]
+
+
 def test_it_waits_at_its_own_priority_until_then():
     noted = Noted()
     dsk = {("u", 0): Task(("u", 0), noted.late("u"))}

@@ -49,6 +49,7 @@ class Link:
             values[tables.inputs[key]] = value
         self.run: Run = Run(tables, values, team, elder.run.heap if elder else ())
         self.ended: Future[None] = Future()
+        self.ended.set_running_or_notify_cancel()  # the caller cannot cancel it; `Chain.cancel` does
         self.run.tell = partial(self.ended.set_result, None)
         self._elder = elder
         self._awaited: dict[Key, list[int]] = {}
@@ -78,7 +79,6 @@ class Link:
                 for key, value in outlet.values.items():
                     self._receive(key, value)
                 outlet.values.clear()
-            self._wake()
 
     def _hand_on(self, team: Team, key: Key, value: Any) -> None:
         """Give a value to the next run, or keep it until there is one; a task of this run calls it."""
@@ -88,11 +88,9 @@ class Link:
                 outlet.values[key] = value
                 return
             outlet.receive(key, value)
-            link: Link = outlet.receive.__self__  # type: ignore[attr-defined]
-        link._wake()
 
     def _receive(self, key: Key, value: Any) -> None:
-        """Take an input and queue what waited for it alone. Needs the lock."""
+        """Take an input, queue what waited for it alone and wake a worker, who wakes others in turn. Needs the lock."""
         run = self.run
         if run.stop:
             return
@@ -104,16 +102,8 @@ class Link:
                 run.counts[task] -= 1
                 if not run.counts[task]:
                     push(run.heap, stacks, run.tables.rank[task], task)
-
-    def _wake(self) -> None:
-        """Wake a worker if there is something to do; it wakes others in turn."""
-        run = self.run
-        with run.lock:
-            if not run.heap or not run.team.idle:
-                return
-            seat = run.team.idle.pop()
-            run.active += 1
-        seat.send(run)
+        if run.heap:
+            run.team.wake(run, 1)
 
 
 class Chain:
@@ -128,10 +118,10 @@ class Chain:
         self._own = [key for key in tables.inputs if key not in links]
         self._readers = _readers(tables, [tables.inputs[name] for name in links])
         self._n_workers = max(1, min(n_workers, tables.n_tasks))
+        self._under_way: list[Link] = []
+        self._team = Team(crew, self._n_workers)
         self._limit = one_thread_per_worker(self._n_workers)
         self._limit.__enter__()
-        self._team = Team(crew, self._n_workers)
-        self._under_way: list[Link] = []
 
     def start(self, inputs: Mapping[Key, Any]) -> Future[None]:
         """Start a run.
@@ -149,15 +139,21 @@ class Chain:
         Raises
         ------
         ParameterError
-            If an input is missing or unknown, or two runs are under way.
+            If an input is missing or unknown, two runs are under way, or the chain is closed.
         """
+        if self._team.closing:
+            raise ParameterError("this chain is closed and has no threads any more; make a new one")
         if len(self._under_way) > 1:
             raise ParameterError("a chain has at most two runs under way; ask for a result first")
         elder = self._under_way[-1] if self._under_way else None
         _check(self._own if elder else list(self.tables.inputs), inputs)
         link = Link(recorded(self.tables, self._n_workers), inputs, self._team, elder)
         self._under_way.append(link)
-        link.start(self._links if elder else {}, self._readers)
+        try:
+            link.start(self._links if elder else {}, self._readers)
+        except BaseException:
+            self.cancel()
+            raise
         return link.ended
 
     def result(self) -> Any:
@@ -198,9 +194,11 @@ class Chain:
 
     def close(self) -> None:
         """Cancel what is under way and give the threads back."""
-        self.cancel()
-        self._team.close()
-        self._limit.__exit__(None, None, None)
+        try:
+            self.cancel()
+        finally:
+            self._team.close()
+            self._limit.__exit__(None, None, None)
 
     def __enter__(self) -> "Chain":
         return self

@@ -4,6 +4,9 @@ A `Seat` is one thread with a mailbox. A run borrows seats, sends itself to thos
 all of them back when it ends; a seat without work sleeps in its mailbox and costs nothing. Threads are
 daemons, so the interpreter always exits; idle ones are also dismissed and joined when their crew is closed,
 collected, or at exit.
+
+A seat that sleeps is always in a list of somebody who is responsible for it, also for whoever is interrupted
+between two bytecodes: `move` and `send_all` are one call of C each.
 """
 
 import atexit
@@ -11,6 +14,8 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
+from itertools import islice, repeat, starmap
+from operator import attrgetter, call
 from queue import SimpleQueue
 from typing import TypeAlias
 
@@ -29,7 +34,11 @@ class Seat:
         self._mailbox: SimpleQueue[Job | None] = SimpleQueue()
         self.send = self._mailbox.put
         self.thread = threading.Thread(target=_serve, args=(self,), name="znn-dask-worker", daemon=True)
-        self.thread.start()
+        try:
+            self.thread.start()
+        except BaseException:
+            self.send(None)  # it may have started
+            raise
 
     def receive(self) -> "Job | None":
         """Sleep until there is work; None means to end."""
@@ -55,10 +64,16 @@ class Crew:
         self.closed = False
         _crews.add(self)
         # A collected crew must not wait for threads: the collector may run anywhere.
-        weakref.finalize(self, _dismiss, self._idle).atexit = False
+        weakref.finalize(self, dismiss, self._idle).atexit = False
 
-    def take(self, n_seats: int) -> list[Seat]:
+    def take(self, n_seats: int, seats: list[Seat]) -> None:
         """Lend seats, new ones where too few are idle.
+
+        Parameters
+        ----------
+        n_seats : int
+        seats : empty list
+            Where they are put, one by one; if this is interrupted they are there.
 
         Raises
         ------
@@ -68,24 +83,19 @@ class Crew:
         with self._lock:
             if self.closed:
                 raise RuntimeError("this Scheduler is closed; make a new one")
-            n_left = max(0, len(self._idle) - n_seats)
-            taken = self._idle[n_left:]
-            del self._idle[n_left:]
+            move(self._idle, seats, min(len(self._idle), n_seats))
         try:
-            while len(taken) < n_seats:
-                taken.append(Seat())
+            seats.extend(starmap(Seat, repeat((), n_seats - len(seats))))
         except BaseException:
-            self.give_back(taken)
+            self.give_back(seats)
             raise
-        return taken
 
     def give_back(self, seats: list[Seat]) -> None:
-        """Take seats back; those beyond what a crew keeps are dismissed."""
+        """Take all seats of a list back; those beyond what a crew keeps are dismissed."""
         with self._lock:
             n_kept = 0 if self.closed else max(0, MAX_IDLE - len(self._idle))
-            self._idle.extend(seats[:n_kept])
-        for seat in seats[n_kept:]:
-            seat.send(None)
+            move(seats, self._idle, min(len(seats), n_kept))
+        dismiss(seats)
 
     def close(self) -> None:
         """End the idle threads and lend no more; threads that are lent end when they come back."""
@@ -97,8 +107,7 @@ class Crew:
         """End the idle threads and wait for them; new ones are made when they are needed."""
         with self._lock:
             seats = self._idle[:]
-            self._idle.clear()
-        _dismiss(seats[:])
+            dismiss(self._idle)
         for seat in seats:
             if seat.thread is not threading.current_thread():
                 seat.thread.join()
@@ -109,9 +118,22 @@ class Crew:
         self._idle.clear()
 
 
-def _dismiss(idle: list[Seat]) -> None:
-    while idle:
-        idle.pop().send(None)
+def move(seats: list[Seat], to: list[Seat], n_seats: int) -> None:
+    """Move the last seats of a list to another."""
+    any(map(to.append, islice(iter(seats.pop, None), n_seats)))
+
+
+_send_of = attrgetter("send")
+
+
+def send_all(seats: list[Seat], job: "Job | None", n_seats: int) -> None:
+    """Take the last seats off a list and send each a job."""
+    any(map(call, map(_send_of, islice(iter(seats.pop, None), n_seats)), repeat(job)))
+
+
+def dismiss(seats: list[Seat]) -> None:
+    """End the threads of all seats of a list."""
+    send_all(seats, None, len(seats))
 
 
 _crews: "weakref.WeakSet[Crew]" = weakref.WeakSet()

@@ -2,8 +2,8 @@
 
 A task of a `deferred` function is run by whoever attempts it first. One attempt waits in the queue at the task's own
 priority. For each reader there is one more, at the reader's priority, which is ready when the reader has everything
-else: if the task is done or running by then there is nothing to do, and the reader starts when it is done; if it still
-waits in the queue it is run here. So nobody ever waits for it, and it is run once.
+else but other deferred tasks: if the task is done or running by then there is nothing to do, and the reader starts
+when it is done; if it still waits in the queue it is run here. So nobody ever waits for it, and it is run once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -68,6 +68,8 @@ def add_attempts(made: Draft, layout: Layout, forces: Forces) -> dict[int, tuple
     """Turn deferred tasks into attempts and the task that takes the result; return the attempts of each."""
     group_of = {key: group for group, key in enumerate(layout.keys)}
     source = {slot: whole for (whole, _), slot in layout.parts.items()}
+    # A reader of several would otherwise force none: each attempt would wait for the others.
+    late = {layout.whole[group_of[key]] for key in forces}
     attempts: dict[int, tuple[int, ...]] = {}
     for key, readers in forces.items():
         group = group_of[key]
@@ -79,7 +81,7 @@ def add_attempts(made: Draft, layout: Layout, forces: Forces) -> dict[int, tuple
             waits = binding.uses
             if after != group:
                 needed = made.bindings[layout.whole[after]].uses
-                waits += tuple(slot for slot in needed if source.get(slot, slot) != task)
+                waits += tuple(slot for slot in needed if source.get(slot, slot) not in late)
             made.keys.append(key)
             made.group.append(after)
             made.bindings.append(Binding(partial(_attempt, binding.call), (state, *binding.reads), (), waits=waits))

@@ -66,11 +66,7 @@ class Run:
         with self.lock:
             self.team.runs.append(self)
             fill(self.heap, list(self.stacks.values()), self.tables.rank, ready)
-            idle = self.team.idle
-            woken = [idle.pop() for _ in range(min(len(idle), len(ready)))]
-            self.active += len(woken)
-        for seat in woken:
-            seat.send(self)
+            self.team.wake(self, len(ready))
 
     def __call__(self, seat: Seat) -> None:
         """Work on a worker's thread, with the context variables of the caller; then for other runs that wait."""
@@ -97,12 +93,15 @@ class Run:
             self.error = RuntimeError("the scheduler ran out of tasks before the end; its tables are damaged")
             self.failed = self.tables.n_tasks
             self.stop.append(True)
+        ended = not self.active and bool(self.stop)
+        if ended:
+            self.team.runs.remove(self)
         following = self.team.next()
         if following is None:
             self.team.idle.append(seat)
         else:
             following.active += 1
-        return not self.active and bool(self.stop), following
+        return ended, following
 
     def fail(self, task: int, error: BaseException) -> None:
         """Record the first error and drop the tasks that have not started."""
@@ -116,8 +115,13 @@ class Run:
         """Drop the tasks that have not started; the caller no longer wants the result."""
         with self.lock:
             self.cancelled = True
-            # Without workers it has ended already, or nobody is there to end it.
-            ended = not self.active and not self.stop and self in self.team.runs
+            # What has not started or has no workers is ended here: nobody else will.
+            ended = not self.stop
+            if self in self.team.runs:
+                self.active = self.team.n_active(self)
+                ended = not self.active
+                if ended:
+                    self.team.runs.remove(self)
             self.stop.append(True)
             self.heap.clear()
         if ended:
@@ -130,12 +134,9 @@ class Run:
             return self.leave(seat)
 
     def close(self) -> None:
-        """Give the threads back if no run needs them, and tell the caller; the last worker to leave does it."""
+        """Give the threads back if no run needs them, and tell the caller; whoever ended the run does it."""
         if self.cancelled:
             self.values.clear()
-        with self.lock:
-            self.heap.clear()
-            self.team.runs.remove(self)
         self.team.disband_if_done()
         self.tell()
 

@@ -3,7 +3,7 @@
 import threading
 from typing import TYPE_CHECKING
 
-from znn_dask.sched.crew import Crew
+from znn_dask.sched.crew import Crew, Seat, dismiss, send_all
 
 if TYPE_CHECKING:
     from znn_dask.sched.run import Run
@@ -17,7 +17,7 @@ class Team:
     lock : lock
         Of all that changes in the runs of the team.
     idle : list of Seat
-        Those asleep; belongs to the holder of the lock.
+        Those asleep; belongs to the holder of the lock. All others are among the `active` of one run each.
     seats : tuple of Seat
         All of them.
     runs : list of Run
@@ -28,12 +28,23 @@ class Team:
     """
 
     def __init__(self, crew: Crew, n_workers: int, closing: bool = False) -> None:
+        self.idle: list[Seat] = []
         self.lock = threading.Lock()
-        self.idle = crew.take(n_workers)
-        self.seats = tuple(self.idle)
         self.runs: list[Run] = []
         self.closing = closing
         self._crew = crew
+        crew.take(n_workers, self.idle)
+        self.seats = tuple(self.idle)
+
+    def wake(self, run: "Run", n_workers: int) -> None:
+        """Wake workers for a run, at most as many as sleep. Needs the lock."""
+        n_woken = min(len(self.idle), n_workers)
+        run.active += n_woken
+        send_all(self.idle, run, n_woken)
+
+    def n_active(self, run: "Run") -> int:
+        """Return how many workers a run has, also if `wake` was interrupted for it. Needs the lock."""
+        return len(self.seats) - len(self.idle) - sum([each.active for each in self.runs if each is not run])
 
     def next(self) -> "Run | None":
         """Return the oldest run that has something ready. Needs the lock."""
@@ -51,9 +62,9 @@ class Team:
     def disband_if_done(self) -> None:
         """Give the seats back if the team is closing and nothing is under way."""
         with self.lock:
-            done = self.closing and not self.runs
-            seats = self.idle[:] if done else []
-            if done:
-                self.idle.clear()
-        if seats:
-            self._crew.give_back(seats)
+            if self.closing and not self.runs:
+                self._crew.give_back(self.idle)
+
+    def __del__(self) -> None:
+        # Nobody closed it, as after an interrupt: its threads must not sleep for ever. No lock may be taken here.
+        dismiss(getattr(self, "idle", []))
