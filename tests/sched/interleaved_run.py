@@ -191,6 +191,7 @@ def load(*replacements):
         copy.one_thread_per_worker = lambda _: nullcontext()
         setattr(code, name, copy)
     code.crew.SimpleQueue = Mailbox
+    code.run.wait = lambda done: done.acquire()  # looking up now and then is for signals alone
     code.team.Team = code.run.Team = code.chain.Team = watch_team(code.team.Team)
     code.run.Run = code.chain.Run = watch_run(code.run.Run)
     code.run.ClaimedError = code.force.ClaimedError

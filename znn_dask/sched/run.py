@@ -96,6 +96,7 @@ class Run:
         ended = not self.active and bool(self.stop)
         if ended:
             self.team.runs.remove(self)
+            self.heap.clear()  # of attempts that came too late; a younger run looks here for work that goes first
         following = self.team.next()
         if following is None:
             self.team.idle.append(seat)
