@@ -7,7 +7,7 @@ from typing import Any
 import click
 import numpy as np
 
-from znn_dask.commands.common import debug_option
+from znn_dask.commands.common import debug_option, parse_region
 from znn_dask.errors import DataError, ParameterError, ShapeError
 from znn_dask.infer.metrics import (
     PixelScores,
@@ -77,31 +77,6 @@ def evaluate(
         report["best_segments"] = asdict(best_segmentation(boundary, truth))
     click.echo(json.dumps(report, indent=2) if as_json else _text(report))
     return 0
-
-
-def parse_region(text: str | None, shape: tuple[int, ...]) -> tuple[slice, ...]:
-    """Read ``40:50,:,10:90`` as a box of a volume; axes that are not named are whole.
-
-    Raises
-    ------
-    ParameterError
-        If it is written otherwise, or reaches outside.
-    """
-    parts = [] if text is None else text.split(",")
-    if len(parts) > 3:
-        raise ParameterError(f"region {text!r} has {len(parts)} parts; a volume has three axes, z,y,x")
-    box = []
-    for number, length in enumerate(shape):
-        low, colon, high = (parts[number] if number < len(parts) else ":").strip().partition(":")
-        if not colon or not all(part == "" or part.isdecimal() for part in (low, high)):
-            raise ParameterError(f"region {text!r} must be FROM:TO for z, y, x, for instance 40:50,:,10:90")
-        start, stop = int(low or 0), int(high or length)
-        if not 0 <= start < stop <= length:
-            raise ParameterError(
-                f"region {text!r} wants {start} to {stop} along {'zyx'[number]}, which has 0 to {length}"
-            )
-        box.append(slice(start, stop))
-    return tuple(box)
 
 
 def _read(prediction: str, label: str, channel: int | None) -> tuple[np.ndarray, np.ndarray]:
