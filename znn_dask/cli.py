@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import click
 
 from znn_dask.commands.common import State
+from znn_dask.commands.convert import convert
 from znn_dask.commands.demo import demo
 from znn_dask.commands.evaluate import evaluate
 from znn_dask.commands.predict import predict
@@ -30,7 +31,7 @@ def group() -> None:
     """
 
 
-for command in (demo, train, predict, evaluate, show, tune):
+for command in (demo, train, predict, evaluate, show, convert, tune):
     group.add_command(command)
 
 
