@@ -160,12 +160,13 @@ def limit(n_bytes: int, seconds: int) -> None:
     with open("/proc/self/statm", encoding="ascii") if os.path.exists("/proc/self/statm") else open(os.devnull) as file:
         pages = (file.read().split() or ["0"])[0]
     now = int(pages) * resource.getpagesize()
-    limits = {"RLIMIT_CPU": seconds, "RLIMIT_FSIZE": 2 * n_bytes, "RLIMIT_CORE": 0}
+    # The first limit of time ends it by a signal of its own, the second by SIGKILL.
+    limits = {"RLIMIT_CPU": (seconds, seconds + 2), "RLIMIT_FSIZE": (2 * n_bytes,) * 2, "RLIMIT_CORE": (0, 0)}
     if now:
-        limits["RLIMIT_AS"] = now + 4 * n_bytes
-    for name, value in limits.items():
+        limits["RLIMIT_AS"] = (now + 4 * n_bytes,) * 2
+    for name, pair in limits.items():
         try:
-            resource.setrlimit(getattr(resource, name), (value, value))
+            resource.setrlimit(getattr(resource, name), pair)
         except (AttributeError, ValueError, OSError):
             # Not every system has every limit, and one that is lower already may not be raised.
             continue

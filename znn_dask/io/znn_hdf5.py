@@ -29,8 +29,9 @@ ENDINGS = (".h5", ".hdf5", ".hdf")
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _LEAST_BYTES = 64 << 20  # that any file may take, however small
 _BYTES_PER_BYTE = 16  # that a file may take for each of its own: compressed ones hold more than they show
-_SECONDS = 60
+_SECONDS = 20
 _BYTES_PER_SECOND = 10 << 20
+_PATIENCE = 20  # how many times longer it may take on a busy machine or a slow disk than on a CPU
 
 
 @dataclass(frozen=True)
@@ -149,22 +150,22 @@ def _read_in_child(path: Path, mode: str) -> tuple[dict[str, np.ndarray], dict[s
                     stdout=said,
                     stderr=said,
                     env=_environment(),
-                    timeout=seconds,
+                    timeout=_PATIENCE * seconds,
                     check=False,
                 ).returncode
             except subprocess.TimeoutExpired as error:
                 raise CheckpointError(
-                    f"{path} was not read within {seconds} seconds: it is probably damaged"
+                    f"{path} was not read within {_PATIENCE * seconds} seconds: it is probably damaged"
                 ) from error
         if code != 0:
             with messages.open("rb") as said:
-                raise CheckpointError(_complaint(path, code, said.read(2000).decode("utf-8", "replace")))
+                raise CheckpointError(_complaint(path, code, said.read(2000).decode("utf-8", "replace"), seconds))
         arrays, metadata = read_checkpoint(result)
     return {name: value for name, value in arrays.items() if name != "version"}, json.loads(metadata["strings"])
 
 
 def limits_of(size: int) -> tuple[int, int]:
-    """Return the bytes and seconds that reading a file of some bytes may take."""
+    """Return the bytes and the seconds of computing that reading a file of some bytes may take."""
     return _LEAST_BYTES + _BYTES_PER_BYTE * size, _SECONDS + size // _BYTES_PER_SECOND
 
 
@@ -173,9 +174,11 @@ def _environment() -> dict[str, str]:
     return os.environ | {"HDF5_PLUGIN_PRELOAD": "::", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
-def _complaint(path: Path, code: int, said: str) -> str:
+def _complaint(path: Path, code: int, said: str, seconds: int) -> str:
     if code == hdf5_child.REFUSED:
         return f"{path} is damaged or no network of ZNN: {' '.join(said.split())}"
+    if code == -getattr(signal, "SIGXCPU", 0):
+        return f"{path} was not read within {seconds} seconds of computing: it is probably damaged"
     if code < 0:
         return f"{path} is damaged: the process that read it ended by signal {-code} ({signal.Signals(-code).name})"
     last = " ".join(said.strip().splitlines()[-1:])
