@@ -100,13 +100,21 @@ def test_every_kind_has_a_name() -> None:
 
 @pytest.mark.parametrize("border", ["mirror", "constant"])
 @pytest.mark.parametrize("region", ["1:2", ":,0:1,0:1", "0:2,3:9,5:12", ":,8:,10:", "2:"])
-def test_a_region_is_the_part_of_the_whole(model: Path, tmp_path: Path, border: str, region: str) -> None:
+def test_a_region_is_the_part_of_the_whole(
+    model: Path, tmp_path: Path, border: str, region: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     np.save(tmp_path / "image.npy", RANDOM.standard_normal((3, 9, 12)).astype(np.float32))
     arguments = ["predict", str(model), str(tmp_path / "image.npy")]
     options = ["--preprocess", "standard2D", "--border", border, "--quiet"]
     assert main([*arguments, str(tmp_path / "whole.npy"), *options]) == 0
     assert main([*arguments, str(tmp_path / "part.npy"), *options, "--region", region]) == 0
     box = tuple(slice(*(int(n) if n else None for n in part.split(":"))) for part in region.split(","))
+    np.save(tmp_path / "label.npy", RANDOM.integers(0, 2, (3, 9, 12)))
+    reports = []
+    for name in ("whole", "part"):
+        assert main(["evaluate", str(tmp_path / f"{name}.npy"), str(tmp_path / "label.npy"), "--region", region]) == 0
+        reports.append(capsys.readouterr().out.partition("pixel error")[2])
+    assert reports[0] == reports[1] != ""
     whole = np.load(tmp_path / "whole.npy")[(slice(None), *box)]
     np.testing.assert_allclose(np.load(tmp_path / "part.npy"), whole, atol=1e-6)
     np.testing.assert_allclose(whole.sum(0), 1, atol=1e-6)
