@@ -1,7 +1,7 @@
 """The examples on the real volumes they are made for, shortened to a few updates.
 
-``ZNN_DASK_TEST_DATA`` names the folder with ``isbi2012/`` and ``fibsem/``; without it these tests are skipped. What
-full runs reach stands in ``bench/results``.
+``ZNN_DASK_TEST_DATA`` names the folder with ``isbi2012/``, ``fibsem/`` and ``vessel/``; without it these tests are
+skipped. What full runs reach stands in ``bench/results``.
 """
 
 import json
@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import tifffile
@@ -68,3 +69,39 @@ def test_a_3d_network_with_large_kernels_on_isotropic_tissue(tmp_path):
     metrics = train("fibsem", image, label, tmp_path / "run", updates=40)
     assert np.isfinite([value for value in metrics.values() if isinstance(value, float)]).all()
     assert (tmp_path / "run" / "prediction.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("stack", "labels", "section", "error"),
+    [
+        ("burgess2014_bbbDisruption_BM4D_denoised", "burgess2014_bbbDisruption_labels_v1", 7, 0.0632),
+        ("poon2015_BBB_noLeakage_BM4D_denoised", "poon2015_BBB_noLeakage_manualLabel_v2", 12, 0.0540),
+    ],
+)
+def test_a_network_that_znn_trained_finds_vessels(tmp_path, stack, labels, section, error):
+    """The errors that an independent program found, to within 0.001."""
+    folder = DATA / "vessel"
+    net, image = folder / "VD2D_tanh-net_current.h5", folder / f"{stack}.tif"
+    region = f"{section}:{section + 1}"
+    options = ["--preprocess", "standard2D", "--border", "mirror", "--region", region, "--quiet"]
+    run("predict", net, image, tmp_path / "vessels.npy", *options)
+    vessel = np.load(tmp_path / "vessels.npy")[0, 0]
+    truth = tifffile.imread(folder / f"{labels}.tif")[section] > 0
+    assert abs(np.mean((vessel > 0.5) != truth) - error) < 0.001
+
+
+def test_the_file_of_a_network_that_znn_trained_is_written_as_it_was(tmp_path):
+    original = DATA / "vessel" / "VD2D_tanh-net_current.h5"
+    run("convert", original, tmp_path / "model.safetensors")
+    run("convert", tmp_path / "model.safetensors", tmp_path / "net.h5")
+    with h5py.File(original) as one, h5py.File(tmp_path / "net.h5") as other:
+        assert set(one) == set(other)
+        count = 0
+        for name, group in one.items():
+            assert set(group) == set(other[name])
+            for key, item in group.items():
+                a, b = item[()], other[name][key][()]
+                assert np.array_equal(a, b), (name, key)
+                assert getattr(a, "dtype", None) == getattr(b, "dtype", None)
+                count += 1
+    assert count > 300

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import click
 
 from znn_dask.commands.common import State
+from znn_dask.commands.convert import convert
 from znn_dask.commands.demo import demo
 from znn_dask.commands.evaluate import evaluate
 from znn_dask.commands.predict import predict
@@ -31,7 +32,7 @@ def group() -> None:
     """
 
 
-for command in (demo, train, predict, evaluate, show, tune, simulate_command):
+for command in (demo, train, predict, evaluate, show, convert, tune, simulate_command):
     group.add_command(command)
 
 

@@ -12,7 +12,17 @@ class ZnnError(Exception):
 
 
 class NetworkError(ZnnError, ValueError):
-    """A network that cannot be: a cycle, an unknown letter, branches of different sparsity."""
+    """A network that cannot be: a cycle, an unknown letter, branches of different sparsity.
+
+    Attributes
+    ----------
+    about : tuple of str, or None
+        ("node" or "edge", its name), so that who read the network from a file can say where.
+    """
+
+    def __init__(self, message: str = "", about: tuple[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.about = about
 
 
 class ShapeError(ZnnError, ValueError):

@@ -9,6 +9,8 @@ from net_strategies import Case, graphs
 
 from znn_dask.errors import DataError, NetworkError
 from znn_dask.net import Convolution, Dropout, Edge, Init, MaxFilter, MaxPool, Network, Transfer, zoo
+from znn_dask.net.graph import arrange
+from znn_dask.net.text import read
 
 ZNN_TEXT = """\
 # a network as ZNN writes it
@@ -315,3 +317,73 @@ def test_any_damage_is_either_a_network_or_a_clear_complaint(changes, drop):
     # Any other exception than a NetworkError fails the test.
     with contextlib.suppress(NetworkError):
         assert Network.from_text(" ".join(pieces)).n_parameters > 0
+
+
+FILES = {
+    "unknown type": (
+        "type conv\ninit xavier",
+        "type convolve",
+        7,
+        "unknown type 'convolve'",
+        "Known: conv, max_filter",
+    ),
+    "unknown key": ("init xavier", "inti xavier", 8, "unknown key 'inti'", "Did you mean 'init'?"),
+    "missing input": ("input n1\n", "", 20, "edges 'pool1' needs the key 'input'", "Add a line such as 'input NODE'"),
+    "missing size": ("size 1,4,4\n", "", 6, "edges 'conv1' needs the key 'size'", "Add a line such as 'size 1,3,3'"),
+    "size mismatch": ("size 48", "size 47", 20, "node 'n1' has 47 and node 'p1' has 48", "give both nodes the same"),
+    "cycle": ("input n1", "input d1", 27, "the network has a cycle", "take one of these edges away"),
+    "dangling edge": ("output p1", "output p2", 25, "node 'p2', which does not exist", "Did you mean 'p1'?"),
+    "duplicate name": ("nodes p1", "nodes n1", 27, "nodes 'n1' is at line 15 already", "Give one of them another name"),
+    "duplicate key": ("size 48", "size 48\nsize 48", 19, "key 'size' of nodes 'n1' is at line 18", "Keep one of them"),
+    "bad number": ("size 48", "size many", 18, "must be a whole number, got 'many'", "size of nodes 'n1'"),
+    "bad size": ("size 1,4,4", "size 1,x,4", 9, "got '1,x,4'", "must be a size z,y,x of three whole numbers"),
+    "no block": ("nodes p1", "", 28, "got 'type sum'", "expected 'nodes NAME' or 'edges NAME'"),
+    "foreign key": ("type sum", "type sum\ndense 1", 29, "'dense' of nodes 'p1' is not supported", "take it out if"),
+    "no input": ("type input", "type sum", 2, "no edge leads to it", "Make it an input"),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_every_mistake_names_file_line_and_remedy(tmp_path, kind):
+    old, new, line, what, remedy = FILES[kind]
+    assert old in ZNN_TEXT
+    path = tmp_path / "mistaken.znn"
+    path.write_text(ZNN_TEXT.replace(old, new, 1))
+    with pytest.raises(NetworkError) as caught:
+        Network.load(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: line {line}: "), message
+    assert what in message
+    assert remedy in message
+    assert "\n" not in message
+
+
+def test_branches_that_do_not_fit_name_the_line():
+    text = ZNN_TEXT.replace("output d1\n", "output p2\n", 1) + (
+        "\nnodes p2\ntype sum\nsize 48\n"
+        "\nedges one\ntype max_filter\nsize 1,2,2\nstride 1,1,1\ninput p2\noutput d1\n"
+        "\nedges two\ntype max_filter\nsize 1,2,2\nstride 1,2,2\ninput p2\noutput d1\n"
+    )
+    with pytest.raises(
+        NetworkError, match=r"^line 67: edges 'one' and 'two' converge .* Give both paths the same strides"
+    ):
+        Network.from_text(text)
+    with pytest.raises(
+        NetworkError, match=r"^line \d+: paths from node 'p2' to 'output' .* Give both paths the same field"
+    ):
+        Network.from_text(
+            text.replace("stride 1,2,2\ninput p2", "stride 1,1,1\ninput p2").replace(
+                "size 1,2,2\nstride 1,1,1\ninput p2", "size 1,3,3\nstride 1,1,1\ninput p2", 1
+            )
+        )
+
+
+def test_large_texts_are_read_in_proportion_to_their_size():
+    lines = ["nodes n0\ntype input\nsize 1\n"]
+    for n in range(4000):
+        lines += [
+            f"edges e{n}\ntype dropout\nratio 0.5\ninput n{n}\noutput n{n + 1}\n",
+            f"nodes n{n + 1}\ntype sum\nsize 1\n",
+        ]
+    reading = read("\n".join(lines))
+    assert len(arrange(reading.nodes, reading.edges).nodes) == 4001

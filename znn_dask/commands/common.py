@@ -1,4 +1,4 @@
-"""What commands share: the --debug option and how results are told."""
+"""What commands share: options, regions and how results are told."""
 
 import json
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from znn_dask.errors import ParameterError
 from znn_dask.io.atomic import replacing
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -37,6 +38,31 @@ def workers_option(function: _Function) -> _Function:
         "--workers", type=click.IntRange(min=1), help="Threads.  [default: all CPUs this process may use]"
     )
     return decorate(function)
+
+
+def parse_region(text: str | None, shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """Read ``40:50,:,10:90`` as a box of a volume; axes that are not named are whole.
+
+    Raises
+    ------
+    ParameterError
+        If it is written otherwise, or reaches outside.
+    """
+    parts = [] if text is None else text.split(",")
+    if len(parts) > 3:
+        raise ParameterError(f"region {text!r} has {len(parts)} parts; a volume has three axes, z,y,x")
+    box = []
+    for number, length in enumerate(shape):
+        low, colon, high = (parts[number] if number < len(parts) else ":").strip().partition(":")
+        if not colon or not all(part == "" or part.isdecimal() for part in (low, high)):
+            raise ParameterError(f"region {text!r} must be FROM:TO for z, y, x, for instance 40:50,:,10:90")
+        start, stop = int(low or 0), int(high or length)
+        if not 0 <= start < stop <= length:
+            raise ParameterError(
+                f"region {text!r} wants {start} to {stop} along {'zyx'[number]}, which has 0 to {length}"
+            )
+        box.append(slice(start, stop))
+    return tuple(box)
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

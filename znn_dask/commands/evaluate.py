@@ -7,7 +7,7 @@ from typing import Any
 import click
 import numpy as np
 
-from znn_dask.commands.common import debug_option
+from znn_dask.commands.common import debug_option, parse_region
 from znn_dask.errors import DataError, ParameterError, ShapeError
 from znn_dask.infer.metrics import (
     PixelScores,
@@ -29,7 +29,10 @@ from znn_dask.train.targets import boundary_map
     default=None,
     help="LABEL holds cell ids, or 0 and anything else.  [default: ids if it has more than two values]",
 )
-@click.option("--region", help="Part to compare as FROM:TO for z, y, x, for instance 40:50 or 40:50,:,10:90.")
+@click.option(
+    "--region",
+    help="Part to compare as FROM:TO for z, y, x, for instance 40:50 or 40:50,:,10:90; PREDICTION may be of it alone.",
+)
 @click.option("--threshold", default=0.5, show_default=True, help="Values above it are 1.")
 @click.option("--channel", type=click.IntRange(min=0), help="Channel of PREDICTION.  [default: the last]")
 @click.option("--invert", is_flag=True, help="LABEL has 0 where PREDICTION should be 1.")
@@ -61,7 +64,14 @@ def evaluate(
     """
     volume, truth = _read(prediction, label, channel)
     box = parse_region(region, truth.shape)
-    volume, truth = volume[box], truth[box]
+    whole, truth = truth.shape, truth[box]
+    if volume.shape == whole:
+        volume = volume[box]
+    elif volume.shape != truth.shape:
+        part = "" if region is None else f", and the region {truth.shape}"
+        raise ShapeError(
+            f"{prediction} has size {volume.shape} (z, y, x), but {label} has {whole}{part}; they must be equal"
+        )
     cells = _holds_ids(truth) if ids is None else ids
     # Boundaries of the whole label, so that the region's border makes none and hides none.
     target = boundary_map(read_label(label), in_plane)[box] if cells else truth != 0
@@ -79,41 +89,11 @@ def evaluate(
     return 0
 
 
-def parse_region(text: str | None, shape: tuple[int, ...]) -> tuple[slice, ...]:
-    """Read ``40:50,:,10:90`` as a box of a volume; axes that are not named are whole.
-
-    Raises
-    ------
-    ParameterError
-        If it is written otherwise, or reaches outside.
-    """
-    parts = [] if text is None else text.split(",")
-    if len(parts) > 3:
-        raise ParameterError(f"region {text!r} has {len(parts)} parts; a volume has three axes, z,y,x")
-    box = []
-    for number, length in enumerate(shape):
-        low, colon, high = (parts[number] if number < len(parts) else ":").strip().partition(":")
-        if not colon or not all(part == "" or part.isdecimal() for part in (low, high)):
-            raise ParameterError(f"region {text!r} must be FROM:TO for z, y, x, for instance 40:50,:,10:90")
-        start, stop = int(low or 0), int(high or length)
-        if not 0 <= start < stop <= length:
-            raise ParameterError(
-                f"region {text!r} wants {start} to {stop} along {'zyx'[number]}, which has 0 to {length}"
-            )
-        box.append(slice(start, stop))
-    return tuple(box)
-
-
 def _read(prediction: str, label: str, channel: int | None) -> tuple[np.ndarray, np.ndarray]:
     values = read_image(prediction)
     if channel is not None and channel >= values.shape[0]:
         raise ParameterError(f"{prediction} has {values.shape[0]} channels, so --channel {channel} is none of them")
-    volume, truth = values[-1 if channel is None else channel], read_label(label)
-    if volume.shape != truth.shape:
-        raise ShapeError(
-            f"{prediction} has size {volume.shape} (z, y, x), but {label} has {truth.shape}; they must be equal"
-        )
-    return volume, truth
+    return values[-1 if channel is None else channel], read_label(label)
 
 
 def _holds_ids(truth: np.ndarray) -> bool:

@@ -1,23 +1,27 @@
-"""``znn-dask predict``: a model over a whole volume."""
+"""``znn-dask predict``: a model over a whole volume, or a part of it."""
 
 from pathlib import Path
-from typing import Literal
 
 import click
 import numpy as np
 from tqdm.auto import tqdm
 
-from znn_dask.commands.common import debug_option, workers_option
-from znn_dask.errors import CheckpointError, DataError, ShapeError
+from znn_dask.commands.common import debug_option, parse_region, workers_option
+from znn_dask.errors import CheckpointError, DataError, ParameterError, ShapeError
+from znn_dask.geometry import ONE, add, as_triple, subtract
 from znn_dask.io.volumes import read_image
 from znn_dask.io.writing import check_destination, write_volume
+from znn_dask.io.znn_hdf5 import is_hdf5
 from znn_dask.model import Model
+from znn_dask.model.predict import read, see
 from znn_dask.net import Network
+from znn_dask.ops.loss import LOSSES
 from znn_dask.train.losses import probabilities
-from znn_dask.train.preprocess import preprocess
+from znn_dask.train.preprocess import ZNN_METHODS, Method, preprocess
 from znn_dask.train.run import read_stored
 
 BORDERS = {"mirror": "mirror", "constant": "constant", "none": None}
+METHODS: dict[str, Method] = {method: method for method in ZNN_METHODS.values()} | ZNN_METHODS
 
 
 @click.command()
@@ -34,8 +38,16 @@ BORDERS = {"mirror": "mirror", "constant": "constant", "none": None}
 @click.option(
     "--preprocess",
     "method",
-    type=click.Choice(["section", "volume", "none"]),
-    help="Mean 0 and deviation 1 of every section or the volume, or nothing.  [default: as in training]",
+    type=click.Choice(list(METHODS)),
+    help="Mean 0 and deviation 1 of every section or the volume, values from -1 to 1, or nothing; or as ZNN calls "
+    "them.  [default: as in training]",
+)
+@click.option("--region", help="Part to predict as FROM:TO for z, y, x, for instance 40:50 or 40:50,:,10:90.")
+@click.option(
+    "--loss",
+    type=click.Choice(list(LOSSES)),
+    help="Says what outputs mean: softmax and logistic make probabilities.  [default: that of training; for ZNN's "
+    "networks softmax where there are several linear outputs, else square]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace DESTINATION if it exists.")
 @workers_option
@@ -46,34 +58,37 @@ def predict(
     source: str,
     destination: str,
     border: str,
-    method: Literal["section", "volume", "none"] | None,
+    method: str | None,
+    region: str | None,
+    loss: str | None,
     overwrite: bool,
     workers: int | None,
     quiet: bool,
 ) -> int:
     """Predict the volume SOURCE with MODEL and write the result to DESTINATION.
 
-    Files are .npy, .tif, .h5:/dataset or .zarr. The image is prepared as in training, and the result holds
-    probabilities (after a square loss, plain outputs), float32 (z, y, x), or (channel, z, y, x) for several
-    channels.
+    Files are .npy, .tif, .h5:/dataset or .zarr; MODEL is one of ours or a network that ZNN trained (.h5). The image is
+    prepared as in training, and the result holds probabilities (after a square loss, plain outputs), float32
+    (z, y, x), or (channel, z, y, x) for several channels. A region sees what lies around it.
 
     \b
     Example:
       znn-dask predict runs/fibsem/model.safetensors stack.h5:/raw boundaries.tif
+      znn-dask predict net_current.h5 stack.tif vessels.tif --preprocess standard2D --region 7:8
     """
     check_destination(destination, overwrite)
-    if method is None:
-        method = read_stored(model).config.data.preprocess
-    with Model.load(model, num_workers=workers) as loaded:
-        image = preprocess(read_image(source), method)
+    chosen = _method(model) if method is None else METHODS[method]
+    with Model.load(model, num_workers=workers, loss=loss) as loaded:
+        image = preprocess(read_image(source), chosen)
         _check_image(source, image, loaded.net)
+        image, edge = _part(image, region, loaded.net, BORDERS[border])
         with tqdm(unit=" patches", desc="predicting", disable=quiet) as bar:
 
             def tell(done: int, total: int) -> None:
                 bar.total = total
                 bar.update(done - bar.n)
 
-            output = np.asarray(loaded.predict(image, border=BORDERS[border], progress=tell))
+            output = np.asarray(loaded.predict(image, border=edge, progress=tell))
         if not np.isfinite(output).all():
             raise CheckpointError(f"{model} gives values that are not finite; it was probably trained too fast")
         result = probabilities(output, loaded.loss)
@@ -81,6 +96,31 @@ def predict(
     write_volume(destination, volume, overwrite)
     click.echo(f"{destination}: {' x '.join(map(str, volume.shape))} voxels, mean {volume.mean():.4f}")
     return 0
+
+
+def _method(model: Path) -> Method:
+    """Return how the images were prepared that a model was trained with."""
+    if is_hdf5(model):
+        raise ParameterError(
+            f"{model} does not say how its images were prepared; give --preprocess as pp_types in ZNN's .spec, "
+            "for instance --preprocess standard2D"
+        )
+    return read_stored(model).config.data.preprocess
+
+
+def _part(image: np.ndarray, region: str | None, net: Network, border: str | None) -> tuple[np.ndarray, str | None]:
+    """Return the image whose prediction is a region, and the border to predict it with."""
+    if region is None:
+        return image, border
+    box = parse_region(region, image.shape[1:])
+    origin = as_triple([side.start for side in box], minimum=0)
+    size = as_triple([side.stop - side.start for side in box])
+    if border is None:
+        return image[(slice(None), *box)], None
+    (name,) = net.inputs
+    scene = see(net, {name: image}, border)
+    (reach,) = scene.views.values()
+    return read(scene, name, origin, add(size, subtract(reach, ONE))), None
 
 
 def _check_image(source: str, image: np.ndarray, net: Network) -> None:

@@ -4,10 +4,12 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from znn_dask.geometry import Triple
+from znn_dask.io.znn_hdf5 import ZnnFile
 from znn_dask.lower import Options, Plan, make_plan
 from znn_dask.lower.memory import parameter_bytes
 from znn_dask.lower.parameters import to_blocks, to_public
@@ -34,6 +36,8 @@ class Core:
         Replaced as a whole after a step has succeeded.
     learning_rate : float
         Of the gradients computed from now on.
+    origin : ZnnFile or None
+        Of a model that ZNN trained: what its file said besides the weights.
     """
 
     def __init__(
@@ -57,6 +61,12 @@ class Core:
         self.wisdom = learn_transforms(net, plan, wisdom)
         self._plans = {plan.batch: plan}
         self.state = State({}, {})
+        self.origin: ZnnFile | None = None
+
+    @property
+    def optimizer_now(self) -> SGD:
+        """The optimiser, with the learning rate of now."""
+        return msgspec.structs.replace(self.optimizer, learning_rate=self.learning_rate)
 
     def start(self, parameters: Mapping[str, Any], velocities: Mapping[str, Any] | None = None, steps: int = 0) -> None:
         """Take parameters in public form; velocities are zero unless given."""

@@ -4,24 +4,22 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from znn_dask.errors import CheckpointError, OutputExistsError, ParameterError
+from znn_dask.errors import ParameterError
 from znn_dask.geometry import Triple
 from znn_dask.lower import Options, StepGraph
 from znn_dask.lower.parameters import check_parameters, initial_parameters
+from znn_dask.model import files
 from znn_dask.model.core import Core
 from znn_dask.model.memory import as_bytes, planned
 from znn_dask.model.pipeline import pipelined
 from znn_dask.model.predict import Progress, as_given, check_out, predict_scene, see
 from znn_dask.model.samples import Batch, as_seed, by_name, output_sizes, read_images, read_sample, single
 from znn_dask.model.state import SGD, PlanReport, as_optimizer, as_rate
-from znn_dask.model.storage import Description, check_stored, read_model, write_model
 from znn_dask.model.views import graph_of
 from znn_dask.net import Network
-from znn_dask.ops import fft
 from znn_dask.ops.loss import check_loss
 from znn_dask.sched.scheduler import resolve_workers
 from znn_dask.tune import timing
@@ -122,7 +120,7 @@ class Model:
     @property
     def optimizer(self) -> SGD:
         """The optimiser, with the learning rate of now."""
-        return msgspec.structs.replace(self._core.optimizer, learning_rate=self._core.learning_rate)
+        return self._core.optimizer_now
 
     @property
     def output_size(self) -> Size:
@@ -314,7 +312,8 @@ class Model:
     def save(self, path: str | Path, metadata: Mapping[str, str] | None = None, overwrite: bool = True) -> None:
         """Write the model so that it can go on bitwise as it would have: parameters, velocities, step, plan, wisdom.
 
-        The file (safetensors) is written to a temporary name and renamed.
+        The file (safetensors) is written to a temporary name and renamed. With the ending ``.h5`` it is written as ZNN
+        does: parameters, momentum and rates.
 
         Parameters
         ----------
@@ -328,55 +327,36 @@ class Model:
         ------
         OutputExistsError
             If the file exists and may not be replaced.
+        ParameterError
+            If there are metadata and the file is to be ZNN's.
         """
-        if not overwrite and Path(path).exists():
-            raise OutputExistsError(f"{path} exists; give overwrite=True to replace it")
-        core = self._core
-        core.flush()
-        description = Description(
-            network=self.net.to_text(),
-            plan=core.plan,
-            options=core.options,
-            optimizer=self.optimizer,
-            loss=self.loss,
-            seed=self.seed,
-            step_count=self.step_count,
-            policy=core.scheduler.policy,
-            wisdom=core.wisdom.single,
-        )
-        velocities = core.public(core.state.velocities)
-        write_model(path, description, self.parameters, velocities, dict(metadata or {}))
+        files.save(self._core, path, metadata, overwrite)
 
     @classmethod
-    def load(cls, path: str | Path, output_size: Any = None, num_workers: int | None = None) -> "Model":
-        """Read a model that `save` wrote.
+    def load(
+        cls, path: str | Path, output_size: Any = None, num_workers: int | None = None, loss: str | None = None
+    ) -> "Model":
+        """Read a model that `save` wrote, or an HDF5 file of a network that ZNN trained.
 
         Parameters
         ----------
         path : str or Path
         output_size : optional
-            Another output size than it was saved with; the plan is then made anew, within the memory given then.
+            Another output size than it was saved with; the plan is then made anew, within the memory given then. ZNN's
+            files say none: 1x100x100 in 2D and 20x20x20 in 3D unless given.
         num_workers : int, optional
             As for `Model`.
+        loss : str, optional
+            Another loss than it was saved with. ZNN's files say none: softmax where there are several linear outputs,
+            else square, unless given.
 
         Raises
         ------
         CheckpointError
             If the file is missing, damaged or no model.
         """
-        stored = read_model(path)
-        about, net = stored.description, stored.net
-        plan, num_workers = about.plan, resolve_workers(num_workers)
-        if output_size is not None and output_sizes(net, output_size) != plan.output_size:
-            plan = planned(net, output_sizes(net, output_size), plan.batch, about.options, timing(), num_workers)
         model = cls.__new__(cls)
-        try:
-            check_stored(stored, plan)
-            common = about.options, about.loss, about.optimizer, about.seed, num_workers, about.policy
-            model._core = Core(net, plan, *common, fft.Wisdom(plan.fft_effort, about.wisdom))
-        except ParameterError as error:
-            raise CheckpointError(f"{path} cannot be used: {error}") from error
-        model._core.start(stored.parameters, stored.velocities, about.step_count)
+        model._core = files.load(path, output_size, num_workers, loss)
         return model
 
     # ---- inside

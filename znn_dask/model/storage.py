@@ -35,12 +35,22 @@ class Description(msgspec.Struct, frozen=True):
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """A model read from a file: its description, and arrays by public name."""
+    """A model read from a file: its description, and all arrays and text by their names there."""
 
     description: Description
     net: Network
-    parameters: dict[str, Any]
-    velocities: dict[str, Any]
+    tensors: dict[str, Any]
+    metadata: dict[str, str]
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters by name."""
+        return _under(self.tensors, "parameters/")
+
+    @property
+    def velocities(self) -> dict[str, Any]:
+        """What SGD keeps of the gradients before, by the parameter's name."""
+        return _under(self.tensors, "velocities/")
 
 
 def write_model(
@@ -49,9 +59,10 @@ def write_model(
     parameters: dict[str, Array],
     velocities: dict[str, Array],
     more: dict[str, str],
+    more_tensors: dict[str, Any],
 ) -> None:
     """Write a model; ``path`` holds either the old file or the complete new one at any time."""
-    tensors = {f"parameters/{name}": values for name, values in parameters.items()}
+    tensors = more_tensors | {f"parameters/{name}": values for name, values in parameters.items()}
     tensors |= {f"velocities/{name}": values for name, values in velocities.items()}
     metadata = {**more, "format": FORMAT, "model": msgspec.json.encode(description).decode()}
     write_checkpoint(path, tensors, metadata)
@@ -74,7 +85,7 @@ def read_model(path: str | Path) -> Stored:
         net = Network.from_text(description.network)
     except (KeyError, msgspec.MsgspecError, ZnnError) as error:
         raise CheckpointError(f"{path} is damaged or of another version: {error}") from error
-    return Stored(description, net, _under(tensors, "parameters/"), _under(tensors, "velocities/"))
+    return Stored(description, net, tensors, metadata)
 
 
 def check_stored(stored: Stored, plan: Plan) -> None:

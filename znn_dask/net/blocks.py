@@ -1,9 +1,10 @@
 """Blocks of ``key value`` lines, the grammar of the text form: which keys and types there are.
 
-Every complaint names the line and lists what is known. Nothing is accepted and then silently ignored.
+Every complaint names the line and lists what is known. Nothing is accepted and then silently ignored. The HDF5 form
+of ZNN has the same blocks, as groups; their complaints name the group.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -25,11 +26,27 @@ _EDGE_TYPES: dict[str, tuple[str, ...]] = {
     "dummy": (),
 }
 _ENDS = ("input", "output")
+# Of keys that may be missing, for messages.
+_EXAMPLES = {
+    "type": "conv",
+    "size": "1,3,3",
+    "function": "rectify_linear",
+    "ratio": "0.5",
+    "input": "NODE",
+    "output": "NODE",
+    "ndim": "2",
+}
 _FOREIGN_TYPES = ("crop", "maxout")
 # Keys of ZNN's that say how to train or to run, not what the network is.
 _IGNORED = ("eta", "momentum", "weight_decay", "fft")
-# Keys of ZNN's that change the network in ways this program does not know, unless they say "no".
-_FOREIGN_KEYS = {"dense": "0", "repeat": "1", "filters": None, "biases": None, "seeding": None}
+# Keys of ZNN's that change the network in ways this program does not know, unless they say "no"; and what to do.
+_FOREIGN_KEYS = {
+    "dense": ("0", "a sparsity that begins again; take it out if the network does without"),
+    "repeat": ("1", "filters that are repeated; write out the edges instead"),
+    "filters": (None, "weights in a file of their own; the HDF5 form of a trained network holds them"),
+    "biases": (None, "biases in a file of their own; the HDF5 form of a trained network holds them"),
+    "seeding": (None, "random numbers of an edge; give Model(seed=...) instead"),
+}
 
 _Value = TypeVar("_Value")
 
@@ -47,28 +64,32 @@ class Block:
         Of its head, counted from 1.
     entries : dict of str to (str, int)
         Key to value and line.
+    place : str
+        Where it stands if not in lines, such as "group 'conv1'".
     """
 
     kind: str
     name: str
     line: int
     entries: dict[str, tuple[str, int]] = field(default_factory=dict)
+    place: str = ""
 
     @property
     def type(self) -> str:
         """The value of the key ``type``."""
         return self.text("type")
 
-    def line_of(self, key: str) -> int:
-        """Return the line of a key, or of the head where there is none."""
-        return self.entries[key][1] if key in self.entries else self.line
+    def where(self, key: str = "") -> str:
+        """Return where a key stands, or the head where there is none, for messages."""
+        return self.place or f"line {self.entries[key][1] if key in self.entries else self.line}"
 
     def text(self, key: str, default: str | None = None) -> str:
         """Return a value as it stands."""
         if key in self.entries:
             return self.entries[key][0]
         if default is None:
-            raise NetworkError(f"line {self.line}: {self.kind} {self.name!r} needs the key {key!r}")
+            example = f" Add a line such as '{key} {_EXAMPLES[key]}'" if key in _EXAMPLES else ""
+            raise NetworkError(f"{self.where()}: {self.kind} {self.name!r} needs the key {key!r}.{example}")
         return default
 
     def whole(self, key: str, default: int | None = None) -> int:
@@ -95,7 +116,7 @@ class Block:
             return read(text)
         except ValueError:
             raise NetworkError(
-                f"line {self.line_of(key)}: {key} of {self.kind} {self.name!r} must be {what}, got {text!r}"
+                f"{self.where(key)}: {key} of {self.kind} {self.name!r} must be {what}, got {text!r}"
             ) from None
 
 
@@ -113,7 +134,7 @@ def read_blocks(text: str) -> tuple[list[Block], list[str]]:
     NetworkError
         Naming the line.
     """
-    blocks: list[Block] = []
+    blocks: dict[tuple[str, str], Block] = {}
     block: Block | None = None
     for line, raw in enumerate(text.splitlines(), start=1):
         key, _, value = " ".join(raw.partition("#")[0].split()).partition(" ")
@@ -122,25 +143,39 @@ def read_blocks(text: str) -> tuple[list[Block], list[str]]:
             block = block if raw.strip() else None
         elif key in ("nodes", "edges", "network"):
             block = _head(key, value, line, blocks)
-            blocks.append(block)
+            blocks[key, value] = block
         elif block is None:
-            raise NetworkError(f"line {line}: expected 'nodes NAME' or 'edges NAME', got {raw.strip()!r}")
+            raise NetworkError(
+                f"line {line}: expected 'nodes NAME' or 'edges NAME', got {_short(raw)}. A blank line ends a block"
+            )
         else:
             _entry(block, key, value, line)
     if not blocks:
         raise NetworkError("the text has no block 'nodes NAME' or 'edges NAME'")
+    return list(blocks.values()), check_blocks(blocks.values())
+
+
+def check_blocks(blocks: Iterable[Block]) -> list[str]:
+    """Check keys and types; take training options out and return which there were.
+
+    Raises
+    ------
+    NetworkError
+        Naming the place.
+    """
+    blocks = list(blocks)
     ignored = [key for key in _IGNORED if any(key in b.entries for b in blocks)]
     for block in blocks:
         _check(block)
-    return blocks, ignored
+    return ignored
 
 
-def _head(kind: str, name: str, line: int, blocks: list[Block]) -> Block:
+def _head(kind: str, name: str, line: int, blocks: dict[tuple[str, str], Block]) -> Block:
     if (kind == "network") == bool(name):
         raise NetworkError(f"line {line}: {kind!r} {'takes no name' if name else 'needs a name after it'}")
-    for block in blocks:
-        if (block.kind, block.name) == (kind, name):
-            raise NetworkError(f"line {line}: {kind} {name!r} is at line {block.line} already")
+    if (kind, name) in blocks:
+        first = blocks[kind, name].line
+        raise NetworkError(f"line {line}: {kind} {name!r} is at line {first} already. Give one of them another name")
     return Block(kind, name, line)
 
 
@@ -149,7 +184,8 @@ def _entry(block: Block, key: str, value: str, line: int) -> None:
         raise NetworkError(f"line {line}: key {key!r} of {block.kind} {block.name!r} needs a value")
     if key in block.entries:
         raise NetworkError(
-            f"line {line}: key {key!r} of {block.kind} {block.name!r} is at line {block.line_of(key)} already"
+            f"line {line}: key {key!r} of {block.kind} {block.name!r} is at {block.where(key)} already. "
+            "Keep one of them"
         )
     block.entries[key] = (value, line)
 
@@ -157,17 +193,19 @@ def _entry(block: Block, key: str, value: str, line: int) -> None:
 def _check(block: Block) -> None:
     known = ("ndim",) if block.kind == "network" else _keys(block)
     for key in list(block.entries):
-        value, line = block.entries[key]
         if key in known:
             continue
         if block.kind != "network" and key in _IGNORED:
             del block.entries[key]
         elif block.kind != "network" and key in _FOREIGN_KEYS:
-            if value != _FOREIGN_KEYS[key]:
-                raise NetworkError(f"line {line}: {key!r} of {block.kind} {block.name!r} is not supported")
+            harmless, meaning = _FOREIGN_KEYS[key]
+            if block.text(key) != harmless:
+                raise NetworkError(
+                    f"{block.where(key)}: {key!r} of {block.kind} {block.name!r} is not supported: it means {meaning}"
+                )
         else:
             raise NetworkError(
-                f"line {line}: unknown key {key!r} in {block.kind} {block.name!r}."
+                f"{block.where(key)}: unknown key {key!r} in {block.kind} {block.name!r}."
                 f"{nearest(key, list(known))} Known: {', '.join(known)}"
             )
 
@@ -175,10 +213,9 @@ def _check(block: Block) -> None:
 def _keys(block: Block) -> tuple[str, ...]:
     types = _NODE_TYPES if block.kind == "nodes" else _EDGE_TYPES
     if block.type not in types:
-        line = block.line_of("type")
         foreign = block.type in _FOREIGN_TYPES
         raise NetworkError(
-            f"line {line}: {'unsupported' if foreign else 'unknown'} type {block.type!r} of {block.kind} "
+            f"{block.where('type')}: {'unsupported' if foreign else 'unknown'} type {block.type!r} of {block.kind} "
             f"{block.name!r}.{'' if foreign else nearest(block.type, list(types))} Known: {', '.join(types)}"
         )
     return ("type", *types[block.type], *(_ENDS if block.kind == "edges" else ()))
@@ -187,3 +224,9 @@ def _keys(block: Block) -> tuple[str, ...]:
 def _triple(text: str) -> Triple:
     z, y, x = (int(part) for part in text.split(","))
     return z, y, x
+
+
+def _short(text: str) -> str:
+    """Return a line as it is quoted in messages: files that are no text may have very long ones."""
+    text = text.strip()
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")

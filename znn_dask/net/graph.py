@@ -4,7 +4,9 @@ Nodes hold images (a number of maps of one size), edges hold operations, edges t
 summed. Sizes are another matter (`shapes`).
 """
 
+import heapq
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -133,9 +135,11 @@ def _check_name(what: str, name: str) -> None:
 
 
 def _check_unique(what: str, names: Sequence[str]) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
-        raise NetworkError(f"two {what}s are named {twice[0]!r}; every {what} needs a name of its own")
+        raise NetworkError(
+            f"two {what}s are named {twice[0]!r}; every {what} needs a name of its own", about=(what, twice[0])
+        )
 
 
 def _check_ends(nodes: Sequence[Node], edges: Sequence[Edge]) -> None:
@@ -145,47 +149,64 @@ def _check_ends(nodes: Sequence[Node], edges: Sequence[Edge]) -> None:
             if end not in channels:
                 raise NetworkError(
                     f"edge {edge.name!r} names node {end!r}, which does not exist."
-                    f"{nearest(str(end), list(channels))} Nodes: {', '.join(channels)}"
+                    f"{nearest(str(end), list(channels))} Nodes: {', '.join(channels)}",
+                    about=("edge", edge.name),
                 )
         n_in, n_out = channels[edge.source], channels[edge.target]
         if n_in != n_out and not isinstance(edge.op, Convolution):
             raise NetworkError(
                 f"edge {edge.name!r} ({edge.op.kind}) keeps the number of maps, but node {edge.source!r} has "
-                f"{n_in} and node {edge.target!r} has {n_out}. Only a convolution changes it"
+                f"{n_in} and node {edge.target!r} has {n_out}. Only a convolution changes it: give both nodes the "
+                "same number, or put a convolution between them",
+                about=("edge", edge.name),
             )
     used = {edge.source for edge in edges} | {edge.target for edge in edges}
     alone = [name for name in channels if name not in used]
     if alone:
-        raise NetworkError(f"node {alone[0]!r} has no edge; connect it or leave it out")
+        raise NetworkError(f"node {alone[0]!r} has no edge; connect it or leave it out", about=("node", alone[0]))
 
 
 def _sorted_names(nodes: Sequence[Node], edges: Sequence[Edge]) -> list[str]:
-    waiting = {node.name: 0 for node in nodes}
+    place = {node.name: number for number, node in enumerate(nodes)}
+    leaving: dict[str, list[str]] = {name: [] for name in place}
+    waiting = dict.fromkeys(place, 0)
     for edge in edges:
+        leaving[edge.source].append(edge.target)
         waiting[edge.target] += 1
+    ready = [place[name] for name, count in waiting.items() if count == 0]
     ordered: list[str] = []
     while waiting:
-        name = next((name for name, count in waiting.items() if count == 0), None)
-        if name is None:
-            cycle = " -> ".join(_cycle(waiting, edges))
-            raise NetworkError(f"the network has a cycle: {cycle}. Every path must lead from an input to an output")
+        if not ready:
+            cycle = _cycle(waiting, edges)
+            raise NetworkError(
+                f"the network has a cycle: {' -> '.join(cycle)}. Every path must lead from an input to an output: "
+                "take one of these edges away",
+                about=("node", cycle[0]),
+            )
+        name = nodes[heapq.heappop(ready)].name
         del waiting[name]
         ordered.append(name)
-        for edge in edges:
-            if edge.source == name:
-                waiting[edge.target] -= 1
+        for target in leaving[name]:
+            waiting[target] -= 1
+            if waiting[target] == 0:
+                heapq.heappush(ready, place[target])
     return ordered
 
 
 def _cycle(left: Iterable[str], edges: Sequence[Edge]) -> list[str]:
     # Every node left waits for another node left, so walking backwards must come round.
-    before = {edge.target: edge.source for edge in edges if edge.source in set(left)}
-    path = [next(iter(left))]
-    while before[path[-1]] not in path:
-        path.append(before[path[-1]])
-    start = path.index(before[path[-1]])
-    return [path[start], *reversed(path[start:])]
+    remaining = set(left)
+    before = {edge.target: edge.source for edge in edges if edge.source in remaining}
+    path = {next(iter(left)): 0}
+    node = before[next(iter(path))]
+    while node not in path:
+        path[node] = len(path)
+        node = before[node]
+    return [node, *reversed(list(path)[path[node] :])]
 
 
 def _by_node(nodes: Sequence[Node], edges: Sequence[Edge], end: str) -> dict[str, tuple[Edge, ...]]:
-    return {node.name: tuple(edge for edge in edges if getattr(edge, end) == node.name) for node in nodes}
+    found: dict[str, list[Edge]] = {node.name: [] for node in nodes}
+    for edge in edges:
+        found[getattr(edge, end)].append(edge)
+    return {name: tuple(some) for name, some in found.items()}

@@ -19,7 +19,7 @@ from znn_dask.net.graph import Edge, Graph, Node, arrange
 from znn_dask.net.letters import Chain, Inits, Sizes, Transfers, chain
 from znn_dask.net.operations import Parameter, parameters_of
 from znn_dask.net.table import Drawing, drawing, table
-from znn_dask.net.text import read, write
+from znn_dask.net.text import Reading, read, write
 
 SizeLike: TypeAlias = int | Sequence[int]
 
@@ -263,14 +263,22 @@ class Network:
         NetworkError
             Naming the line, if a key or type is unknown or a value cannot be read.
         """
-        nodes, edges, ndim, ignored = read(text)
-        if ignored:
+        reading = read(text)
+        if reading.ignored:
             warnings.warn(
-                f"training options are no part of a network and were left out: {', '.join(ignored)}. Give "
+                f"training options are no part of a network and were left out: {', '.join(reading.ignored)}. Give "
                 f"them to the optimiser and the model",
                 stacklevel=2,
             )
-        return cls(nodes, edges, ndim)
+        return cls.from_reading(reading)
+
+    @classmethod
+    def from_reading(cls, reading: Reading) -> "Network":
+        """Make a network of what was read; errors name the place where it was."""
+        try:
+            return cls(reading.nodes, reading.edges, reading.ndim)
+        except NetworkError as error:
+            raise reading.located(error) from error
 
     def save(self, path: str | Path) -> None:
         """Write the text form to a file, by custom ``.znn``."""

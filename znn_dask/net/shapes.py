@@ -53,7 +53,8 @@ def sparsities(graph: Graph) -> dict[str, Triple]:
         if isinstance(edge.op, MaxPool) and sparsity != ONE:
             raise NetworkError(
                 f"edge {edge.name!r} is a max-pool after max-filters with a total stride of {sparsity}: "
-                f"the image there is dense and cannot be pooled. Use a max-filter, or max-pools throughout"
+                f"the image there is dense and cannot be pooled. Use a max-filter, or max-pools throughout",
+                about=("edge", edge.name),
             )
         if isinstance(edge.op, MaxFilter):
             sparsity = multiply(sparsity, edge.op.stride)
@@ -61,7 +62,8 @@ def sparsities(graph: Graph) -> dict[str, Triple]:
             raise NetworkError(
                 f"edges {first[edge.target]!r} and {edge.name!r} converge on node {edge.target!r} with "
                 f"different sparsity, {found[edge.target]} and {sparsity} (z, y, x). Give both paths the "
-                "same strides"
+                "same strides",
+                about=("edge", edge.name),
             )
         first.setdefault(edge.target, edge.name)
     return found
@@ -94,7 +96,8 @@ def lines(graph: Graph, sparsity: Mapping[str, Triple]) -> dict[str, dict[str, L
                         f"paths from node {node.name!r} to {output!r} converge with different sizes: for an "
                         f"output of one voxel, edge {through[output]!r} needs {mine[output].at(ONE)} voxels "
                         f"(z, y, x) and edge {edge.name!r} {here.at(ONE)}. Give both paths the same field of "
-                        "view"
+                        "view",
+                        about=("edge", edge.name),
                     )
                 through.setdefault(output, edge.name)
         found[node.name] = mine

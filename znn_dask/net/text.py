@@ -4,13 +4,13 @@ A node of ZNN's type ``transfer`` is two things here, a node that sums and an ed
 node takes the name of the one edge that leads to it (or ``NAME.sum`` where there are several), the edge that
 of the block, unless the key ``edge`` gives another. What ZNN cannot say has a form of its own: edges of type
 ``transfer``, the key ``bias 0``, and a block ``network`` with ``ndim`` where the windows do not tell. Reading
-what was written gives an equal network.
+what was written gives an equal network. ZNN's HDF5 files hold the same blocks as groups.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal, localcontext
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from znn_dask.errors import NetworkError, ParameterError, nearest
 from znn_dask.geometry import ONE, Triple
@@ -27,10 +27,12 @@ from znn_dask.net.operations import (
     MaxPool,
     Op,
     Transfer,
+    parameters_of,
 )
 from znn_dask.net.shapes import window_of
 
 _Made = TypeVar("_Made")
+Entries: TypeAlias = list[tuple[str, str]]
 _ZNN_NAMES = {ours: znn for znn, ours in ALIASES.items()}
 _EDGE_TYPES = {
     Convolution: "conv",
@@ -44,57 +46,130 @@ _IDENTITY = Transfer("linear", bias=False)
 _EXACT_DIGITS = 1200
 
 
-def write(graph: Graph, ndim: int) -> str:
-    """Return the text form of a graph."""
-    folded = _folded(graph)
-    hidden = {edge.source for edge in folded.values()}
-    target = {edge.source: edge.target for edge in folded.values()}
-    lines = []
-    if ndim != _ndim([edge.op for edge in graph.edges]):
-        lines += ["network", f"ndim {ndim}", ""]
-    for node in graph.nodes:
-        if node.name in hidden:
-            continue
-        lines += [*_node_lines(graph, node, folded.get(node.name)), ""]
-        for edge in graph.outgoing[node.name]:
-            lines += [*_edge_lines(replace(edge, target=target.get(edge.target, edge.target))), ""]
-    return "\n".join(lines)
+@dataclass(frozen=True)
+class Reading:
+    """What blocks say.
 
-
-def read(text: str) -> tuple[list[Node], list[Edge], int, list[str]]:
-    """Read the text form.
-
-    Returns
-    -------
+    Attributes
+    ----------
     nodes, edges : list
     ndim : int
     ignored : list of str
         Training options that were left out, such as ``"eta"``.
+    learned : dict of (kind, name) of a block to str
+        The parameter that a block has, such as ``"conv1/kernel"``.
+    places : dict of ("node" or "edge", name) to str
+        Where it was read, such as ``"line 12"``.
+    """
+
+    nodes: list[Node]
+    edges: list[Edge]
+    ndim: int
+    ignored: list[str]
+    learned: dict[tuple[str, str], str]
+    places: dict[tuple[str, str], str]
+
+    def located(self, error: NetworkError) -> NetworkError:
+        """Return an error about the network with the place of what it is about."""
+        place = self.places.get(error.about) if error.about is not None else None
+        return error if place is None else NetworkError(f"{place}: {error}")
+
+
+def blocks_of(graph: Graph, ndim: int) -> list[Block]:
+    """Return the blocks of a graph."""
+    folded = _folded(graph)
+    hidden = {edge.source for edge in folded.values()}
+    target = {edge.source: edge.target for edge in folded.values()}
+    blocks = []
+    if ndim != _ndim([edge.op for edge in graph.edges]):
+        blocks.append(_block("network", "", [("ndim", str(ndim))]))
+    for node in graph.nodes:
+        if node.name in hidden:
+            continue
+        blocks.append(_block("nodes", node.name, _node_entries(graph, node, folded.get(node.name))))
+        for edge in graph.outgoing[node.name]:
+            whole = replace(edge, target=target.get(edge.target, edge.target))
+            blocks.append(_block("edges", edge.name, _edge_entries(whole)))
+    return blocks
+
+
+def write(graph: Graph, ndim: int) -> str:
+    """Return the text form of a graph."""
+    lines = []
+    for block in blocks_of(graph, ndim):
+        lines.append(f"{block.kind} {block.name}".rstrip())
+        lines += [f"{key} {value}" for key, (value, _) in block.entries.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def read(text: str) -> Reading:
+    """Read the text form.
 
     Raises
     ------
     NetworkError
         Naming the line, if a key or type is unknown or a value cannot be read.
     """
-    blocks, ignored = read_blocks(text)
+    return assemble(*read_blocks(text))
+
+
+def assemble(blocks: Sequence[Block], ignored: list[str]) -> Reading:
+    """Put blocks with known keys together; ``ignored`` is what was taken out of them.
+
+    Raises
+    ------
+    NetworkError
+        Naming the place, if a value cannot be read or an end does not exist.
+    """
     edge_blocks = [block for block in blocks if block.kind == "edges"]
     _check_ends(edge_blocks, [block.name for block in blocks if block.kind == "nodes"])
+    names = _Names(blocks)
     hidden: dict[str, str] = {}
     nodes: list[Node] = []
     edges: list[Edge] = []
+    learned: dict[tuple[str, str], str] = {}
+    places: dict[tuple[str, str], str] = {}
     for block in blocks:
         if block.kind == "nodes":
-            more_nodes, more_edges = _read_node(block, blocks)
+            more_nodes, more_edges = _read_node(block, names)
             hidden |= {edge.target: edge.source for edge in more_edges}
             nodes += more_nodes
             edges += more_edges
+            places |= {("node", node.name): block.where() for node in more_nodes}
+            places |= {("edge", edge.name): block.where() for edge in more_edges}
+            learned |= _learned(block, more_edges)
     for block in edge_blocks:
         target = block.text("output")
-        edges.append(
-            _attempt(block, Edge, block.name, block.text("input"), hidden.get(target, target), _read_op(block))
-        )
+        edge = _attempt(block, Edge, block.name, block.text("input"), hidden.get(target, target), _read_op(block))
+        edges.append(edge)
+        places["edge", edge.name] = block.where()
+        learned |= _learned(block, [edge])
     given = [block.whole("ndim") for block in blocks if block.kind == "network"]
-    return nodes, edges, given[-1] if given else _ndim([edge.op for edge in edges]), ignored
+    ndim = given[-1] if given else _ndim([edge.op for edge in edges])
+    return Reading(nodes, edges, ndim, ignored, learned, places)
+
+
+def _learned(block: Block, edges: Sequence[Edge]) -> dict[tuple[str, str], str]:
+    """Return the parameter that a block has, if any, by the block."""
+    names = [parameter.name for edge in edges for parameter in parameters_of(edge.name, edge.op, 1, 1)]
+    return dict.fromkeys([(block.kind, block.name)], names[0]) if names else {}
+
+
+def _block(kind: str, name: str, entries: Entries) -> Block:
+    return Block(kind, name, 0, {key: (value, 0) for key, value in entries})
+
+
+class _Names:
+    """Which names blocks take, and which edges lead to each node."""
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self.nodes = {block.name for block in blocks if block.kind == "nodes"}
+        self.edges = {block.name for block in blocks if block.kind == "edges"}
+        self.before: Mapping[str, list[str]] = {name: [] for name in self.nodes}
+        for block in blocks:
+            if block.kind == "edges":
+                self.before[block.text("output")].append(block.name)
 
 
 def _ndim(ops: Sequence[Op]) -> int:
@@ -125,39 +200,38 @@ def _sum_name(block: str, before: Sequence[str]) -> str:
     return before[0] if len(before) == 1 else f"{block}.sum"
 
 
-def _node_lines(graph: Graph, node: Node, transfer: Edge | None) -> list[str]:
-    lines = [f"nodes {node.name}"]
-    if transfer is not None:
-        lines += ["type transfer", *_op_lines(transfer.op)]
-        if transfer.name != node.name:
-            lines.append(f"edge {transfer.name}")
+def _node_entries(graph: Graph, node: Node, transfer: Edge | None) -> Entries:
+    if transfer is None:
+        entries = [("type", "sum" if graph.incoming[node.name] else "input")]
     else:
-        lines.append("type sum" if graph.incoming[node.name] else "type input")
-    return [*lines, f"size {node.channels}"]
+        entries = [("type", "transfer"), *_op_entries(transfer.op)]
+        if transfer.name != node.name:
+            entries.append(("edge", transfer.name))
+    return [*entries, ("size", str(node.channels))]
 
 
-def _edge_lines(edge: Edge) -> list[str]:
-    head = [f"edges {edge.name}", f"type {_EDGE_TYPES[type(edge.op)]}"]
-    return [*head, *_op_lines(edge.op), f"input {edge.source}", f"output {edge.target}"]
+def _edge_entries(edge: Edge) -> Entries:
+    ends = [("input", edge.source), ("output", edge.target)]
+    return [("type", _EDGE_TYPES[type(edge.op)]), *_op_entries(edge.op), *ends]
 
 
-def _op_lines(op: Op) -> list[str]:
+def _op_entries(op: Op) -> Entries:
     if isinstance(op, Convolution):
-        return [*_init_lines(op.init), f"size {_triple(op.kernel)}", "stride 1,1,1"]
+        return [*_init_entries(op.init), ("size", _triple(op.kernel)), ("stride", "1,1,1")]
     if isinstance(op, Transfer):
-        lines = [f"function {_ZNN_NAMES.get(op.function, op.function)}"]
+        entries = [("function", _ZNN_NAMES.get(op.function, op.function))]
         if op.args:
-            lines.append(f"function_args {_numbers(op.args)}")
-        return lines + (_init_lines(op.init) if op.bias else ["bias 0"])
+            entries.append(("function_args", _numbers(op.args)))
+        return entries + (_init_entries(op.init) if op.bias else [("bias", "0")])
     if isinstance(op, MaxFilter):
-        return [f"size {_triple(op.window)}", f"stride {_triple(op.stride)}"]
+        return [("size", _triple(op.window)), ("stride", _triple(op.stride))]
     if isinstance(op, MaxPool):
-        return [f"size {_triple(op.window)}"]
-    return [f"ratio {_other_share(repr(op.rate))}"]
+        return [("size", _triple(op.window))]
+    return [("ratio", str(_other_share(repr(op.rate))))]
 
 
-def _init_lines(init: Init) -> list[str]:
-    return [f"init {init.kind}", *([f"init_args {_numbers(init.args)}"] if init.args else [])]
+def _init_entries(init: Init) -> Entries:
+    return [("init", init.kind), *([("init_args", _numbers(init.args))] if init.args else [])]
 
 
 def _triple(size: Triple) -> str:
@@ -176,34 +250,33 @@ def _other_share(share: str) -> Decimal:
 
 
 def _check_ends(edge_blocks: Sequence[Block], nodes: list[str]) -> None:
+    known = set(nodes)
     for block in edge_blocks:
         for key in ("input", "output"):
             name = block.text(key)
-            if name not in nodes:
+            if name not in known:
                 raise NetworkError(
-                    f"line {block.line_of(key)}: {key} of edges {block.name!r} is node {name!r}, which does "
+                    f"{block.where(key)}: {key} of edges {block.name!r} is node {name!r}, which does "
                     f"not exist.{nearest(name, nodes)} Nodes: {', '.join(nodes)}"
                 )
 
 
-def _read_node(block: Block, blocks: Sequence[Block]) -> tuple[list[Node], list[Edge]]:
-    before = [b for b in blocks if b.kind == "edges" and b.text("output") == block.name]
+def _read_node(block: Block, names: _Names) -> tuple[list[Node], list[Edge]]:
+    before = names.before[block.name]
     channels = block.whole("size")
     node = _attempt(block, Node, block.name, channels)
     if (block.type == "input") == bool(before):
         rule = (
-            f"of type input, but edge {before[0].name!r} leads to it"
+            f"of type input, but edge {before[0]!r} leads to it. Make it a sum, or take the edge away"
             if before
-            else "not of type input and no edge leads to it"
+            else "not of type input and no edge leads to it. Make it an input, or add an edge with it as its output"
         )
-        raise NetworkError(f"line {block.line}: node {block.name!r} is {rule}")
+        raise NetworkError(f"{block.where()}: node {block.name!r} is {rule}")
     if block.type != "transfer":
         return [node], []
-    taken = {b.name for b in blocks if b.kind == "nodes"}
-    name = _sum_name(block.name, [b.name for b in before])
-    source = f"{block.name}.sum" if name in taken else name
-    edge_names = {b.name for b in blocks if b.kind == "edges"}
-    default = f"{block.name}.transfer" if block.name in edge_names else block.name
+    name = _sum_name(block.name, before)
+    source = f"{block.name}.sum" if name in names.nodes else name
+    default = f"{block.name}.transfer" if block.name in names.edges else block.name
     edge = _attempt(block, Edge, block.text("edge", default), source, block.name, _read_transfer(block))
     return [Node(source, channels), node], [edge]
 
@@ -224,7 +297,7 @@ def _read_op(block: Block) -> Op:
         case "dropout":
             if not 0 < block.number("ratio") <= 1:
                 raise NetworkError(
-                    f"line {block.line_of('ratio')}: ratio of dropout {block.name!r} is the share that is "
+                    f"{block.where('ratio')}: ratio of dropout {block.name!r} is the share that is "
                     f"kept, above 0 and at most 1, got {block.text('ratio')}"
                 )
             return _attempt(block, Dropout, float(_other_share(block.text("ratio"))))
@@ -242,7 +315,7 @@ def _read_transfer(block: Block) -> Transfer:
 def _read_init(block: Block, default: Init) -> Init:
     if "init" not in block.entries:
         if "init_args" in block.entries:
-            raise NetworkError(f"line {block.line_of('init_args')}: 'init_args' needs an 'init' beside it")
+            raise NetworkError(f"{block.where('init_args')}: 'init_args' needs an 'init' beside it")
         return default
     return _attempt(block, Init, block.text("init"), block.numbers("init_args"))
 
@@ -251,8 +324,7 @@ def _only(block: Block, key: str, value: Triple) -> None:
     given = block.triple(key, value)
     if given != value:
         raise NetworkError(
-            f"line {block.line_of(key)}: {key} of {block.type} {block.name!r} must be {_triple(value)}, got "
-            f"{_triple(given)}"
+            f"{block.where(key)}: {key} of {block.type} {block.name!r} must be {_triple(value)}, got {_triple(given)}"
         )
 
 
@@ -260,4 +332,4 @@ def _attempt(block: Block, make: Callable[..., _Made], *args: object) -> _Made:
     try:
         return make(*args)
     except (ParameterError, NetworkError) as error:
-        raise NetworkError(f"line {block.line}: {block.kind} {block.name!r}: {error}") from error
+        raise NetworkError(f"{block.where()}: {block.kind} {block.name!r}: {error}") from error

@@ -89,8 +89,8 @@ class DataSection(_Section, frozen=True, kw_only=True):
     invert: Annotated[bool, _key("exchange 0 and 1")] = False
     in_plane: Annotated[bool, _key("boundary: compare ids along y and x only")] = False
     preprocess: Annotated[
-        Literal["section", "volume", "none"],
-        _key("mean 0 and deviation 1 of every section or of the volume, or values as stored"),
+        Literal["section", "volume", "rescale", "none"],
+        _key("mean 0 and deviation 1 of every section or of the volume, -1 to 1, or values as stored"),
     ] = "volume"
     border: Annotated[Literal["mirror", "none"], _key("mirror: inputs reach over the border by mirroring")] = "mirror"
     flip: Annotated[str, _key("axes along which patches are flipped at random", pattern="^[zyx]*$")] = "zyx"
