@@ -286,9 +286,7 @@ def play(code, tables, n_workers, order, accept, again=False, beside=False, opco
     -------
     What was found wrong, or None.
     """
-    world = World(order, code.files if opcodes else (), races)
-    world.all_rest, world.shared = _all_rest, _shared
-    world.interrupts = interrupt
+    world = _world(code, order, opcodes, races, interrupt)
 
     def call():
         crew = code.Crew()
@@ -307,6 +305,14 @@ def play(code, tables, n_workers, order, accept, again=False, beside=False, opco
     return _end(world, world.play(call))
 
 
+def _world(code, order, opcodes, races, interrupt):
+    """Return a world in which nothing has happened."""
+    world = World(order, code.files if opcodes else (), races)
+    world.all_rest, world.shared = _all_rest, _shared
+    world.interrupts = interrupt
+    return world
+
+
 def play_chain(code, tables, keys, links, n_workers, order, script, opcodes=False, races=True, interrupt=False):
     """Let a caller go through a script with a chain, then compute something else with the same threads, then end them.
 
@@ -320,9 +326,7 @@ def play_chain(code, tables, keys, links, n_workers, order, script, opcodes=Fals
     -------
     What was found wrong, or None.
     """
-    world = World(order, code.files if opcodes else (), races)
-    world.all_rest, world.shared = _all_rest, _shared
-    world.interrupts = interrupt
+    world = _world(code, order, opcodes, races, interrupt)
 
     def call():
         crew = code.Crew()

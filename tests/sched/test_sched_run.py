@@ -3,7 +3,6 @@
 import gc
 import operator
 import random
-import sys
 import threading
 import time
 import traceback
@@ -35,15 +34,6 @@ def schedulers():
     yield made
     for scheduler in made:
         scheduler.close()
-
-
-@pytest.fixture
-def nervous():
-    """Switch threads as often as the interpreter can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 def layers(rng, n_layers, width, task):

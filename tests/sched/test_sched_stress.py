@@ -1,7 +1,6 @@
 """A thousand runs of random graphs with 8 workers that are interrupted as often as the interpreter can."""
 
 import random
-import sys
 
 import dask
 import pytest
@@ -12,14 +11,6 @@ from znn_dask.sched.policies import POLICIES
 
 pytestmark = pytest.mark.timeout(60)
 N_GRAPHS, N_RUNS = 125, 8
-
-
-@pytest.fixture
-def nervous():
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 def random_graph(rng, fails):

@@ -1,7 +1,9 @@
 """The loop: rows, checkpoints and ends where they belong; a resumed run is the undisturbed one."""
 
 import signal
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,7 +74,13 @@ def test_rows_are_means_over_the_updates_since_the_last(config: Config, tmp_path
     losses: list[float] = []
     with loop.model as model:
         original = model.steps
-        model.steps = lambda samples: (losses.append(loss) or loss for loss in original(samples))  # type: ignore
+
+        def noted(samples: Iterable[tuple[Any, ...]]) -> Iterator[float]:
+            for loss in original(samples):
+                losses.append(loss)
+                yield loss
+
+        model.steps = noted  # type: ignore[method-assign]
         loop.run(progress=False)
     rows = read_rows(tmp_path / "run" / CURVE)
     means = [np.mean(losses[start : start + 5]) for start in range(0, 30, 5)]

@@ -115,6 +115,7 @@ class _Line:
         self.begun: deque[_Begun] = deque()
         self._program: Compiled | None = None
         self._chain: Chain | None = None
+        self._links: dict[Any, Any] = {}
         self._version = core.state.version
 
     def takes(self, batch: Batch) -> bool:
@@ -138,14 +139,15 @@ class _Line:
         program = core.program(batch, True)
         if program is not self._program:
             self._drop()
-            self._program, self._chain = program, program.chain(_links(core))
+            self._links = _links(core)
+            self._program, self._chain = program, program.chain(self._links)
         assert self._chain is not None
         values = core.values(batch)
         if self.begun:
             values["step"] += 1
             # The caller has told the rate of the step under way by asking for its loss.
             values["pending-rate"] = self.begun[0].rate
-            ended = self._chain.start(program.given(values, _links(core)))
+            ended = self._chain.start(program.given(values, self._links))
         else:
             ended = self._chain.start(program.given(values))
         self.begun.append(_Begun(batch, ended, core.learning_rate))

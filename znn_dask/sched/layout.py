@@ -2,8 +2,8 @@
 
 Three things become cheaper here than they look in the graph: aliases vanish, ``getitem(task, i)`` becomes a
 slot that is filled when the task ends, and a `Reduce` of n terms becomes n - 1 additions (n arrivals and an end, if
-they are added as they arrive). Without ``fuse``
-each node stays a task of its own, as those who watch a run (Dask's callbacks) expect.
+they are added as they arrive). Without ``fuse`` each node stays a task of its own, as those who watch a run (Dask's
+callbacks) expect.
 """
 
 from collections.abc import Callable, Iterable

@@ -66,7 +66,7 @@ def add_publishers(made: Draft, layout: Layout, keys: Sequence[Key]) -> int:
         made.small[len(made.bindings)] = Small((), lambda: _hand_on)
         made.bindings.append(Binding(_hand_on, (outlet, layout.constant(key), slot), (slot,)))
         made.keys.append(key)
-        made.group.append(0)
+        made.group.append(0)  # any: small tasks have a rank of their own
     return outlet
 
 

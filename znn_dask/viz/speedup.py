@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from znn_dask.viz.timeline import Picture
+from znn_dask.viz.timeline import finished, picture_axes
 
 
 def speedup_picture(
@@ -36,9 +35,7 @@ def speedup_picture(
     matplotlib figure
     """
     if axes is None:
-        figure = Picture(figsize=(7, 5), dpi=110, layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
+        axes = picture_axes(7, 5)
     most = max((n for points in lines.values() for n, _ in points), default=1)
     axes.plot([0, most], [0, most], color="0.7", linewidth=0.8, linestyle="--", label="as many as workers")
     colours = matplotlib.colormaps["tab10"]
@@ -56,7 +53,4 @@ def speedup_picture(
     axes.set_title(title, fontsize=10, loc="left")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=8.5, title="shaded: Brent's bounds", title_fontsize=8)
-    drawn = axes.figure.canvas.figure
-    if path is not None:
-        drawn.savefig(path)
-    return drawn
+    return finished(axes, path)

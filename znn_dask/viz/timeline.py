@@ -25,6 +25,21 @@ class Picture(Figure):
         return stream.getvalue()
 
 
+def picture_axes(width: float, height: float) -> Axes:
+    """Return the axes of a new picture of so many inches."""
+    figure = Picture(figsize=(width, height), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure.add_subplot()
+
+
+def finished(axes: Axes, path: str | os.PathLike[str] | None) -> Figure:
+    """Return the figure of some axes, saved if there is a path."""
+    figure = axes.figure.canvas.figure
+    if path is not None:
+        figure.savefig(path)
+    return figure
+
+
 def timeline(
     bars: Mapping[str, Sequence[tuple[int, float, float]]],
     title: str,
@@ -52,9 +67,7 @@ def timeline(
     if axes is None:
         n_lines = min(len(bars), _MOST_COLOURS + 1)
         height = max(1.3 + 0.55 * min(n_rows, 20), 0.8 + 0.19 * n_lines)
-        figure = Picture(figsize=(12, height), dpi=110, layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
+        axes = picture_axes(12, height)
     outlined = max((start + length for spans in bars.values() for _, start, length in spans), default=0) / 250
     colours = [matplotlib.colormaps["tab20"](index) for index in _COLOURS]
     for number, (label, spans) in enumerate(bars.items()):
@@ -73,10 +86,7 @@ def timeline(
     axes.margins(x=0.005)
     if bars:
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.03), frameon=False, fontsize=7.5, labelspacing=0.25)
-    drawn = axes.figure.canvas.figure
-    if path is not None:
-        drawn.savefig(path)
-    return drawn
+    return finished(axes, path)
 
 
 def _draw(axes: Axes, spans: Sequence[tuple[int, float, float]], colour: object, label: str, outlined: float) -> None:
