@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from znn_dask.errors import NetworkError, nearest
-from znn_dask.net.operations import Convolution, Op
+from znn_dask.net.operations import Convolution, Normalisation, Op, TransposedConvolution
+from znn_dask.net.sampling import Merge, Split
 
 # Names stand in keys, parameter names ("conv1/kernel") and the text form, where "#" begins a comment.
+JOINS = ("sum", "concat", "max")
 _NAME = re.compile(r"[^\s#/]+")
 
 
@@ -27,15 +29,21 @@ class Node:
     name : str
     channels : int
         The number of maps.
+    join : "sum" | "concat" | "max"
+        What becomes of images that converge: their sum, their maps one after the other in the order of the edges, or
+        the largest value at every voxel (maxout).
     """
 
     name: str
     channels: int
+    join: str = "sum"
 
     def __post_init__(self) -> None:
         _check_name("node", self.name)
         if isinstance(self.channels, bool) or not isinstance(self.channels, int) or self.channels < 1:
             raise NetworkError(f"node {self.name!r} needs a number of maps of at least 1, got {self.channels!r}")
+        if self.join not in JOINS:
+            raise NetworkError(f"node {self.name!r} needs a join of {', '.join(JOINS)}, got {self.join!r}")
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class Edge:
     name : str
     source, target : str
         Names of nodes.
-    op : Convolution, Transfer, MaxFilter, MaxPool or Dropout
+    op : Convolution, Transfer, MaxFilter or another operation
     """
 
     name: str
@@ -122,6 +130,7 @@ def arrange(nodes: Iterable[Node], edges: Iterable[Edge]) -> Graph:
     _check_unique("node", [node.name for node in nodes])
     _check_unique("edge", [edge.name for edge in edges])
     _check_ends(nodes, edges)
+    _check_maps(nodes, edges)
     order = {name: place for place, name in enumerate(_sorted_names(nodes, edges))}
     return Graph(
         tuple(sorted(nodes, key=lambda node: order[node.name])),
@@ -152,18 +161,64 @@ def _check_ends(nodes: Sequence[Node], edges: Sequence[Edge]) -> None:
                     f"{nearest(str(end), list(channels))} Nodes: {', '.join(channels)}",
                     about=("edge", edge.name),
                 )
-        n_in, n_out = channels[edge.source], channels[edge.target]
-        if n_in != n_out and not isinstance(edge.op, Convolution):
-            raise NetworkError(
-                f"edge {edge.name!r} ({edge.op.kind}) keeps the number of maps, but node {edge.source!r} has "
-                f"{n_in} and node {edge.target!r} has {n_out}. Only a convolution changes it: give both nodes the "
-                "same number, or put a convolution between them",
-                about=("edge", edge.name),
-            )
     used = {edge.source for edge in edges} | {edge.target for edge in edges}
     alone = [name for name in channels if name not in used]
     if alone:
         raise NetworkError(f"node {alone[0]!r} has no edge; connect it or leave it out", about=("node", alone[0]))
+
+
+def _check_maps(nodes: Sequence[Node], edges: Sequence[Edge]) -> None:
+    """Raise unless the maps of every node are those that its edges bring."""
+    node = {each.name: each for each in nodes}
+    joined = {each.name: 0 for each in nodes if each.join == "concat"}
+    for edge in edges:
+        source, target = node[edge.source], node[edge.target]
+        n_out = maps_after(edge.op, source.channels)
+        if target.name in joined:
+            if n_out is None:
+                raise NetworkError(
+                    f"edge {edge.name!r} ({edge.op.kind}) leads to node {target.name!r}, which puts the maps of its "
+                    f"edges one after the other: give it a node of its own, and lead that there by an Identity",
+                    about=("edge", edge.name),
+                )
+            joined[target.name] += n_out
+        elif n_out not in (None, target.channels):
+            rule = (
+                f"keeps the number of maps, but node {source.name!r} has {source.channels} and node {target.name!r} "
+                f"has {target.channels}. Only a convolution changes it: give both nodes the same number, or put a "
+                "convolution between them"
+                if n_out == source.channels
+                else f"makes {n_out} maps of {source.channels}, but node {target.name!r} has {target.channels}"
+            )
+            raise NetworkError(f"edge {edge.name!r} ({edge.op.kind}) {rule}", about=("edge", edge.name))
+        _check_groups(edge, source.channels)
+    for name, count in joined.items():
+        if count != node[name].channels:
+            raise NetworkError(
+                f"node {name!r} has {node[name].channels} maps, but its edges bring {count} one after the other. "
+                f"Give it {count}",
+                about=("node", name),
+            )
+
+
+def maps_after(op: Op, n_in: int) -> int | None:
+    """Return how many maps an operation makes of some; None if that is for its target to say."""
+    match op:
+        case Convolution() | TransposedConvolution():
+            return None
+        case Split():
+            return n_in * op.n_phases
+        case Merge():
+            return n_in // op.n_phases
+    return n_in
+
+
+def _check_groups(edge: Edge, channels: int) -> None:
+    if isinstance(edge.op, Normalisation) and channels % edge.op.groups:
+        raise NetworkError(
+            f"edge {edge.name!r} normalises {channels} maps in {edge.op.groups} groups, which must divide them",
+            about=("edge", edge.name),
+        )
 
 
 def _sorted_names(nodes: Sequence[Node], edges: Sequence[Edge]) -> list[str]:

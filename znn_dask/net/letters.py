@@ -12,7 +12,9 @@ from typing import Any, TypeAlias
 from znn_dask.errors import NetworkError, ParameterError
 from znn_dask.geometry import Triple, as_triple
 from znn_dask.net.graph import Edge, Node
-from znn_dask.net.operations import Convolution, Dropout, Init, MaxFilter, MaxPool, Op, Transfer
+from znn_dask.net.initial import Init
+from znn_dask.net.operations import Convolution, Dropout, Op, Transfer
+from znn_dask.net.sampling import MaxFilter, MaxPool
 
 LETTERS = {"C": "convolution", "T": "transfer", "M": "max-filter", "P": "max-pool", "D": "dropout"}
 EDGE_NAMES = {"C": "conv", "T": "transfer", "M": "max_filter", "P": "max_pool", "D": "dropout"}

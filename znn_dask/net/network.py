@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 from znn_dask.errors import DataError, NetworkError, ShapeError, nearest
-from znn_dask.geometry import ONE, Triple, as_triple
+from znn_dask.geometry import Triple, as_triple
 from znn_dask.net import shapes
 from znn_dask.net.graph import Edge, Graph, Node, arrange
 from znn_dask.net.letters import Chain, Inits, Sizes, Transfers, chain
-from znn_dask.net.operations import Parameter, parameters_of
+from znn_dask.net.parameters import Parameter, parameters_of
 from znn_dask.net.table import Drawing, drawing, table
 from znn_dask.net.text import Reading, read, write
 
@@ -150,7 +150,7 @@ class Network:
 
     @property
     def parameters(self) -> dict[str, Parameter]:
-        """What is learned, by name (``"conv1/kernel"``, ``"transfer1/bias"``), in the order of the edges."""
+        """What is learned or kept, by name (``"conv1/kernel"``, ``"transfer1/bias"``), in the order of the edges."""
         channels = self.graph.channels
         found = [
             parameter
@@ -161,8 +161,13 @@ class Network:
 
     @property
     def n_parameters(self) -> int:
-        """The number of weights and biases."""
-        return sum(parameter.size for parameter in self.parameters.values())
+        """The number of weights and biases that are learned."""
+        return sum(parameter.size for parameter in self.parameters.values() if parameter.learned)
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether every operation is valid, so that sizes fit for every output and each voxel is computed alike."""
+        return not any(shapes.pads(edge.op) or shapes.needs_dense(edge.op) for edge in self.graph.edges)
 
     @property
     def sparsity(self) -> Triple:
@@ -183,8 +188,11 @@ class Network:
 
     @property
     def field_of_view(self) -> Triple:
-        """The input voxels (z, y, x) one output voxel depends on; the largest of all inputs and outputs."""
-        return shapes.largest(*shapes.smallest_inputs(self.graph, self._lines).values())
+        """The input voxels (z, y, x) one output voxel depends on; the largest of all inputs and outputs.
+
+        A normalisation over voxels makes it depend on all others too; that is not counted.
+        """
+        return shapes.field_of_view(self.graph, self._sparsity)
 
     def node_sizes(self, output_size: SizeLike | Mapping[str, SizeLike]) -> dict[str, Triple]:
         """Return the size (z, y, x) every node needs, exactly and without rounding.
@@ -229,7 +237,7 @@ class Network:
             ", ".join(f"{name} ({count} {'map' if count == 1 else 'maps'})" for name, count in side.items())
             for side in (self.inputs, self.outputs)
         )
-        kernels = sum(p.size for p in self.parameters.values() if len(p.shape) > 1)
+        kernels = sum(p.size for p in self.parameters.values() if len(p.shape) > 1 and p.learned)
         summary = (
             f"field of view {_times(self.field_of_view)}, sparsity of the output {_times(self.sparsity)}, "
             f"{kernels:,} weights + {self.n_parameters - kernels:,} biases = {self.n_parameters:,} parameters"
@@ -322,9 +330,9 @@ class Network:
         return shapes.sizes_for_inputs(self.graph, self._sparsity, smallest, inputs)
 
     def _smallest_sizes(self) -> dict[str, Triple] | None:
-        """Return sizes for outputs of one voxel, or inputs of one field of view; None if neither fits."""
+        """Return sizes for the smallest outputs, or inputs of one field of view; None if neither fits."""
         try:
-            return self.node_sizes(dict.fromkeys(self.graph.outputs, ONE))
+            return self.node_sizes(dict.fromkeys(self.graph.outputs, shapes.smallest_output(self._lines)))
         except ShapeError:
             pass
         try:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from znn_dask.geometry import ONE, Triple
 from znn_dask.net.graph import Edge, Graph
-from znn_dask.net.operations import Dropout, MaxFilter, Op, Transfer, parameters_of
+from znn_dask.net.operations import Dropout, Op, Transfer
+from znn_dask.net.parameters import parameters_of
+from znn_dask.net.sampling import MaxFilter
 from znn_dask.net.shapes import window_of
 
 HEADER = ("edge", "kind", "kernel", "sparsity", "maps", "parameters", "size (z, y, x)")

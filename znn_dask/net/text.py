@@ -16,19 +16,10 @@ from znn_dask.errors import NetworkError, ParameterError, nearest
 from znn_dask.geometry import ONE, Triple
 from znn_dask.net.blocks import Block, read_blocks
 from znn_dask.net.graph import Edge, Graph, Node
-from znn_dask.net.operations import (
-    ALIASES,
-    HE,
-    ZERO,
-    Convolution,
-    Dropout,
-    Init,
-    MaxFilter,
-    MaxPool,
-    Op,
-    Transfer,
-    parameters_of,
-)
+from znn_dask.net.initial import HE, ZERO, Init
+from znn_dask.net.operations import ALIASES, Convolution, Dropout, Op, Transfer
+from znn_dask.net.parameters import parameters_of
+from znn_dask.net.sampling import MaxFilter, MaxPool
 from znn_dask.net.shapes import window_of
 
 _Made = TypeVar("_Made")
@@ -227,6 +218,7 @@ def _op_entries(op: Op) -> Entries:
         return [("size", _triple(op.window)), ("stride", _triple(op.stride))]
     if isinstance(op, MaxPool):
         return [("size", _triple(op.window))]
+    assert isinstance(op, Dropout)
     return [("ratio", str(_other_share(repr(op.rate))))]
 
 

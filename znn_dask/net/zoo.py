@@ -6,8 +6,10 @@ the tests.
 """
 
 from znn_dask.net.graph import Edge, Node
+from znn_dask.net.initial import Init
 from znn_dask.net.network import Network
-from znn_dask.net.operations import Convolution, Dropout, Init, MaxFilter, Op, Transfer
+from znn_dask.net.operations import Convolution, Dropout, Op, Transfer
+from znn_dask.net.sampling import MaxFilter
 
 _SCALED_TANH = "tanh(1.7159, 0.6666)"
 
