@@ -15,7 +15,7 @@ _TRANSFER_KEYS = ("function", "function_args", "init", "init_args", "bias")
 _NODE_TYPES: dict[str, tuple[str, ...]] = {
     "input": ("size",),
     "sum": ("size",),
-    "concat": ("size",),
+    "concat": ("size", "order"),
     "maxout": ("size",),
     "transfer": ("size", *_TRANSFER_KEYS, "edge"),
 }

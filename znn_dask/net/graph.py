@@ -7,7 +7,7 @@ summed. Sizes are another matter (`shapes`).
 import heapq
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -30,13 +30,16 @@ class Node:
     channels : int
         The number of maps.
     join : "sum" | "concat" | "max"
-        What becomes of images that converge: their sum, their maps one after the other in the order of the edges, or
-        the largest value at every voxel (maxout).
+        What becomes of images that converge: their sum, their maps one after the other, or the largest value at every
+        voxel (maxout).
+    order : tuple of str
+        Of maps one after the other: the edges that bring them. A network fills it in, as the edges were given.
     """
 
     name: str
     channels: int
     join: str = "sum"
+    order: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_name("node", self.name)
@@ -91,8 +94,13 @@ class Graph:
 
     @cached_property
     def incoming(self) -> dict[str, tuple[Edge, ...]]:
-        """The edges that converge on every node."""
-        return _by_node(self.nodes, self.edges, "target")
+        """The edges that converge on every node, of maps one after the other in their order."""
+        found = _by_node(self.nodes, self.edges, "target")
+        for node in self.nodes:
+            if node.order:
+                by_name = {edge.name: edge for edge in found[node.name]}
+                found[node.name] = tuple(by_name[name] for name in node.order)
+        return found
 
     @cached_property
     def outgoing(self) -> dict[str, tuple[Edge, ...]]:
@@ -130,9 +138,7 @@ def arrange(nodes: Iterable[Node], edges: Iterable[Edge]) -> Graph:
     _check_unique("node", [node.name for node in nodes])
     _check_unique("edge", [edge.name for edge in edges])
     _check_ends(nodes, edges)
-    # A join of one is no join, and equal meaning is equal value.
-    several = {name for name, count in Counter(edge.target for edge in edges).items() if count > 1}
-    nodes = tuple(node if node.join == "sum" or node.name in several else replace(node, join="sum") for node in nodes)
+    nodes = tuple(_joined(nodes, edges))
     _check_maps(nodes, edges)
     order = {name: place for place, name in enumerate(_sorted_names(nodes, edges))}
     return Graph(
@@ -168,6 +174,24 @@ def _check_ends(nodes: Sequence[Node], edges: Sequence[Edge]) -> None:
     alone = [name for name in channels if name not in used]
     if alone:
         raise NetworkError(f"node {alone[0]!r} has no edge; connect it or leave it out", about=("node", alone[0]))
+
+
+def _joined(nodes: Sequence[Node], edges: Sequence[Edge]) -> Iterator[Node]:
+    """Yield the nodes as they compare: a join of one edge is a sum, and maps one after the other have their order."""
+    into = _by_node(nodes, edges, "target")
+    for node in nodes:
+        if node.join != "concat" or len(into[node.name]) < 2:
+            plain = "sum" if len(into[node.name]) < 2 else node.join
+            yield node if (node.join, node.order) == (plain, ()) else replace(node, join=plain, order=())
+            continue
+        given = {edge.name: edge.name for edge in into[node.name]}
+        if node.order and (len(node.order) != len(given) or set(node.order) != set(given)):
+            raise NetworkError(
+                f"node {node.name!r} puts maps in the order {', '.join(node.order)}, but the edges that lead to it are "
+                f"{', '.join(given)}. Name each of these once",
+                about=("node", node.name),
+            )
+        yield replace(node, order=tuple(given[name] for name in node.order or given))
 
 
 def _check_maps(nodes: Sequence[Node], edges: Sequence[Edge]) -> None:

@@ -188,7 +188,6 @@ class _Finish:
         self.taken = set(draft.taken)
         self.nodes: list[Node] = []
         self.edges: list[Edge] = []
-        self.place = {name: place for place, name in enumerate(draft.nodes)}
         labels = Counter(draft.outputs.values())
         self.renamed = {
             node: label
@@ -205,7 +204,7 @@ class _Finish:
             if name in absorbed:
                 continue
             if name in draft.joined:
-                self.edges += [self._edge(name, part) for part in self._ordered(name, into[name])]
+                self.edges += [self._edge(name, part) for part in into[name]]
             elif name in draft.made:
                 self.edges.append(replace(draft.made[name], target=self._target(name)))
             self.nodes.append(replace(node, name=self._target(name)))
@@ -217,10 +216,8 @@ class _Finish:
 
     def _leads(self, join: str) -> list[Edge | str]:
         """Return what converges on a join: edges that end there, or names of nodes that an Identity is for."""
-        sources, how = self.draft.joined[join], self.draft.nodes[join].join
-        direct: list[Edge | str] = [self._direct(source, how) for source in sources]
-        # Maps follow one another in the order of the nodes that they come from.
-        return direct if how != "concat" or self._in_order(direct) else list(sources)
+        how = self.draft.nodes[join].join
+        return [self._direct(source, how) for source in self.draft.joined[join]]
 
     def _direct(self, source: str, how: str) -> Edge | str:
         edge = self.draft.made.get(source)
@@ -228,25 +225,6 @@ class _Finish:
             return source
         leads = how != "concat" or maps_after(edge.op, self.draft.nodes[edge.source].channels) is not None
         return edge if leads else source
-
-    def _ordered(self, join: str, parts: list[Edge | str]) -> list[Edge | str]:
-        """Put copies of nodes in the place of those that would come too early in a concatenation."""
-        if self.draft.nodes[join].join != "concat" or self._in_order(parts):
-            return parts
-        found: list[Edge | str] = []
-        for place, part in enumerate(parts):
-            if place and not self._in_order(parts[: place + 1]):
-                name = fresh("identity", self.taken)
-                self.taken.add(name)
-                self.nodes.append(Node(name, self.draft.nodes[str(part)].channels))
-                self.edges.append(Edge(name, self._target(str(part)), name, Identity()))
-                part = name
-            found.append(part)
-        return found
-
-    def _in_order(self, parts: Sequence[Edge | str]) -> bool:
-        places = [self.place[part.source if isinstance(part, Edge) else part] for part in parts]
-        return places == sorted(places)
 
     def _edge(self, join: str, part: Edge | str) -> Edge:
         if isinstance(part, Edge):
