@@ -197,19 +197,28 @@ def _joined(nodes: Sequence[Node], edges: Sequence[Edge]) -> Iterator[Node]:
 def _check_maps(nodes: Sequence[Node], edges: Sequence[Edge]) -> None:
     """Raise unless the maps of every node are those that its edges bring."""
     node = {each.name: each for each in nodes}
-    joined = {each.name: 0 for each in nodes if each.join == "concat"}
+    brought = {each.name: 0 for each in nodes if each.join == "concat"}
     for edge in edges:
-        source, target = node[edge.source], node[edge.target]
-        n_out = maps_after(edge.op, source.channels)
-        if target.name in joined:
+        if edge.target in brought:
+            n_out = maps_after(edge.op, node[edge.source].channels)
             if n_out is None:
                 raise NetworkError(
-                    f"edge {edge.name!r} ({edge.op.kind}) leads to node {target.name!r}, which puts the maps of its "
+                    f"edge {edge.name!r} ({edge.op.kind}) leads to node {edge.target!r}, which puts the maps of its "
                     f"edges one after the other: give it a node of its own, and lead that there by an Identity",
                     about=("edge", edge.name),
                 )
-            joined[target.name] += n_out
-        elif n_out not in (None, target.channels):
+            brought[edge.target] += n_out
+    for name, count in brought.items():
+        if count != node[name].channels:
+            raise NetworkError(
+                f"node {name!r} has {node[name].channels} maps, but its edges bring {count} one after the other. "
+                f"Give it {count}",
+                about=("node", name),
+            )
+    for edge in edges:
+        source, target = node[edge.source], node[edge.target]
+        n_out = maps_after(edge.op, source.channels)
+        if target.name not in brought and n_out not in (None, target.channels):
             rule = (
                 f"keeps the number of maps, but node {source.name!r} has {source.channels} and node {target.name!r} "
                 f"has {target.channels}. Only a convolution changes it: give both nodes the same number, or put a "
@@ -219,13 +228,6 @@ def _check_maps(nodes: Sequence[Node], edges: Sequence[Edge]) -> None:
             )
             raise NetworkError(f"edge {edge.name!r} ({edge.op.kind}) {rule}", about=("edge", edge.name))
         _check_groups(edge, source.channels)
-    for name, count in joined.items():
-        if count != node[name].channels:
-            raise NetworkError(
-                f"node {name!r} has {node[name].channels} maps, but its edges bring {count} one after the other. "
-                f"Give it {count}",
-                about=("node", name),
-            )
 
 
 def maps_after(op: Op, n_in: int) -> int | None:
