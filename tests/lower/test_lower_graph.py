@@ -47,7 +47,7 @@ FORWARD = (
     "which-largest",
     "norm-moments",
     "norm-statistics",
-    "norm-averages",
+    "norm-running",
     "norm-mean",
     "norm-variance",
     "normalise",
