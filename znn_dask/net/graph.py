@@ -138,6 +138,9 @@ def arrange(nodes: Iterable[Node], edges: Iterable[Edge]) -> Graph:
     _check_unique("node", [node.name for node in nodes])
     _check_unique("edge", [edge.name for edge in edges])
     _check_ends(nodes, edges)
+    # A join of one is no join, and equal meaning is equal value.
+    several = {name for name, count in Counter(edge.target for edge in edges).items() if count > 1}
+    nodes = tuple(node if node.join == "sum" or node.name in several else replace(node, join="sum") for node in nodes)
     nodes = tuple(map(_ordered, nodes, repeat(edges)))
     _check_maps(nodes, edges)
     order = {name: place for place, name in enumerate(_sorted_names(nodes, edges))}
