@@ -128,9 +128,10 @@ def _array(raw: bytes, meta: Mapping[str, Any], name: str) -> Array:
     shape, strides = _ints(meta["sizes"]), _ints(meta["strides"])
     (offset,) = _ints([meta["storage_offset"]])
     last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
-    if math.prod(shape) > flat.size or (math.prod(shape) and last >= flat.size):
+    size: int = math.prod(list(shape))
+    if size > flat.size or (size and last >= flat.size):
         raise CheckpointError(f"array {name!r} of shape {shape} is larger than what is stored of it")
-    if not math.prod(shape):
+    if not size:
         return np.zeros(shape, np.float32)
     # Within the bounds that were checked above.
     steps = tuple(step * flat.itemsize for step in strides)

@@ -108,28 +108,20 @@ class Assembly:
         return Image(node)
 
     def join(self, images: Sequence[Image], how: str, name: str, alone: Sequence[bool]) -> Image:
-        """Add a node on which images converge; edges that lead to one of them alone are led there.
-
-        Maps are put one after the other in the order of the sources of the edges, so these must come in order.
-        """
+        """Add a node on which images converge; edges that lead to one of them alone are led there."""
         name = _free(_clean(name), self.nodes)
         counts = [self.channels(image) for image in images]
         led: list[Edge] = []
-        place = {node: number for number, node in enumerate(self.nodes)}
         for image, single in zip(images, alone, strict=True):
             taken = self._taken(image, how) if single else []
-            last = place[led[-1].source] if led else -1
-            if taken and all(place[edge.source] >= last for edge in taken):
+            if taken:
                 del self.nodes[image.node]
                 led += taken
-                continue
-            source = image
-            if how == "concat" and place[source.node] < last:
-                source = self.apply(image, Identity(), f"{name}_order")
-                place[source.node] = len(place)
-            skip = _free(f"{name}_identity", [*self.edges, *(edge.name for edge in led)])
-            led.append(Edge(skip, source.node, name, Identity()))
-        self.nodes[name] = Node(name, sum(counts) if how == "concat" else counts[0], how)
+            else:
+                skip = _free(f"{name}_identity", [*self.edges, *(edge.name for edge in led)])
+                led.append(Edge(skip, image.node, name, Identity()))
+        order = tuple(edge.name for edge in led) if how == "concat" else ()
+        self.nodes[name] = Node(name, sum(counts) if how == "concat" else counts[0], how, order)
         for edge in led:
             self.edges.pop(edge.name, None)
         self.edges |= {edge.name: replace(edge, target=name) for edge in led}
@@ -167,6 +159,8 @@ class Assembly:
         edges = self._incoming(image.node)
         if len(edges) == 1 and how == "concat":
             return [] if isinstance(edges[0].op, Convolution | TransposedConvolution) else edges
+        if len(edges) > 1 and how == "concat":
+            edges = [self.edges[name] for name in self.nodes[image.node].order]
         return edges if len(edges) == 1 or self.nodes[image.node].join == how else []
 
     def _rename(self, names: Mapping[str, str]) -> dict[str, str]:

@@ -63,20 +63,22 @@ def read_pt2(path: str | Path) -> Found:
         raise NetworkError(f"{path}: {error}") from error
 
 
-def write_pt2(net: Network, parameters: Mapping[str, Array], path: str | Path, input_size: Mapping[str, Triple]) -> None:
+def write_pt2(
+    net: Network, parameters: Mapping[str, Array], path: str | Path, input_size: Mapping[str, Triple]
+) -> None:
     """Write a network with torch.export, for images of one size."""
     torch = import_torch()
     module = to_module(net, parameters)
     buffer = io.BytesIO()
     _save_program(torch, module, examples(net, module, input_size), buffer)
-    with replacing(path) as temporary:
+    with replacing(Path(path)) as temporary:
         temporary.write_bytes(buffer.getvalue())
 
 
 def write_state(net: Network, parameters: Mapping[str, Array], path: str | Path) -> None:
     """Write the state dict of the module of a network."""
     torch = import_torch()
-    with replacing(path) as temporary:
+    with replacing(Path(path)) as temporary:
         torch.save(to_module(net, parameters).state_dict(), temporary)
 
 
@@ -135,7 +137,9 @@ def state_parameters(state: Mapping[str, Array], net: Network) -> dict[str, Arra
     return found
 
 
-def write_onnx(net: Network, parameters: Mapping[str, Array], path: str | Path, input_size: Mapping[str, Triple]) -> None:
+def write_onnx(
+    net: Network, parameters: Mapping[str, Array], path: str | Path, input_size: Mapping[str, Triple]
+) -> None:
     """Write a network in the form of ONNX, for images of one size and batches of any.
 
     Raises
@@ -152,7 +156,7 @@ def write_onnx(net: Network, parameters: Mapping[str, Array], path: str | Path, 
     module = to_module(net, parameters)
     inputs = tuple(each.expand(2, *each.shape[1:]).contiguous() for each in examples(net, module, input_size))
     batch = torch.export.Dim("batch")
-    with replacing(path) as temporary, warnings.catch_warnings():
+    with replacing(Path(path)) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module,

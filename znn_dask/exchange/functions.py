@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from znn_dask.exchange.assembly import Image, Learned
-from znn_dask.exchange.calls import Unsupported
+from znn_dask.exchange.calls import UnsupportedError
 from znn_dask.exchange.program import Call, Reference, Weight, as_float32
 from znn_dask.net import Transfer
 
@@ -35,7 +35,7 @@ def leaky_relu(reading: "Reading", call: Call) -> Image:
 def elu(reading: "Reading", call: Call) -> Image:
     """ELU."""
     if call.args.get("scale", 1) != 1 or call.args.get("input_scale", 1) != 1:
-        raise Unsupported("it has a scale of its own")
+        raise UnsupportedError("it has a scale of its own")
     return _transfers(reading, call, Transfer("elu", (float(call.args.get("alpha", 1.0)),), bias=False))
 
 
@@ -43,7 +43,9 @@ def softplus(reading: "Reading", call: Call) -> Image:
     """Softplus; above its threshold PyTorch leaves the value as it is, which differs by less than rounding."""
     beta = float(call.args.get("beta", 1.0))
     if float(call.args.get("threshold", 20.0)) < 15:
-        raise Unsupported(f"it has a threshold of {call.args['threshold']}; 15 is the least that keeps the function")
+        raise UnsupportedError(
+            f"it has a threshold of {call.args['threshold']}; 15 is the least that keeps the function"
+        )
     some = [_linear(beta), Transfer("softplus", bias=False), _linear(1 / beta)]
     return _transfers(reading, call, *(some if beta != 1 else some[1:2]))
 
@@ -62,7 +64,7 @@ def reversed_subtract(reading: "Reading", call: Call) -> Image:
     """A number less an image."""
     number = _number(reading, call, "other")
     if number is None or call.args.get("alpha", 1) != 1:
-        raise Unsupported("only a number less an image is known")
+        raise UnsupportedError("only a number less an image is known")
     return _transfers(reading, call, _linear(-1.0, number))
 
 
@@ -76,7 +78,7 @@ def multiply(reading: "Reading", call: Call) -> Image:
     name = "other" if reading.is_image(call, "self") else "self"
     number = _number(reading, call, name)
     if number is None:
-        raise Unsupported("only products of an image with a number are known")
+        raise UnsupportedError("only products of an image with a number are known")
     return _transfers(reading, call, _linear(number), argument="other" if name == "self" else "self")
 
 
@@ -84,7 +86,7 @@ def divide(reading: "Reading", call: Call) -> Image:
     """A quotient by a number."""
     number = _number(reading, call, "other")
     if number is None or number == 0 or call.args.get("rounding_mode") is not None:
-        raise Unsupported("only quotients of an image by a number other than 0 are known")
+        raise UnsupportedError("only quotients of an image by a number other than 0 are known")
     return _transfers(reading, call, _linear(1 / number))
 
 
@@ -96,7 +98,7 @@ def maximum(reading: "Reading", call: Call) -> Image:
 def concatenate(reading: "Reading", call: Call) -> Image:
     """The maps of several images, one after the other."""
     if call.args.get("dim", 0) not in (1, 1 - (reading.ndim + 2)):
-        raise Unsupported(f"it is along dim={call.args.get('dim', 0)}; only 1, the maps, is known")
+        raise UnsupportedError(f"it is along dim={call.args.get('dim', 0)}; only 1, the maps, is known")
     return reading.join(call, call.args["tensors"], "concat")
 
 
@@ -125,9 +127,9 @@ def _bias(reading: "Reading", call: Call, image: str, array: str, factor: float)
     n = reading.assembly.channels(source)
     shape = (1,) * (reading.ndim + 2 - weight.values.ndim) + weight.values.shape
     if len(shape) != reading.ndim + 2 or shape[1] != n or weight.values.size != n:
-        raise Unsupported(f"it adds an array of shape {weight.values.shape}, not a value for each of {n} maps")
+        raise UnsupportedError(f"it adds an array of shape {weight.values.shape}, not a value for each of {n} maps")
     if factor != 1 and image == "other":
-        raise Unsupported("it subtracts an image from a value for every map")
+        raise UnsupportedError("it subtracts an image from a value for every map")
     learned = {"bias": Learned(as_float32(weight.values.reshape(n) * np.float32(factor)), weight.name)}
     name = reading.names_of(call, weight)[1]
     return reading.assembly.apply(source, Transfer("linear"), name, learned=learned)

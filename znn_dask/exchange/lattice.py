@@ -12,7 +12,9 @@ from znn_dask.net import Edge, MaxFilter
 from znn_dask.net.shapes import window_of
 
 
-def strides_of_filters(nodes: Iterable[str], edges: Sequence[Edge], dilations: Mapping[str, Triple]) -> dict[str, Triple]:
+def strides_of_filters(
+    nodes: Iterable[str], edges: Sequence[Edge], dilations: Mapping[str, Triple]
+) -> dict[str, Triple]:
     """Return the stride of every max-filter, one where nothing after it says more.
 
     Parameters

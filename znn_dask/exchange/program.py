@@ -15,7 +15,9 @@ from znn_dask.errors import NetworkError
 
 Array = npt.NDArray[Any]
 # Calls whose result may share its memory with their argument: changing either in place changes both.
-VIEWS = frozenset({"slice", "view", "reshape", "alias", "detach", "unsqueeze", "squeeze", "expand", "select", "permute"})
+VIEWS = frozenset(
+    {"slice", "view", "reshape", "alias", "detach", "unsqueeze", "squeeze", "expand", "select", "permute"}
+)
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ class Reading:
         value = call.args.get(name)
         found = self.made[value.name] if isinstance(value, Reference) else None
         if not isinstance(found, Image):
-            raise calls.Unsupported("it works on a weight or a number instead of an image")
+            raise calls.UnsupportedError("it works on a weight or a number instead of an image")
         return found
 
     def image(self, call: Call, name: str) -> Image:
@@ -133,7 +133,7 @@ class Reading:
         """Return an argument as an array of the module, which is then taken."""
         found = self.array(call, name)
         if found is None:
-            raise calls.Unsupported(f"its {name} is no weight of the module but computed from an image")
+            raise calls.UnsupportedError(f"its {name} is no weight of the module but computed from an image")
         return found
 
     def array(self, call: Call, name: str) -> Weight | None:
@@ -178,19 +178,17 @@ class Reading:
         """Add an edge without arrays."""
         argument = next(value for value in call.args.values() if isinstance(value, Reference))
         alone = self.is_alone(argument)
-        return self.assembly.apply(
-            self._without_padding(image), op, self.name(call), alone=alone, dilation=dilation
-        )
+        return self.assembly.apply(self._without_padding(image), op, self.name(call), alone=alone, dilation=dilation)
 
     def join(self, call: Call, values: Sequence[object], how: str) -> Image:
         """Add a node on which images converge."""
         found = [self.made[value.name] for value in values if isinstance(value, Reference)]
         images = [self._without_padding(image) for image in found if isinstance(image, Image)]
         if len(images) != len(values) or not images:
-            raise calls.Unsupported("it joins images with weights or numbers")
+            raise calls.UnsupportedError("it joins images with weights or numbers")
         shapes = {self.program.shapes[value.name][2:] for value in values if isinstance(value, Reference)}
         if len(shapes) > 1 or (how != "concat" and len({self.assembly.channels(image) for image in images}) > 1):
-            raise calls.Unsupported("it joins images of different shapes")
+            raise calls.UnsupportedError("it joins images of different shapes")
         alone = [self.is_alone(value) for value in values]
         return self.assembly.join(images, how, self.name(call), alone)
 
@@ -216,7 +214,7 @@ class Reading:
             )
         try:
             image = HANDLERS[call.target](self, call)
-        except calls.Unsupported as error:
+        except calls.UnsupportedError as error:
             raise NetworkError(f"{call.where} uses {call.target!r} in a way that is not known: {error}") from error
         except ZnnError as error:
             raise NetworkError(f"{call.where} uses {call.target!r}: {error}") from error
@@ -229,7 +227,7 @@ class Reading:
     @staticmethod
     def _without_padding(image: Image) -> Image:
         if image.padding != NO_PADDING:
-            raise calls.Unsupported("an F.pad stands before it; only one before a convolution is known")
+            raise calls.UnsupportedError("an F.pad stands before it; only one before a convolution is known")
         return image
 
 
@@ -251,7 +249,7 @@ def read_network(program: Program) -> Found:
     reading = Reading(program, ranks.pop() - 2)
     try:
         outputs = reading.run()
-    except calls.Unsupported as error:
+    except calls.UnsupportedError as error:
         raise NetworkError(f"an output of the module cannot be expressed: {error}") from error
     _check_shared(reading.assembly.learned)
     net, names = reading.assembly.finish(outputs, reading.ndim)
@@ -269,8 +267,8 @@ def _check_shared(learned: Mapping[str, Learned]) -> None:
     for name, each in learned.items():
         if each.origin and each.origin in first:
             raise ParameterError(
-                f"weight {each.origin!r} is used twice, by {first[each.origin]!r} and {name!r}; parts of a network here "
-                "share no weights. Give the module a copy of its own for each use"
+                f"weight {each.origin!r} is used twice, by {first[each.origin]!r} and {name!r}; parts of a network "
+                "here share no weights. Give the module a copy of its own for each use"
             )
         first[each.origin] = name
 
