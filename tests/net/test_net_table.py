@@ -56,22 +56,21 @@ def test_sizes_that_cannot_all_be_shown_are_left_out():
 MODERN = """\
 image (1 map) -> output (6 maps)
 edge kind kernel sparsity maps parameters size (z, y, x)
-image input 1 4x4x4
-conv1: image -> conv1 convolution 3x3x3 stride 2x2x2 same mirror 1 1 -> 4 108 2x2x2
-norm1: conv1 -> norm1 normalisation batch 1 4 8 2x2x2
-transposed_conv1: norm1 -> transposed_conv1 transposed_convolution 3x3x3 stride 2x2x2 crop 0x0x0, 1x1x1 1 4 432 4x4x4
-upsample1: norm1 -> upsample1 upsample trilinear 2x2x2 1 4 4x4x4
-crop1: upsample1 -> maxout1 crop 0x1x1 1 4 4x2x2
-conv2: transposed_conv1 -> conv2 convolution 3x3x3 pad 1x0x0 1 4 432 4x2x2
-transfer1: conv2 -> transfer1 transfer relu 1 4 4 4x2x2
-norm2: transfer1 -> norm2 normalisation group(2), not scaled 1 4 4x2x2
-identity1: transfer1 -> maxout1 identity 1 4 4x2x2
-maxout1 maxout of identity1, crop1 1 4 4x2x2
-softmax1: norm2 -> softmax1 softmax 1 4 4x2x2
-conv3: maxout1 -> conv3 convolution 1 1 4 -> 2 8 4x2x2
-identity3: softmax1 -> output identity 1 4 4x2x2
-identity2: conv3 -> output identity 1 2 4x2x2
-output concat of identity2, identity3 1 6 4x2x2"""
+image input 1 2x4x4
+conv1: image -> conv1 convolution 3x3x3 stride 2x2x2 same mirror 1 1 -> 4 108 1x2x2
+norm1: conv1 -> norm1 normalisation batch 1 4 8 1x2x2
+transposed_conv1: norm1 -> transposed_conv1 transposed_convolution 3x3x3 stride 2x2x2 crop 0x0x0, 1x1x1 1 4 432 2x4x4
+upsample1: norm1 -> upsample1 upsample trilinear 2x2x2 1 4 2x4x4
+conv2: transposed_conv1 -> conv2 convolution 3x3x3 pad 1x0x0 1 4 432 2x2x2
+transfer1: conv2 -> transfer1 transfer relu 1 4 4 2x2x2
+norm2: transfer1 -> norm2 normalisation group(2), not scaled 1 4 2x2x2
+identity1: transfer1 -> maxout1 identity 1 4 2x2x2
+softmax1: norm2 -> output softmax 1 4 2x2x2
+crop1: upsample1 -> maxout1 crop 0x1x1 1 4 2x2x2
+maxout1 maxout of identity1, crop1 1 4 2x2x2
+conv3: maxout1 -> conv3 convolution 1 1 4 -> 2 8 2x2x2
+identity2: conv3 -> output identity 1 2 2x2x2
+output concat of identity2, softmax1 1 6 2x2x2"""
 
 
 def modern() -> Network:
@@ -94,9 +93,9 @@ def test_the_table_of_what_networks_are_made_of_today():
 
 def test_joins_are_drawn():
     source = modern().graphviz().source
-    assert r'"maxout1" [label="maxout1\nmaxout\n4 x 4x2x2"];' in source
-    assert r'"output" [label="output\nconcat\n6 x 4x2x2"];' in source
-    assert r'"conv1" [label="conv1\n4 x 2x2x2"];' in source
+    assert r'"maxout1" [label="maxout1\nmaxout\n4 x 2x2x2"];' in source
+    assert r'"output" [label="output\nconcat\n6 x 2x2x2"];' in source
+    assert r'"conv1" [label="conv1\n4 x 1x2x2"];' in source
     assert r'[label="conv1\nconvolution 3x3x3 stride 2x2x2 same mirror"];' in source
     assert r'"merged" [label="merged\nsum\n24 x' in zoo.vd2d3d().graphviz().source
 

@@ -207,9 +207,13 @@ class _Finish:
                 self.edges += [self._edge(name, part) for part in into[name]]
             elif name in draft.made:
                 self.edges.append(replace(draft.made[name], target=self._target(name)))
-            self.nodes.append(replace(node, name=self._target(name)))
+            if name not in self.renamed:
+                self.nodes.append(node)
+        # Outputs come last, in the order in which they were named.
         for label, name in draft.outputs.items():
-            if self._target(name) != label:
+            if name in self.renamed:
+                self.nodes.append(replace(draft.nodes[name], name=label))
+            elif name != label:
                 self.nodes.append(Node(label, draft.nodes[name].channels))
                 self.edges.append(self._link(name, label))
         return self.nodes, self.edges
@@ -244,6 +248,9 @@ def _check_ends(draft: Draft, readers: Mapping[str, int]) -> None:
     if not draft.outputs:
         raise NetworkError("the network has no output; name one with net.output(x)")
     ends = set(draft.outputs.values())
+    for label, name in draft.outputs.items():
+        if label == name and (readers.get(name) or not (name in draft.made or name in draft.joined)):
+            raise NetworkError(f"{name!r} is an input or is read further, so its output needs another name")
     idle = [name for name in draft.nodes if not readers.get(name) and name not in ends]
     if idle:
         raise NetworkError(
