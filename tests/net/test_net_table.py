@@ -88,7 +88,7 @@ def test_the_table_of_what_networks_are_made_of_today():
     found = str(modern()).splitlines()[:-1]
     assert [" ".join(line.split()) for line in found] == MODERN.splitlines()
     summary = str(modern()).splitlines()[-1]
-    assert "980 weights + 12 biases = 992 parameters" in summary
+    assert "980 weights + 12 biases and scales = 992 parameters" in summary
 
 
 def test_joins_are_drawn():
