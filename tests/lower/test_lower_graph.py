@@ -15,11 +15,12 @@ from znn_dask.lower import ORDERS, Options, lower_forward, lower_step, make_plan
 from znn_dask.lower.builder import Priorities
 from znn_dask.lower.step import StepOptions, parameter_blocks
 from znn_dask.net import Convolution, Edge, Network
+from znn_dask.ops.update import SgdRule
 from znn_dask.tasks import Reduce
 
 pytestmark = pytest.mark.timeout(60)
 
-PENDING = StepOptions("square", momentum=0.9, weight_decay=0.01, pending=True, updates=True)
+PENDING = StepOptions("square", SgdRule(0.9, 0.01), pending=True, updates=True)
 FORWARD = (
     "image",
     "fft-image",
