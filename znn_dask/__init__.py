@@ -7,8 +7,8 @@
     loss = model.step(image, target)
     prediction = model.predict(volume)
 
-Describing a network: `Network`, `zoo`. Running one: `Model`, `SGD`; one of PyTorch: `from_torch`.
-Scheduling any Dask graph: `get`, `Scheduler`.
+Describing a network: `Network`, `zoo`. Running one: `Model`, with `SGD`, `Adam` or `AdamW`; one of PyTorch:
+`from_torch`. Scheduling any Dask graph: `get`, `Scheduler`.
 Seeing what its workers do: `Trace`. How fast it would be with more of them: `simulate`.
 """
 
@@ -25,7 +25,7 @@ from znn_dask.errors import (
     ShapeError,
     ZnnError,
 )
-from znn_dask.model import SGD, Model, from_torch
+from znn_dask.model import SGD, Adam, AdamW, Model, from_torch
 from znn_dask.net import Network, zoo
 from znn_dask.sched import Dispatch, Program, Scheduler, Trace, get
 from znn_dask.sched.simulation import Simulation
@@ -33,6 +33,8 @@ from znn_dask.sched.speedup import simulate
 
 __all__ = [
     "SGD",
+    "Adam",
+    "AdamW",
     "CheckpointError",
     "ConfigError",
     "DataError",

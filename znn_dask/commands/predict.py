@@ -15,7 +15,7 @@ from znn_dask.io.znn_hdf5 import is_hdf5
 from znn_dask.model import Model
 from znn_dask.model.predict import read, see
 from znn_dask.net import Network
-from znn_dask.ops.loss import LOSSES
+from znn_dask.ops.losses import LOSSES
 from znn_dask.train.losses import probabilities
 from znn_dask.train.preprocess import ZNN_METHODS, Method, preprocess
 from znn_dask.train.run import read_stored
