@@ -14,11 +14,11 @@ def environment(num_workers: int) -> dict[str, str]:
     """Return what there is to say, by name."""
     return {
         "processor": _processor(),
-        "kernels for": instruction_set(),
-        "CPUs": f"{os.cpu_count()}, of which {num_workers} were used",
+        "instructions": instruction_set().replace("isa_", "x86-64-"),
+        "CPUs, workers": f"{os.cpu_count()}, {num_workers}",
         "system": f"{platform.system()} {platform.machine()}",
         "Python": f"{platform.python_version()} ({platform.python_implementation()})",
-        **{name: _version(name) for name in PACKAGES},
+        **{name: version for name in PACKAGES if (version := _version(name))},
     }
 
 
@@ -35,4 +35,4 @@ def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "absent"
+        return ""

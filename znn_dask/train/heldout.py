@@ -14,8 +14,8 @@ from znn_dask.infer.metrics import (
     components,
     number_on,
     pixel_scores,
-    segment,
     smoothed_threshold,
+    watershed_segments,
 )
 from znn_dask.model import Model
 from znn_dask.train.losses import foreground
@@ -52,7 +52,7 @@ class Validation:
     scores : PixelScores
         Over all regions together.
     segments : SegmentationScores or None
-        Of the connected components of the prediction at 0.5, grown to cover everything, against those of the target.
+        Of the watershed of the prediction at 0.5 against the connected components of the target.
     predictions : list of float32 arrays of shape (z, y, x)
         One for each region.
     """
@@ -147,13 +147,14 @@ def _segments(
     """Compare segments over all regions together; None if that is not wanted or there is no cell."""
     if how.of == "none":
         return None
-    # As for `segment`, the foreground is what lies where the "boundary" is improbable.
+    # The foreground is what lies where a "boundary" is improbable.
     boundaries = [1 - p if how.of == "foreground" else p for p in predictions]
     insides = [(t != 0) == (how.of == "foreground") for t in targets]
     cells = number_on([components(inside, how.in_plane).ravel() for inside in insides])
     if not cells.any():
         return None
-    return compare_segments(number_on([segment(b, in_plane=how.in_plane).ravel() for b in boundaries]), cells)
+    made = [watershed_segments(boundary, in_plane=how.in_plane).ravel() for boundary in boundaries]
+    return compare_segments(number_on(made), cells)
 
 
 def _slices(item: Volume) -> tuple[slice, ...]:

@@ -71,11 +71,15 @@ def curve_of(rows: list[Row], levels: Mapping[str, float] | None = None) -> byte
         "held-out patches": [(r.step, r.test_error) for r in rows],
         "held-out regions": [(r.step, r.region_error) for r in rows],
     }
-    scores: dict[str, Points] = {
-        "F1": [(r.step, r.region_f1) for r in rows],
-        "adapted Rand error": [(r.step, r.rand_error) for r in rows],
-        "variation of information, split (bits)": [(r.step, r.voi_split) for r in rows],
-        "variation of information, merge (bits)": [(r.step, r.voi_merge) for r in rows],
+    scores: dict[str, dict[str, Points]] = {
+        "held-out regions": {
+            "F1": [(r.step, r.region_f1) for r in rows],
+            "adapted Rand error": [(r.step, r.rand_error) for r in rows],
+        },
+        "variation of information, bits": {
+            "split": [(r.step, r.voi_split) for r in rows],
+            "merge": [(r.step, r.voi_merge) for r in rows],
+        },
     }
     return curve_picture(losses, errors, levels, scores)
 

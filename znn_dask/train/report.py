@@ -129,7 +129,7 @@ def _prediction(run: Loop, found: HeldOut | None) -> Iterable[str]:
         table |= {
             "adapted Rand error": f"{cut.rand_error:.4f}",
             "variation of information": f"{cut.voi_split:.3f} split + {cut.voi_merge:.3f} merge bits",
-            "segments, cells": f"{cut.segments:,}, {cut.cells:,} (connected components at 0.5, grown to cover all)",
+            "segments, cells": f"{cut.segments:,}, {cut.cells:,} (watershed at 0.5, components of the truth)",
         }
     yield _table(table)
 
@@ -159,7 +159,7 @@ def _section_stack(values: Any) -> np.ndarray | None:
 def _configuration(config: Config) -> Iterable[str]:
     """Yield what was chosen, and in a part that opens, everything."""
     values, default = flat(config), flat(Config())
-    chosen = {k: v for k, v in values.items() if k not in default or default[k] != v}
+    chosen = {k: v for k, v in values.items() if (default[k] != v if k in default else v is not None)}
     yield _table({key: _text(value) for key, value in chosen.items()} or {"": "everything as by default"})
     yield _details("All keys", _table({key: _text(value) for key, value in values.items()}))
 

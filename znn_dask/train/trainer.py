@@ -250,7 +250,7 @@ def describe_error(found: HeldOut) -> str:
         cut = found.segments
         text += (
             f"; adapted Rand error {cut.rand_error:.4f}, variation of information {cut.voi_split:.3f} split "
-            f"+ {cut.voi_merge:.3f} merge bits (components at 0.5)"
+            f"+ {cut.voi_merge:.3f} merge bits (watershed at 0.5)"
         )
     return text
 

@@ -22,7 +22,7 @@ def curve_picture(
     losses: Mapping[str, Points],
     errors: Mapping[str, Points],
     levels: Mapping[str, float] | None = None,
-    scores: Mapping[str, Points] | None = None,
+    scores: Mapping[str, Mapping[str, Points]] | None = None,
 ) -> bytes:
     """Draw loss, error and, where there are any, other scores over updates.
 
@@ -32,19 +32,22 @@ def curve_picture(
         Values of None are left out.
     levels : mapping of name to float, optional
         Errors to compare with, such as the majority's, drawn as level lines.
-    scores : mapping of name to points, optional
-        Left out, axes and all, where no value is known.
+    scores : mapping of label to such mappings, optional
+        More axes with the curves in each; those are left out for which no value is known.
 
     Returns
     -------
     bytes
         A PNG file.
     """
-    known = {name: points for name, points in (scores or {}).items() if any(v is not None for _, v in points)}
     panels = [("loss", losses), ("fraction of wrong voxels", errors)]
-    panels += [("of the held-out regions", known)] if known else []
-    figure = Figure(figsize=(4.5 * len(panels), 3.6), layout="constrained")
-    all_axes = figure.subplots(1, len(panels))
+    panels += [(name, curves) for name, curves in (scores or {}).items() if _any_value(curves)]
+    n_rows = -(-len(panels) // 2)
+    figure = Figure(figsize=(9, 3.6 * n_rows), layout="constrained")
+    all_axes = figure.subplots(n_rows, 2).ravel()
+    for axes in all_axes[len(panels) :]:
+        axes.set_axis_off()
+    all_axes = all_axes[: len(panels)]
     for axes, (_, curves) in zip(all_axes, panels, strict=True):
         for name, points in curves.items():
             _line(axes, points, name)
@@ -119,6 +122,10 @@ def samples_picture(samples: Sequence[tuple[np.ndarray, np.ndarray]]) -> bytes:
     columns[0][0].set_ylabel("image")
     columns[0][1].set_ylabel("target")
     return _png(figure)
+
+
+def _any_value(curves: Mapping[str, Points]) -> bool:
+    return any(value is not None for points in curves.values() for _, value in points)
 
 
 def _line(axes: Axes, points: Points, label: str) -> None:
