@@ -31,7 +31,7 @@ class Prepared:
 
     Parameters
     ----------
-    volume : array-like of shape (y, x), (z, y, x) or (channel, z, y, x)
+    volume : array-like of shape (z, y, x) or (channel, z, y, x)
     name : str
         For messages.
     moments : Moments, optional
@@ -44,12 +44,8 @@ class Prepared:
     dtype = np.dtype(np.float32)
 
     def __init__(self, volume: Any, name: str, moments: Moments | None = None) -> None:
-        if len(volume.shape) not in (2, 3, 4):
-            raise DataError(
-                f"{name} has shape {tuple(volume.shape)}; an image must be (y, x), (z, y, x) or (channel, z, y, x)"
-            )
-        if 0 in volume.shape:
-            raise DataError(f"{name} has shape {tuple(volume.shape)}, which holds no voxel")
+        if len(volume.shape) not in (3, 4) or 0 in volume.shape:
+            raise DataError(f"{name} has shape {tuple(volume.shape)}; an image is (z, y, x) or (channel, z, y, x)")
         self.volume, self.name, self.moments = volume, name, moments
         self.shape = (1,) * (4 - len(volume.shape)) + tuple(int(n) for n in volume.shape)
 

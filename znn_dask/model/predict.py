@@ -276,13 +276,13 @@ def wanted(scene: Scene, tile: Tile) -> Values | None:
 
 
 def choose_tiling(
-    scene: Scene, estimate: Callable[[Triple], int], limit: int | None = None, align: Triple = ONE
+    scene: Scene, estimate: Callable[[Triple], int], memory: int, align: Triple = ONE, least_tiles: int = 1
 ) -> Tiling:
     """Return the tiling with the largest tiles that were found to stay within the memory."""
-    memory = min(MEMORY, limit or MEMORY)
-    least = scene.fit, estimate, memory, SMALLEST
-    patch = search_patch(scene.size, scene.fit, scene.most, *least[1:]) or halved_patch(scene.size, *least)
-    return tiling_of(scene.size, patch, scene.fit, scene.blend, align)
+    size, fit = scene.size, scene.fit
+    patch = search_patch(size, fit, scene.most, estimate, memory, SMALLEST, least_tiles)
+    patch = patch or halved_patch(size, fit, estimate, memory, SMALLEST)
+    return tiling_of(size, patch, fit, scene.blend, align)
 
 
 def cut(tile: Tile, values: Array) -> Array:

@@ -244,7 +244,7 @@ def tiling_of(size: Triple, patch: Triple, fit: Fit, blend: str | None, align: T
 
 
 def search_patch(
-    size: Triple, fit: Fit, extra: Triple, estimate: Estimate, memory: int, smallest: int
+    size: Triple, fit: Fit, extra: Triple, estimate: Estimate, memory: int, smallest: int, least_tiles: int = 1
 ) -> Triple | None:
     """Return the patch with the least work of those found that keep to the memory; None if none was.
 
@@ -258,8 +258,11 @@ def search_patch(
     estimate : callable(patch) -> bytes
     smallest : int
         Voxels along an axis below which it is not divided.
+    least_tiles : int
+        That there should be, if there can.
     """
     ranked = _by_work(size, fit, extra, smallest)
+    ranked = [patch for patch in ranked if _count(size, patch) >= least_tiles] or ranked
     best: Triple | None = None
     tried: dict[Triple, float] = {}
     rate = 0.0
@@ -278,6 +281,10 @@ def search_patch(
             break
         guess = found
     return best
+
+
+def _count(size: Triple, patch: Triple) -> int:
+    return math.prod(ceil_div(n, p) for n, p in zip(size, patch, strict=True))
 
 
 def _hopeless(patch: Triple, tried: dict[Triple, float], memory: int) -> bool:
