@@ -7,7 +7,8 @@
     loss = model.step(image, target)
     prediction = model.predict(volume)
 
-Describing a network: `Network`, `zoo`. Running one: `Model`, `SGD`. Scheduling any Dask graph: `get`, `Scheduler`.
+Describing a network: `Network`, `zoo`. Running one: `Model`, `SGD`; one of PyTorch: `from_torch`.
+Scheduling any Dask graph: `get`, `Scheduler`.
 Seeing what its workers do: `Trace`. How fast it would be with more of them: `simulate`.
 """
 
@@ -24,7 +25,7 @@ from znn_dask.errors import (
     ShapeError,
     ZnnError,
 )
-from znn_dask.model import SGD, Model
+from znn_dask.model import SGD, Model, from_torch
 from znn_dask.net import Network, zoo
 from znn_dask.sched import Dispatch, Program, Scheduler, Trace, get
 from znn_dask.sched.simulation import Simulation
@@ -50,6 +51,7 @@ __all__ = [
     "Simulation",
     "Trace",
     "ZnnError",
+    "from_torch",
     "get",
     "simulate",
     "zoo",

@@ -36,10 +36,8 @@ def open_sections(place: Source) -> Stored:
 
 
 def _names(path: Path) -> list[Path]:
-    if any(c in path.name for c in "*?"):
-        found = list(path.parent.glob(path.name))
-    else:
-        found = list(path.iterdir())
+    pattern = any(c in path.name for c in "*?")
+    found = list(path.parent.glob(path.name) if pattern else path.iterdir())
     # Hidden files are other programs' notes.
     known = [name for name in found if name.suffix.lower() in ENDINGS and not name.name.startswith(".")]
     return sorted(known, key=lambda name: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", name.name)])

@@ -13,7 +13,7 @@ from znn_dask.io.znn_hdf5 import ZnnFile
 from znn_dask.lower import Options, Plan, make_plan
 from znn_dask.lower.memory import parameter_bytes
 from znn_dask.lower.parameters import to_blocks, to_public
-from znn_dask.lower.step import StepOptions, step_input_sizes
+from znn_dask.lower.step import StepOptions, averaging, step_input_sizes
 from znn_dask.model.compiled import Compiled, Programs, for_batch, learn_transforms
 from znn_dask.model.memory import forward_bytes, step_bytes
 from znn_dask.model.samples import Batch
@@ -98,7 +98,9 @@ class Core:
         """Return loss and gradients of a sample."""
         self.flush()
         results = self._run_step(batch, pending=False)
-        return float(results["loss"]), self.public({name: results["gradient", name] for name in self.state.parameters})
+        gradients = self.public({name: results["gradient", name] for name in self.state.parameters})
+        parameters = self.net.parameters
+        return float(results["loss"]), {name: d for name, d in gradients.items() if parameters[name].learned}
 
     def step(self, batch: Batch) -> float:
         """Make the pending updates and compute the next ones; if that fails, nothing has changed."""
@@ -147,10 +149,14 @@ class Core:
         if state.pending is None:
             return
         momentum, decay = self.optimizer.momentum, self.optimizer.weight_decay
-        new = {
-            name: update.sgd(values, state.velocities[name], state.pending[name], state.pending_rate, momentum, decay)
-            for name, values in state.parameters.items()
-        }
+        new = {}
+        for name, values in state.parameters.items():
+            operands = (values, state.velocities[name], state.pending[name])
+            share = averaging(self.net, name)
+            if share is None:
+                new[name] = update.sgd(*operands, state.pending_rate, momentum, decay)
+            else:
+                new[name] = update.average(*operands, share)
         parameters = {name: pair[0] for name, pair in new.items()}
         velocities = {name: pair[1] for name, pair in new.items()}
         self.state = replace(state, parameters=parameters, velocities=velocities, pending=None)

@@ -15,6 +15,7 @@ from znn_dask.model import files
 from znn_dask.model.core import Core
 from znn_dask.model.memory import as_bytes, planned
 from znn_dask.model.outputs import Finish
+from znn_dask.model.outward import Outward
 from znn_dask.model.pipeline import pipelined
 from znn_dask.model.predict import Progress, Request
 from znn_dask.model.samples import Batch, as_seed, output_sizes, read_images, read_sample, single
@@ -30,7 +31,7 @@ Array = npt.NDArray[np.float32]
 Size: TypeAlias = Triple | dict[str, Triple]
 
 
-class Model:
+class Model(Outward):
     """A network with parameters, planned and compiled for this machine.
 
     Parameters
@@ -288,10 +289,8 @@ class Model:
 
         Raises
         ------
-        ShapeError
-            If the volume is smaller than the border allows, or does not fit ``out``.
-        ParameterError
-            If an argument has no valid value, or the network is not dense: max-pooling or strides.
+        ShapeError, ParameterError
+            If something does not fit, an argument has no valid value, or the network is not dense: pools or strides.
         """
         finish = Finish.of(self.loss, probabilities, channels, dtype)
         return single(predict_volume(self._core, volume, out, Request(border, region, mask, blend, finish), progress))

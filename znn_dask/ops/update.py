@@ -4,7 +4,7 @@
 import numpy as np
 
 from znn_dask import _kernels
-from znn_dask.ops import reference
+from znn_dask.ops import normalise, reference
 from znn_dask.ops.memory import Array, empty
 from znn_dask.ops.validation import twin
 from znn_dask.tasks import fresh
@@ -31,6 +31,11 @@ def sgd(
         new_velocity.reshape(-1),
     )
     return new_parameter, new_velocity
+
+
+def average(parameter: Array, velocity: Array, new: Array, share: float) -> tuple[Array, Array]:
+    """Return a running average with a share of it replaced by a new value, and the velocity that it does not have."""
+    return normalise.average(parameter, new, share), velocity
 
 
 def _flat(array: Array) -> Array:
