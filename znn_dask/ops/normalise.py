@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from znn_dask import _kernels
+from znn_dask.errors import ShapeError
 from znn_dask.ops import reference_normalise as reference
-from znn_dask.ops.memory import Array
+from znn_dask.ops.memory import Array, empty
 from znn_dask.ops.validation import twin
 from znn_dask.tasks import fresh, overwrites
 
@@ -28,7 +30,9 @@ Values = npt.NDArray[Any]
 @twin(reference.moments)
 def moments(image: Array, examples: Sequence[int], n_examples: int) -> Moments:
     """Return the sums of x and x * x over the voxels of every example, of shape (example, 2, channel)."""
-    return reference.moments(image, examples, n_examples)
+    sums = np.empty((n_examples, 2, image.shape[4]))
+    _kernels.moments(image, np.array(examples, np.int32), sums)
+    return sums
 
 
 @fresh
@@ -105,7 +109,10 @@ def apply(
     out : float32 of the image's shape, optional
         Where to write; may be the image.
     """
-    return reference.apply(image, statistics, examples, channels, scale, shift)
+    result = empty(image.shape) if out is None else out
+    _check_block(image, channels)
+    _kernels.normalise_forward(image, statistics, np.array(examples, np.int32), channels[0], scale, shift, result)
+    return result
 
 
 @fresh
@@ -128,7 +135,10 @@ def gradient_moments(
         As in `apply`.
     n_examples : int
     """
-    return reference.gradient_moments(d_output, image, statistics, examples, channels, n_examples)
+    sums = np.empty((n_examples, 2, image.shape[4]))
+    _check_block(image, channels)
+    _kernels.gradient_moments(d_output, image, statistics, np.array(examples, np.int32), channels[0], sums)
+    return sums
 
 
 @fresh
@@ -174,7 +184,12 @@ def backward(
 
     Coefficients of zero give that of a normalisation with fixed statistics. ``out`` may be ``d_output``.
     """
-    return reference.backward(d_output, image, statistics, coefficients, examples, channels, scale)
+    d_image = empty(image.shape) if out is None else out
+    _check_block(image, channels)
+    _kernels.normalise_backward(
+        d_output, image, statistics, coefficients, np.array(examples, np.int32), channels[0], scale, d_image
+    )
+    return d_image
 
 
 @fresh
@@ -189,3 +204,8 @@ def parameter_gradients(moments: Sequence[Moments]) -> tuple[Array, Array]:
 def average(running: Array, new: Array, momentum: float) -> Array:
     """Return ``running + momentum * (new - running)``."""
     return reference.average(running, new, momentum)
+
+
+def _check_block(image: Array, channels: tuple[int, int]) -> None:
+    if image.shape[4] != channels[1] - channels[0]:
+        raise ShapeError(f"a block of channels {channels} cannot have {image.shape[4]}")
