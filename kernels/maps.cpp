@@ -3,6 +3,7 @@
 #include "filter.hpp"
 #include "simd.hpp"
 #include "table.hpp"
+#include "width.hpp"
 
 namespace znn::ZNN_ISA {
 
@@ -11,12 +12,16 @@ namespace znn::ZNN_ISA {
 constexpr int VOXELS = 2 * LANES;
 
 static void turn(const float* rows, int channels, int voxels, float* columns) {
-  for (int j = 0; j < voxels; j++)
-    for (int c = 0; c < channels; c++) columns[c * VOXELS + j] = rows[j * channels + c];
+  with_width(channels, [=](auto width) {
+    for (int j = 0; j < voxels; j++)
+      for (size_t c = 0; c < width; c++) columns[c * VOXELS + j] = rows[j * width + c];
+  });
 }
 static void turn_back(const float* columns, int channels, int voxels, float* rows) {
-  for (int j = 0; j < voxels; j++)
-    for (int c = 0; c < channels; c++) rows[j * channels + c] = columns[c * VOXELS + j];
+  with_width(channels, [=](auto width) {
+    for (int j = 0; j < voxels; j++)
+      for (size_t c = 0; c < width; c++) rows[j * width + c] = columns[c * VOXELS + j];
+  });
 }
 
 // Brings `voxels` voxels of all blocks from `first` on into columns, and back.
@@ -48,7 +53,8 @@ void softmax_forward(const Softmax& s, const float* const* images, float* const*
         total += e;
         store(p, e);
       }
-      for (float* p = scratch + j; p < end; p += VOXELS) store(p, load(p) / total);
+      const vf reciprocal = 1.0f / total;
+      for (float* p = scratch + j; p < end; p += VOXELS) store(p, load(p) * reciprocal);
     }
     scatter(s, scratch, first, voxels, out);
   }

@@ -2,6 +2,7 @@
 // axis; along x, neighbours that stay neighbours are moved together.
 #include "simd.hpp"
 #include "table.hpp"
+#include "width.hpp"
 
 namespace znn::ZNN_ISA {
 
@@ -68,26 +69,42 @@ ZNN_INLINE void for_rows(const Rearrange& r, const Body& body) {
       }
 }
 
+// The values of every run if there are few and as many in all, else 0: phases of an image of few channels.
+static size_t width_of(const Rearrange& r, const Run* runs, int n_runs) {
+  for (int k = 0; k < n_runs; k++)
+    if (runs[k].n != (size_t)r.channels) return 0;
+  return r.channels;
+}
+ZNN_INLINE void move(float* to, const float* from, size_t n, Width<0>) { copy_values(to, from, n); }
+template <int N>
+ZNN_INLINE void move(float* to, const float* from, size_t, Width<N>) {
+  for (int q = 0; q < N; q++) to[q] = from[q];
+}
+
 void take(const Rearrange& r, const float* const* images, float* out, float* scratch) {
   Run* runs = (Run*)scratch;
   const int n_runs = runs_of(r, runs);
-  for_rows(r, [&](size_t whole, int part, size_t place) {
-    if (part < 0) return fill_zero(out + whole, (size_t)r.size.x * r.channels);
-    for (const Run* run = runs; run < runs + n_runs; run++)
-      if (run->part < 0)
-        fill_zero(out + whole + run->at, run->n);
-      else
-        copy_values(out + whole + run->at, images[part + run->part] + place + run->place, run->n);
+  with_width(width_of(r, runs, n_runs), [&](auto width) {
+    for_rows(r, [&](size_t whole, int part, size_t place) {
+      if (part < 0) return fill_zero(out + whole, (size_t)r.size.x * r.channels);
+      for (const Run* run = runs; run < runs + n_runs; run++)
+        if (run->part < 0)
+          fill_zero(out + whole + run->at, run->n);
+        else
+          move(out + whole + run->at, images[part + run->part] + place + run->place, run->n, width);
+    });
   });
 }
 
 void put(const Rearrange& r, const float* image, float* const* out, float* scratch) {
   Run* runs = (Run*)scratch;
   const int n_runs = runs_of(r, runs);
-  for_rows(r, [&](size_t whole, int part, size_t place) {
-    if (part < 0) return;
-    for (const Run* run = runs; run < runs + n_runs; run++)
-      if (run->part >= 0) copy_values(out[part + run->part] + place + run->place, image + whole + run->at, run->n);
+  with_width(width_of(r, runs, n_runs), [&](auto width) {
+    for_rows(r, [&](size_t whole, int part, size_t place) {
+      if (part < 0) return;
+      for (const Run* run = runs; run < runs + n_runs; run++)
+        if (run->part >= 0) move(out[part + run->part] + place + run->place, image + whole + run->at, run->n, width);
+    });
   });
 }
 

@@ -3,6 +3,7 @@
 // images goes by once.
 #include "simd.hpp"
 #include "table.hpp"
+#include "width.hpp"
 
 namespace znn::ZNN_ISA {
 
@@ -10,25 +11,30 @@ namespace znn::ZNN_ISA {
 
 // to = the sum of some rows, times a factor.
 static void sum_rows(const float* const* rows, int n_rows, float scale, size_t n, float* to) {
-  for (size_t q = 0; q < n; q += LANES) {
-    const int left = n - q < (size_t)LANES ? (int)(n - q) : LANES;
-    vf sum = {};
-    for (int k = 0; k < n_rows; k++) sum += load_first(rows[k] + q, left);
-    store_first(to + q, sum * scale, left);
+  size_t q = 0;
+  for (; q + LANES <= n; q += LANES) {
+    vf sum = load(rows[0] + q);
+    for (int k = 1; k < n_rows; k++) sum += load(rows[k] + q);
+    store(to + q, sum * scale);
+  }
+  for (; q < n; q++) {
+    float sum = rows[0][q];
+    for (int k = 1; k < n_rows; k++) sum += rows[k][q];
+    to[q] = sum * scale;
   }
 }
 
 // Sums of `factor` neighbours of a row of voxels.
 static void sum_neighbours(const float* row, int factor, int n, size_t lanes, float* to) {
-  if (lanes < (size_t)LANES) {
-    for (int x = 0; x < n; x++, row += factor * lanes, to += lanes)
-      for (size_t q = 0; q < lanes; q++) {
-        float sum = row[q];
-        for (int k = 1; k < factor; k++) sum += row[k * lanes + q];
-        to[q] = sum;
-      }
-    return;
-  }
+  if (lanes < (size_t)LANES)
+    return with_width(lanes, [=](auto width) mutable {
+      for (int x = 0; x < n; x++, row += factor * width, to += width)
+        for (size_t q = 0; q < width; q++) {
+          float sum = row[q];
+          for (int k = 1; k < factor; k++) sum += row[k * width + q];
+          to[q] = sum;
+        }
+    });
   for (int x = 0; x < n; x++, row += factor * lanes, to += lanes)
     for (size_t first = 0; first < lanes; first += LANES) {
       const size_t q = first + LANES <= lanes ? first : lanes - LANES;
@@ -63,12 +69,12 @@ void window_sum(const Resample& r, const float* image, float* out, float* scratc
 }
 
 static void repeat_voxels(const float* row, int factor, float scale, int n, size_t lanes, float* to) {
-  if (lanes < (size_t)LANES) {
-    for (int x = 0; x < n; x++, row += lanes)
-      for (int k = 0; k < factor; k++, to += lanes)
-        for (size_t q = 0; q < lanes; q++) to[q] = row[q] * scale;
-    return;
-  }
+  if (lanes < (size_t)LANES)
+    return with_width(lanes, [=](auto width) mutable {
+      for (int x = 0; x < n; x++, row += width)
+        for (int k = 0; k < factor; k++, to += width)
+          for (size_t q = 0; q < width; q++) to[q] = row[q] * scale;
+    });
   for (int x = 0; x < n; x++, row += lanes, to += factor * lanes)
     for (size_t first = 0; first < lanes; first += LANES) {
       const size_t q = first + LANES <= lanes ? first : lanes - LANES;
@@ -125,11 +131,18 @@ struct BlendedRows {
 
 template <int N>
 ZNN_INLINE void blend(const BlendedRows& rows, const float* image, size_t width, float* to) {
-  for (size_t q = 0; q < width; q += LANES) {
-    const int left = width - q < (size_t)LANES ? (int)(width - q) : LANES;
+  const float* from[N];
+  for (int k = 0; k < N; k++) from[k] = image + rows.row[k] * width;
+  size_t q = 0;
+  for (; q + LANES <= width; q += LANES) {
     vf sum = {};
-    for (int k = 0; k < N; k++) sum += load_first(image + rows.row[k] * width + q, left) * rows.weight[k];
-    store_first(to + q, sum, left);
+    for (int k = 0; k < N; k++) sum += load(from[k] + q) * rows.weight[k];
+    store(to + q, sum);
+  }
+  for (; q < width; q++) {
+    float sum = 0.0f;
+    for (int k = 0; k < N; k++) sum += from[k][q] * rows.weight[k];
+    to[q] = sum;
   }
 }
 static void blend_rows(const BlendedRows& rows, const float* image, size_t width, float* to) {
@@ -140,13 +153,17 @@ static void blend_rows(const BlendedRows& rows, const float* image, size_t width
 
 // Voxels of a row between their neighbours.
 static void stretch(const float* row, const Between* places, int n, size_t lanes, float* to) {
+  if (lanes < (size_t)LANES)
+    return with_width(lanes, [=](auto width) mutable {
+      for (int x = 0; x < n; x++, to += width) {
+        const float *low = row + places[x].low * width, *high = row + places[x].high * width;
+        const float w = places[x].weight, rest = 1.0f - w;
+        for (size_t q = 0; q < width; q++) to[q] = low[q] * rest + high[q] * w;
+      }
+    });
   for (int x = 0; x < n; x++, to += lanes) {
     const float *low = row + places[x].low * lanes, *high = row + places[x].high * lanes;
     const float w = places[x].weight, rest = 1.0f - w;
-    if (lanes < (size_t)LANES) {
-      for (size_t q = 0; q < lanes; q++) to[q] = low[q] * rest + high[q] * w;
-      continue;
-    }
     for (size_t first = 0; first < lanes; first += LANES) {
       const size_t q = first + LANES <= lanes ? first : lanes - LANES;
       store(to + q, load(low + q) * rest + load(high + q) * w);
@@ -183,16 +200,19 @@ static int taps_of(int n, int factor) { return min_of(n, 2) * factor; }
 
 static void shrink(const Shrink& s, const float* row, int n, size_t lanes, float* to) {
   const int taps = s.taps;
+  if (lanes < (size_t)LANES)
+    return with_width(lanes, [=](auto width) mutable {
+      for (int x = 0; x < n; x++, to += width) {
+        const float *weights = s.weights + x * taps, *from = row + s.starts[x] * width;
+        for (size_t q = 0; q < width; q++) {
+          float sum = 0.0f;
+          for (int k = 0; k < taps; k++) sum += from[k * width + q] * weights[k];
+          to[q] = sum;
+        }
+      }
+    });
   for (int x = 0; x < n; x++, to += lanes) {
     const float *weights = s.weights + x * taps, *from = row + s.starts[x] * lanes;
-    if (lanes < (size_t)LANES) {
-      for (size_t q = 0; q < lanes; q++) {
-        float sum = 0.0f;
-        for (int k = 0; k < taps; k++) sum += from[k * lanes + q] * weights[k];
-        to[q] = sum;
-      }
-      continue;
-    }
     for (size_t first = 0; first < lanes; first += LANES) {
       const size_t q = first + LANES <= lanes ? first : lanes - LANES;
       vf sum = {};

@@ -24,7 +24,8 @@ enum Function { LINEAR, RELU, TANH, LOGISTIC, SOFTSIGN, ELU, LEAKY_RELU, FORWARD
 struct DirectForward {
   Size size;    // of the input image
   Size kernel;  // taps
-  Size pad;     // zeros thought around the image
+  Size pad;     // zeros thought before the image
+  Size after;   // and after it
   bool turned;  // kernels are (.., out, in) of this product, turned around: the input gradient
   int batch, n_blocks, out_channels;
   const Block* blocks;

@@ -6,7 +6,8 @@ example may be in several, as fragments or tiles), ``channels`` the first map of
 Forward: `moments` of every block and batch group, `statistics` of them all, `apply` to every block. Backward:
 `gradient_moments`, `coefficients`, `backward` in the same way. Moments are float64 of shape (example, 2, channel of
 the block); statistics and coefficients are float32 of shape (example, 2, all channels), whatever is normalised
-together, so that `apply` and `backward` need not know.
+together, so that `apply` and `backward` need not know. What is done with these small tables is numpy, and its own
+reference.
 """
 
 from collections.abc import Sequence
@@ -36,7 +37,6 @@ def moments(image: Array, examples: Sequence[int], n_examples: int) -> Moments:
 
 
 @fresh
-@twin(reference.statistics)
 def statistics(
     moments: Sequence[Sequence[Moments]], n_voxels_per_example: int, over: str, groups: int, epsilon: float
 ) -> Array:
@@ -61,7 +61,6 @@ def statistics(
 
 
 @fresh
-@twin(reference.batch_averages)
 def batch_averages(moments: Sequence[Sequence[Moments]], n_voxels: int) -> tuple[Array, Array]:
     """Return mean and unbiased variance of every channel, for running averages.
 
@@ -76,7 +75,6 @@ def batch_averages(moments: Sequence[Sequence[Moments]], n_voxels: int) -> tuple
 
 
 @fresh
-@twin(reference.fixed_statistics)
 def fixed_statistics(mean: Array, variance: Array, n_examples: int, epsilon: float) -> Array:
     """Return the statistics, of shape (example, 2, channel), that running averages of shape (channel,) stand for."""
     return reference.fixed_statistics(mean, variance, n_examples, epsilon)
@@ -142,7 +140,6 @@ def gradient_moments(
 
 
 @fresh
-@twin(reference.coefficients)
 def coefficients(
     moments: Sequence[Sequence[Moments]],
     scales: Sequence[Array | None],
@@ -193,14 +190,12 @@ def backward(
 
 
 @fresh
-@twin(reference.parameter_gradients)
 def parameter_gradients(moments: Sequence[Moments]) -> tuple[Array, Array]:
     """Return the gradients of scale and shift of a block, from the gradient moments of every batch group."""
     return reference.parameter_gradients(moments)
 
 
 @fresh
-@twin(reference.average)
 def average(running: Array, new: Array, momentum: float) -> Array:
     """Return ``running + momentum * (new - running)``."""
     return reference.average(running, new, momentum)
