@@ -103,8 +103,8 @@ def forward_transfer(
     The values are those of `forward` and `transfer.forward`, bit for bit.
     """
     out = _empty_output(images, kernels, padding)
-    function = () if activation is None else (bias, activation.code, activation.a, activation.b)
-    _kernels.direct_forward(list(images), list(kernels), out, *function, before=padding[0], after=padding[1])
+    code, a, b = (-1, 0.0, 0.0) if activation is None else (activation.code, activation.a, activation.b)
+    _kernels.direct_forward(list(images), list(kernels), out, bias, code, a, b, *padding)
     return out
 
 
