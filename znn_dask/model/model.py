@@ -359,6 +359,16 @@ class Model:
         model._core = files.load(path, output_size, num_workers, loss)
         return model
 
+    def restore(self, path: str | Path) -> None:
+        """Become what `save` wrote of a model of the same network: parameters, optimiser, plan, step.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is missing, damaged, or of another network; the model is then as before.
+        """
+        self._core = files.restored(self._core, path)
+
     # ---- inside
 
     def _read(self, x: Any, target: Any, weight: Any = None) -> Batch:

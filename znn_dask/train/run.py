@@ -5,6 +5,7 @@ by `Model.save`; what only the loop knows travels in its metadata. Samples need 
 not drawn.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ from znn_dask.io.checkpoint import read_metadata
 from znn_dask.train.config import Config
 from znn_dask.train.config_file import flat, from_json, to_json
 
-MODEL, CURVE, CURVE_PICTURE, CONFIG = (
-    "model.safetensors",
-    "learning_curve.csv",
-    "learning_curve.png",
-    "config.yaml",
-)
+MODEL, BEST, KEPT = "model.safetensors", "best.safetensors", "checkpoints"
+CURVE, CURVE_PICTURE, CONFIG = "learning_curve.csv", "learning_curve.png", "config.yaml"
+METRICS, PREDICTION_PICTURE, REPORT, BOARD = "metrics.json", "prediction.png", "report.html", "tensorboard"
+
+
+# Keys that name files, also one for every input or output.
+_FILE = re.compile(r"^network\.file$|^data\.(\w+\.\d+\.)?(image|label|mask)(\.|$)")
 
 
 class Position(msgspec.Struct, kw_only=True):
@@ -31,16 +33,31 @@ class Position(msgspec.Struct, kw_only=True):
     ----------
     step : int
         Updates made.
+    before : int
+        Steps that the model had made before the run.
     seconds : float
         Time spent, all resumed parts together.
+    step_seconds : float
+        What of that was spent on updates alone, not on tests and files.
     loss_sum, loss_count
         Losses since the last row of the learning curve.
+    best_error, best_step
+        The smallest held-out error so far, and after which update; None before the first.
+    window_sum, window_count, first_mean
+        Losses since the last look at whether they grow, and the mean over the first window.
     """
 
     step: int = 0
+    before: int = 0
     seconds: float = 0.0
+    step_seconds: float = 0.0
     loss_sum: float = 0.0
     loss_count: int = 0
+    best_error: float | None = None
+    best_step: int | None = None
+    window_sum: float = 0.0
+    window_count: int = 0
+    first_mean: float | None = None
 
 
 @dataclass(frozen=True)
@@ -101,11 +118,11 @@ def check_same_run(path: Path, stored: Config, config: Config) -> None:
 
 
 def _shaping(values: dict[str, Any], config: Config) -> dict[str, Any]:
-    free = {"training.max_minutes", "compute.workers"}
+    free = {"training.max_minutes", "compute.workers", "data.in_memory"}
     if config.training.schedule in ("constant", "exponential"):
         free.add("training.updates")
     kept = {k: v for k, v in values.items() if k not in free and not k.startswith("log.")}
     for key, value in kept.items():
-        if key.rpartition(".")[2] in ("image", "label", "file") and isinstance(value, str):
+        if _FILE.search(key) and isinstance(value, str):
             kept[key] = Path(value).name
     return kept

@@ -245,11 +245,9 @@ def _elastic(
 
     def displacement(amplitude: float) -> np.ndarray:
         values = random.standard_normal(shape, np.float32) * np.float32(amplitude / left)
-        for axis, basis in enumerate(bases):
-            # einsum, not a product of BLAS, which would start threads of its own.
-            values = np.einsum(
-                "zyx,nz->nyx" if axis == 0 else "zyx,ny->znx" if axis == 1 else "zyx,nx->zyn", values, basis
-            )
+        # The short axis last, so that inner loops are long. Not a product of BLAS, which would start threads.
+        for product, basis in zip(("zyx,nx->zyn", "zyx,ny->znx", "zyx,nz->nyx"), bases[::-1], strict=True):
+            values = np.einsum(product, values, basis)
         return values
 
     y, x = displacement(item.amplitude), displacement(item.amplitude)
