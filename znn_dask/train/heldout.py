@@ -145,7 +145,7 @@ def _segments(
     predictions: Sequence[np.ndarray], targets: Sequence[np.ndarray], how: Segments
 ) -> SegmentationScores | None:
     """Compare segments over all regions together; None if that is not wanted or there is no cell."""
-    if how.of == "none":
+    if how.of == "none" or any(target.ndim != 3 for target in targets):
         return None
     # The foreground is what lies where a "boundary" is improbable.
     boundaries = [1 - p if how.of == "foreground" else p for p in predictions]

@@ -12,18 +12,18 @@ from znn_dask.train.curve import Row
 from znn_dask.train.loop import Loop
 from znn_dask.train.run import BOARD
 
-# Names with a slash share a section of TensorBoard's page.
+# Names with a slash share a section of TensorBoard's page; spaces are not allowed.
 TAGS = {
     "loss": "loss/training",
-    "test_loss": "loss/held-out patches",
-    "train_error": "error/training patches",
-    "test_error": "error/held-out patches",
-    "region_error": "error/held-out regions",
+    "test_loss": "loss/held-out_patches",
+    "train_error": "error/training_patches",
+    "test_error": "error/held-out_patches",
+    "region_error": "error/held-out_regions",
     "region_f1": "regions/F1",
-    "rand_error": "regions/adapted Rand error",
-    "voi_split": "regions/variation of information, split",
-    "voi_merge": "regions/variation of information, merge",
-    "learning_rate": "run/learning rate",
+    "rand_error": "regions/adapted_Rand_error",
+    "voi_split": "regions/variation_of_information_split",
+    "voi_merge": "regions/variation_of_information_merge",
+    "learning_rate": "run/learning_rate",
 }
 
 

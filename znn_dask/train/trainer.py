@@ -7,6 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from znn_dask.errors import ParameterError
 from znn_dask.io.atomic import replacing
 from znn_dask.model import Model
@@ -217,7 +219,7 @@ class Trainer:
                 temporary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
             draw_curve(self.folder, levels(found))
             where = tuple(slice(low, high) for low, high in test[0].region)
-            image, target = test[0].image[(0, *where)], test[0].target[where]
+            image, target = np.asarray(test[0].image[(slice(0, 1), *where)])[0], np.asarray(test[0].target[where])
             draw_prediction(self.folder, image, target, found.predictions[0], found.scores.error)
         return found
 
