@@ -34,7 +34,8 @@ void interpolate(const float* image, const int image_size[3], const Places& plac
   const size_t voxels = (size_t)places.size[1] * places.size[2];
   for (int z = 0; z < places.size[0]; z++) {
     const size_t field = places.field_sections == 1 ? 0 : z * voxels;
-    const float dy = (float)(places.moved[2 * z] - places.low[1]), dx = (float)(places.moved[2 * z + 1] - places.low[2]);
+    const float dy = (float)(places.moved[2 * z] - places.low[1]);
+    const float dx = (float)(places.moved[2 * z + 1] - places.low[2]);
     const At own = locate((float)(z - places.low[0]), image_size[0], section);
     for (size_t i = 0; i < voxels; i++) {
       const At y = locate(places.y[field + i] + dy, image_size[1], row);
