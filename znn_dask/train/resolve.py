@@ -7,6 +7,7 @@ from znn_dask.errors import ConfigError, NetworkError
 from znn_dask.geometry import Triple, as_triple
 from znn_dask.net import MaxPool, Network, zoo
 from znn_dask.train.config import Config, NetworkSection, TrainingSection
+from znn_dask.train.mirror import is_dense
 
 
 def make_network(section: NetworkSection) -> Network:
@@ -109,21 +110,44 @@ def check_net(config: Config, net: Network) -> None:
     Raises
     ------
     ConfigError
-        If it has several inputs or outputs, is not dense, or its channels do not suit the loss.
+        If it has several outputs, is not dense, or its channels do not suit the loss.
     """
-    if len(net.inputs) != 1 or len(net.outputs) != 1:
-        raise ConfigError(
-            f"`train` needs a network with one input and one output; this one has the inputs "
-            f"{', '.join(net.inputs)} and the outputs {', '.join(net.outputs)}"
-        )
+    if len(net.outputs) != 1:
+        raise ConfigError(f"`train` needs a network with one output; this one has the outputs {', '.join(net.outputs)}")
     pools = [name for name, edge in net.edges.items() if isinstance(edge.op, MaxPool)]
-    if pools:
+    if pools and not is_dense(net):
         raise ConfigError(
             f"`train` needs an output for every voxel, but {pools[0]!r} is a max-pool, which skips some; "
             "use a max-filter (letter M), which does the same and stays dense"
         )
     (channels,) = net.outputs.values()
-    loss = config.training.loss
-    if channels != (2 if loss == "softmax" else 1):
-        need = "2 output channels, absent and present" if loss == "softmax" else "1 output channel"
+    _check_outputs(config, channels)
+
+
+def _check_outputs(config: Config, channels: int) -> None:
+    """Raise unless the number of output channels suits the target and the loss."""
+    data, loss = config.data, config.training.loss
+    softmax = loss == "softmax"
+    if data.target == "classes":
+        if not softmax:
+            raise ConfigError(f"data.target 'classes' needs training.loss 'softmax', got {loss!r}")
+        if data.classes is not None and len(data.classes) != channels:
+            raise ConfigError(
+                f"data.classes names {len(data.classes)} classes, but the network has {channels} output channels; "
+                "it needs one for each class"
+            )
+        return
+    if data.target == "affinity":
+        if softmax:
+            raise ConfigError("data.target 'affinity' needs a loss of every channel, such as 'logistic', not 'softmax'")
+        if channels != len(data.offsets):
+            raise ConfigError(
+                f"data.offsets names {len(data.offsets)} offsets, but the network has {channels} output channels; "
+                "it needs one for each offset"
+            )
+        return
+    if data.target == "ids":
+        return
+    if channels != (2 if softmax else 1):
+        need = "2 output channels, absent and present" if softmax else "1 output channel"
         raise ConfigError(f"loss {loss!r} of a target of 0 and 1 needs {need}, but the network has {channels}")
