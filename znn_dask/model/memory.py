@@ -42,8 +42,8 @@ def step_bytes(
 ) -> int:
     """Return the peak of a training step in the middle of many, with all that lives between steps.
 
-    That is the parameters, what the optimiser keeps (velocities) and the gradients whose updates are pending; a step keeps them until it
-    has succeeded, beside the new ones it makes.
+    That is the parameters, what the optimiser keeps (velocities) and the gradients whose updates are pending; a step
+    keeps them until it has succeeded, beside the new ones it makes.
     """
     # The loss makes no difference.
     options = StepOptions("square", rule, pending=True)
