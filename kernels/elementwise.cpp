@@ -11,7 +11,7 @@ namespace {
 
 znn::Transfer transfer_of(const Image& image, int function, float a, float b) {
   require(image.size() > 0, "an image needs at least one voxel, batch entry and channel");
-  require(function >= 0 && function <= znn::FORWARD_LOGISTIC, "unknown transfer function");
+  require(function >= 0 && function <= znn::SOFTPLUS, "unknown transfer function");
   return {size_of(image, 1).voxels() * image.shape(0), (int)image.shape(4), (znn::Function)function, a, b};
 }
 

@@ -19,7 +19,7 @@ struct Block {
   int channels;
 };
 
-enum Function { LINEAR, RELU, TANH, LOGISTIC, SOFTSIGN, ELU, LEAKY_RELU, FORWARD_LOGISTIC };
+enum Function { LINEAR, RELU, TANH, LOGISTIC, SOFTSIGN, ELU, LEAKY_RELU, FORWARD_LOGISTIC, SOFTPLUS };
 
 struct DirectForward {
   Size size;    // of the input image

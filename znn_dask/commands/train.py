@@ -87,7 +87,7 @@ def draw_held_out(folder: Path, item: Volume, found: HeldOut) -> None:
     scores = found.scores
     draw_curve(folder, {"majority": scores.majority_error, "best threshold": found.baseline.error})
     where = tuple(slice(low, high) for low, high in item.region)
-    draw_prediction(folder, item.image[0][where], item.target[where], found.predictions[0], scores.error)
+    draw_prediction(folder, item.image[(0, *where)], item.target[where], found.predictions[0], scores.error)
 
 
 def describe_error(found: HeldOut) -> str:

@@ -16,9 +16,12 @@ from znn_dask.errors import ParameterError
 from znn_dask.lower.arrange import arrange, input_sizes
 from znn_dask.lower.backward import lower_backward_pass
 from znn_dask.lower.builder import DEFAULT_ORDER, Builder, Key, ref, refs
-from znn_dask.lower.forward import Lowering, Values, lower_forward_pass
+from znn_dask.lower.expand import expand
+from znn_dask.lower.forward import lower_forward_pass
+from znn_dask.lower.lowering import Lowering, Values
 from znn_dask.lower.plan import Plan
-from znn_dask.net import Convolution, Network, Normalisation, Transfer
+from znn_dask.net import Convolution, Network, Normalisation
+from znn_dask.net.parameters import parameters_of
 from znn_dask.ops import layout, loss, update
 from znn_dask.ops.update import PLAIN, AdamRule, AverageRule, Rule, SgdRule
 from znn_dask.tasks import ArrivalReduce, Reduce
@@ -139,17 +142,24 @@ class StepOptions:
 def parameter_blocks(net: Network, plan: Plan) -> Iterable[tuple[Hashable, str, tuple[slice, ...]]]:
     """Yield the blocks parameters are kept in: the name, the parameter's name, its part of the public array.
 
-    Kernels are ("kernel", edge, block in, block out), biases ("bias", edge, block).
+    Kernels are ("kernel", edge, block in, block out), others by their name ("bias", edge, block).
     """
+    net = expand(net)
     for edge in net.edges.values():
-        blocks_in, blocks_out = _slices(plan.blocks[edge.source]), _slices(plan.blocks[edge.target])
+        # Of maps that are phases, those of one phase; edges that work map by map have the blocks of their source.
         if isinstance(edge.op, Convolution):
+            shape = net.parameters[f"{edge.name}/kernel"].shape
+            blocks_in = _slices(plan.blocks[edge.source], shape[1])
+            blocks_out = _slices(plan.blocks[edge.target], shape[0])
             for i, part_in in enumerate(blocks_in):
                 for o, part_out in enumerate(blocks_out):
                     yield ("kernel", edge.name, i, o), f"{edge.name}/kernel", (part_out, part_in)
-        elif isinstance(edge.op, Transfer) and edge.op.bias:
-            for b, part in enumerate(blocks_out):
-                yield ("bias", edge.name, b), f"{edge.name}/bias", (part,)
+            continue
+        n = net.nodes[edge.source].channels
+        for parameter in parameters_of(edge.name, edge.op, n, n):
+            kind = parameter.name.rpartition("/")[2]
+            for b, part in enumerate(_slices(plan.blocks[edge.source], n)):
+                yield (kind, edge.name, b), parameter.name, (part,)
 
 
 def update_rules(
@@ -176,9 +186,11 @@ def block_bytes(net: Network, plan: Plan) -> dict[Hashable, int]:
     return found
 
 
-def _slices(widths: Iterable[int]) -> list[slice]:
+def _slices(widths: Iterable[int], channels: int) -> list[slice]:
     slices, first = [], 0
     for width in widths:
+        if first == channels:
+            break
         slices.append(slice(first, first + width))
         first += width
     return slices
@@ -228,7 +240,7 @@ def lower_step(net: Network, plan: Plan, options: StepOptions, token: str, order
     d_outputs, losses = _losses(low, options)
     last = max(low.priorities.backward.values())
     outputs["loss"] = low.graph.total("loss-sum", (), last, losses)
-    gradients = lower_backward_pass(low, d_outputs)
+    gradients = lower_backward_pass(low, d_outputs) | low.averages
     for name in gradients:
         if options.pending and changes.waits(rules[name]):
             gradients[name] = changes.sum(name, gradients[name])
@@ -249,6 +261,7 @@ def step_input_sizes(net: Network, plan: Plan) -> dict[str, tuple[int, int, int]
 
 
 def _lowering(net: Network, plan: Plan, token: str, training: bool, seed: int, order: str) -> Lowering:
+    net = expand(net)
     graph = Builder(token, ArrivalReduce if plan.sum == "arrival" else Reduce)
     return Lowering(net, plan, arrange(net, plan), graph, {}, training, seed, order=order)
 

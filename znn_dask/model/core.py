@@ -113,7 +113,9 @@ class Core:
         """Return loss and gradients of a sample."""
         self.flush()
         results = self._run_step(batch, pending=False)
-        return float(results["loss"]), self.public({name: results["gradient", name] for name in self.state.parameters})
+        gradients = self.public({name: results["gradient", name] for name in self.state.parameters})
+        parameters = self.net.parameters
+        return float(results["loss"]), {name: d for name, d in gradients.items() if parameters[name].learned}
 
     def step(self, batch: Batch) -> float:
         """Make the pending updates and compute the next ones; if that fails, nothing has changed."""

@@ -16,6 +16,7 @@ from znn_dask.model.core import Core
 from znn_dask.model.losses import Losses, as_losses, targets_of
 from znn_dask.model.memory import as_bytes, planned
 from znn_dask.model.optimizers import Optimizer, as_optimizer, as_rate
+from znn_dask.model.outward import Outward
 from znn_dask.model.pipeline import pipelined
 from znn_dask.model.predict import Progress, as_given, check_out, predict_scene, see
 from znn_dask.model.samples import Batch, as_seed, by_name, output_sizes, read_images, read_sample, single
@@ -30,7 +31,7 @@ Array = npt.NDArray[np.float32]
 Size: TypeAlias = Triple | dict[str, Triple]
 
 
-class Model:
+class Model(Outward):
     """A network with parameters, planned and compiled for this machine.
 
     Parameters

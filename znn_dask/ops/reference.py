@@ -152,6 +152,7 @@ TRANSFERS: dict[str, tuple[tuple[float, ...], Callable[..., Array], Callable[...
     ),
     # The published ZNN's: its gradient passes unchanged, as if the loss had been taken on logits.
     "forward_logistic": ((), lambda x: _logistic(x), lambda y: np.ones_like(y)),
+    "softplus": ((), lambda x: np.logaddexp(0.0, x), lambda y: -np.expm1(-y)),
 }
 
 
