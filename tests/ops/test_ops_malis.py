@@ -148,7 +148,7 @@ def test_as_many_segments_as_voxels():
 
 
 def test_offsets_are_checked_against_the_channels():
-    assert parse_loss("malis").offsets(2) == [(0, -1, 0), (0, 0, -1)]
+    assert parse_loss("malis").offsets(2) == [(0, 0, -1), (0, -1, 0)]
     assert parse_loss("malis_constrained(0,0,-1, 0,-9,0)").offsets(2) == [(0, 0, -1), (0, -9, 0)]
     with pytest.raises(ParameterError, match="each of the output's 4 channels"):
         parse_loss("malis").offsets(4)
