@@ -18,7 +18,6 @@ from znn_dask.model.compiled import Compiled, Programs, for_batch, learn_transfo
 from znn_dask.model.losses import Losses, by_output
 from znn_dask.model.memory import forward_bytes, kept_arrays, step_bytes
 from znn_dask.model.optimizers import Optimizer, rate_factors
-from znn_dask.model.predict import choose_patch
 from znn_dask.model.samples import Batch
 from znn_dask.model.state import PlanReport, State, new_version
 from znn_dask.net import Network
@@ -227,25 +226,26 @@ class Core:
         used = step_bytes(self.net, self.plan, n_workers, self.scheduler.policy, rule)
         return PlanReport(self.net, self.plan, used, kept, n_workers)
 
-    def patch(self, size: Triple) -> tuple[Triple, Callable[[dict[str, Array]], Mapping[str, Array]]]:
-        """Return the largest output patch of a volume that stays within the memory, and what computes one."""
+    def tile_bytes(self, size: Triple, num_workers: int | None = None) -> int:
+        """Return the bytes that computing one tile takes, parameters included."""
         kept = (kept_arrays(self.optimizer.rule) - 1) * parameter_bytes(self.net, self.plan)
-        n_workers = self.scheduler.num_workers
+        n_workers = num_workers or self.scheduler.num_workers
+        return kept + forward_bytes(self.net, self.patch_plan(size), n_workers, self.scheduler.policy)
 
-        def estimate(patch: Triple) -> int:
-            return kept + forward_bytes(self.net, self._patch_plan(patch), n_workers, self.scheduler.policy)
-
-        chosen = choose_patch(size, estimate, self.options.memory)
-        plan = self._patch_plan(chosen)
+    def tile_forward(self, size: Triple) -> Callable[[dict[str, Array]], dict[str, Array]]:
+        """Return what computes the outputs of a tile, (channel, z, y, x), from what it reads."""
+        plan = self.patch_plan(size)
         self.wisdom = learn_transforms(self.net, plan, self.wisdom)
         program = self.programs.forward(plan)
 
-        def forward(images: dict[str, Array]) -> Mapping[str, Array]:
-            return program.run(self.values(Batch(images, {}, {}, 1, True)))
+        def forward(images: dict[str, Array]) -> dict[str, Array]:
+            batch = Batch({name: image[np.newaxis] for name, image in images.items()}, {}, {}, 1, True)
+            return {name: values[0] for name, values in program.run(self.values(batch)).items()}
 
-        return chosen, forward
+        return forward
 
-    def _patch_plan(self, size: Triple) -> Plan:
-        # The parameters stay in the blocks they are in; nothing is measured for a patch of which there may be one.
+    def patch_plan(self, size: Triple) -> Plan:
+        """Return the plan of a tile; the parameters stay in the blocks they are in."""
+        # Nothing is measured for a tile of which there may be one.
         sizes = dict.fromkeys(self.net.outputs, size)
         return make_plan(self.net, sizes, 1, self.options, blocks=self.plan.blocks, training=False)

@@ -97,6 +97,19 @@ def load(path: str | Path, output_size: Any = None, num_workers: int | None = No
     return core
 
 
+def restored(core: Core, path: str | Path) -> Core:
+    """Read a model in the place of another of the same network; see `Model.restore`."""
+    new = load(path, num_workers=core.scheduler.num_workers)
+    if new.net != core.net:
+        new.scheduler.close()
+        raise CheckpointError(
+            f"{path} holds another network: it has {new.net.n_parameters:,} parameters and field of view "
+            f"{new.net.field_of_view}, this model's has {core.net.n_parameters:,} and {core.net.field_of_view}"
+        )
+    core.scheduler.close()
+    return new
+
+
 def _load_znn(path: str | Path, output_size: Any, num_workers: int, loss: Losses | None) -> Core:
     found = interpret(read_znn(path), path)
     net, options = found.net, Options()

@@ -16,12 +16,14 @@ from znn_dask.model.core import Core
 from znn_dask.model.losses import Losses, as_losses, targets_of
 from znn_dask.model.memory import as_bytes, planned
 from znn_dask.model.optimizers import Optimizer, as_optimizer, as_rate
+from znn_dask.model.outputs import Finish
 from znn_dask.model.outward import Outward
 from znn_dask.model.pipeline import pipelined
-from znn_dask.model.predict import Progress, as_given, check_out, predict_scene, see
-from znn_dask.model.samples import Batch, as_seed, by_name, output_sizes, read_images, read_sample, single
+from znn_dask.model.predict import Progress, Request
+from znn_dask.model.samples import Batch, as_seed, output_sizes, read_images, read_sample, single
 from znn_dask.model.state import PlanReport
 from znn_dask.model.views import graph_of
+from znn_dask.model.volumes import predict_volume
 from znn_dask.net import Network
 from znn_dask.ops.losses import Target
 from znn_dask.sched.scheduler import resolve_workers
@@ -248,9 +250,20 @@ class Model(Outward):
         self._core.flush()
 
     def predict(
-        self, volume: Any, out: Any = None, border: str | None = "mirror", progress: Progress | None = None
+        self,
+        volume: Any,
+        out: Any = None,
+        border: str | None = "mirror",
+        progress: Progress | None = None,
+        *,
+        region: Any = None,
+        mask: Any = None,
+        channels: Iterable[int] | None = None,
+        dtype: str = "float32",
+        probabilities: bool = False,
+        blend: str = "gaussian",
     ) -> Any:
-        """Compute the output for every voxel of a volume, patch by patch.
+        """Compute the output for every voxel of a volume, tile by tile.
 
         Parameters
         ----------
@@ -260,31 +273,32 @@ class Model(Outward):
             Where to write, for instance a zarr array; else a new numpy array. Or dict of output to these.
         border : "mirror" | "constant" | None
             What lies outside the volume: its mirror image, or zeros. None keeps to what is inside: the output is then
-            smaller by ``field_of_view - 1``.
+            smaller by ``field_of_view - 1``. A padded network has a border of its own.
         progress : callable(done, total), optional
-            Told about patches.
+            Told about tiles.
+        region : three slices, optional
+            The part of the result that is wanted; it sees what lies around it.
+        mask : array of shape (z, y, x), optional
+            Of the volume's size; where it is 0 nothing is predicted, which gives 0.
+        channels, dtype, probabilities : ints; "float32" | "float16" | "uint8" | "uint16"; bool
+            The outputs wanted; their type (as integers, 0 to 1 is 0 to the largest); whether softmax or logistic, as
+            the loss says, is applied.
+        blend : "gaussian" | "bump"
+            How overlapping tiles of a padded network are weighed.
 
         Returns
         -------
         array of shape (channel, z, y, x)
-            ``out`` if that was given; else float32. A dict where there are several outputs.
+            ``out`` if that was given; a dask array, of which nothing is computed yet, for a dask array; else numpy.
+            A dict where there are several outputs.
 
         Raises
         ------
-        ShapeError
-            If the volume is smaller than the border allows, or does not fit ``out``.
-        ParameterError
-            If the border is unknown, or the network has max-pooling, which is not dense.
+        ShapeError, ParameterError
+            If something does not fit, an argument has no valid value, or the network is not dense: pools or strides.
         """
-        self.flush()
-        scene = see(self.net, by_name(volume, list(self.net.inputs), "input"), border)
-        target = None if out is None else by_name(out, list(self.net.outputs), "output")
-        if target is not None:
-            check_out(target, self.net.outputs, scene.size)
-        patch, forward = self._core.patch(scene.size)
-        results = predict_scene(scene, self.net.outputs, patch, forward, target, progress)
-        result = single(results)
-        return result if isinstance(volume, Mapping) or out is not None else as_given(volume, result)
+        finish = Finish.of(self.loss, probabilities, channels, dtype)
+        return single(predict_volume(self._core, volume, out, Request(border, region, mask, blend, finish), progress))
 
     # ---- graphs
 
@@ -364,6 +378,16 @@ class Model(Outward):
         model = cls.__new__(cls)
         model._core = files.load(path, output_size, num_workers, loss)
         return model
+
+    def restore(self, path: str | Path) -> None:
+        """Become what `save` wrote of a model of the same network: parameters, optimiser, plan, step.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is missing, damaged, or of another network; the model is then as before.
+        """
+        self._core = files.restored(self._core, path)
 
     # ---- inside
 

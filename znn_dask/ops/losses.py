@@ -15,6 +15,7 @@ Target: TypeAlias = Literal["values", "classes", "segments"]
 LOSSES = ("square", "logistic", "softmax", "square_square", "dice", "malis", "malis_constrained")
 _DEFAULTS = {"square_square": (0.2,), "dice": (1.0,)}
 _TARGETS: dict[str, Target] = {"softmax": "classes", "malis": "segments", "malis_constrained": "segments"}
+_ACTIVATIONS = {"softmax": "softmax"} | dict.fromkeys(("logistic", "dice", "malis", "malis_constrained"), "logistic")
 _FORM = re.compile(r"\s*(\w+)\s*(?:\(([^()]*)\))?\s*", re.ASCII)
 
 
@@ -37,6 +38,11 @@ class Loss:
     def target(self) -> Target:
         """What a target holds: a value per channel, the class of each voxel, or the segment of each voxel."""
         return _TARGETS.get(self.kind, "values")
+
+    @property
+    def activation(self) -> str | None:
+        """What makes probabilities of outputs: "logistic", "softmax", or nothing."""
+        return _ACTIVATIONS.get(self.kind)
 
     def offsets(self, channels: int) -> list[Triple]:
         """Return from which neighbour to the voxel each channel of MALIS goes.
