@@ -287,6 +287,40 @@ def test_running_averages_have_a_rule_of_their_own():
     assert rules["norm1/mean",] == rules["norm1/variance",] == AverageRule(0.3)
 
 
+NORMALISED = Network(
+    {"input": 1, "h": 3, "n": 3, "output": 2},
+    [
+        Edge("conv1", "input", "h", Convolution((1, 2, 2))),
+        Edge("norm1", "h", "n", Normalisation(over="batch", momentum=0.3)),
+        Edge("conv2", "n", "output", Convolution((2, 1, 1))),
+    ],
+)
+
+
+@EVERY
+def test_running_averages_go_on_beside_any_optimiser(optimizer, tmp_path):
+    """Not clipped, not decayed, no rate; the same in steps, in a resumed run and in the graph."""
+    if optimizer.rates:
+        optimizer = msgspec.structs.replace(optimizer, rates={"conv1": 0.5, "*/shift": 2.0})
+    pairs, kept = samples(NORMALISED, 5, 7), ("norm1/mean", "norm1/variance")
+    with model_of(znn.SGD(0.05), NORMALISED) as plain, model_of(optimizer, NORMALISED) as model:
+        plain.step(*pairs[0])
+        losses = [model.step(*pairs[0])]
+        if optimizer.accumulate == 1:
+            for name in kept:
+                np.testing.assert_array_equal(model.parameters[name], plain.parameters[name])
+        model.save(tmp_path / "model.safetensors")
+        losses += [model.step(*pair) for pair in pairs[1:]]
+        expected = model.parameters
+    with znn.Model.load(tmp_path / "model.safetensors", num_workers=2) as again:
+        assert list(again.steps(pairs[1:])) == losses[1:]
+        assert same(again.parameters, expected)
+        graph = again.graph("step", *pairs[0]).run(znn.get)
+        again.step(*pairs[0])
+        for name, values in again.parameters.items():
+            np.testing.assert_array_equal(graph[name], values)
+
+
 # --- losses ---
 
 

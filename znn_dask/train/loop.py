@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from znn_dask.model import Model
+from znn_dask.model.losses import Losses
 from znn_dask.train import divergence
+from znn_dask.train.balance import UNBALANCED, Balance
 from znn_dask.train.callbacks import Callback
 from znn_dask.train.checkpoints import saving, write_checkpoint_files
 from znn_dask.train.config import Config
@@ -50,6 +52,8 @@ class Loop:
     callbacks : list of Callback
     schedule : callable(step) -> float, optional
         The learning rate instead of the configuration's.
+    balance : Balance
+        What is done about unequal classes.
     stopped_by : int
         Number of the signal that asked for an end, 0 for none. Set by the signal handler.
     validation : Validation or None
@@ -69,6 +73,7 @@ class Loop:
     segments: Segments = NO_SEGMENTS
     callbacks: list[Callback] = field(default_factory=list)
     schedule: Callable[[int], float] | None = None
+    balance: Balance = UNBALANCED
     stopped_by: int = 0
     last_test_error: float | None = None
     validation: Validation | None = None
@@ -156,7 +161,7 @@ class Loop:
 
     def measure(self, samples: list[Sample]) -> tuple[float, float]:
         """Return the mean loss and the pixel error over patches."""
-        loss = self.config.training.loss
+        loss = self.model.loss
         results = []
         for sample in samples:
             probability = foreground(self._outputs(sample), loss)
@@ -200,7 +205,7 @@ class Loop:
             # At least one update lies between two checkpoints, however long it takes.
             if self.stopped_by or over or (step > self._saved.step and self._overdue()):
                 return
-            yield as_step(self.samples.sample(step), self.config.training.loss)
+            yield self.balance.apply(as_step(self.samples.sample(step), self.model.loss))
 
     def _ends(self) -> bool:
         limit = self.config.training.max_minutes
@@ -318,7 +323,7 @@ class _Saved:
         return self.position.step
 
 
-def as_step(sample: Sample | tuple[Any, ...], loss: str) -> tuple[Any, ...]:
+def as_step(sample: Sample | tuple[Any, ...], loss: Losses) -> tuple[Any, ...]:
     """Return a sample as `Model.step` wants it: for softmax a class per voxel, without the channel."""
     if not isinstance(sample, Sample):
         return tuple(sample)

@@ -1,12 +1,15 @@
 """From what a configuration says to what it means: the network, sizes, the learning rate of an update."""
 
-import math
 from typing import Any
 
 from znn_dask.errors import ConfigError, NetworkError
 from znn_dask.geometry import Triple, as_triple
+from znn_dask.model import SGD, Adam, AdamW
+from znn_dask.model.losses import as_losses, targets_of
+from znn_dask.model.optimizers import Optimizer
 from znn_dask.net import MaxPool, Network, zoo
 from znn_dask.train.config import Config, NetworkSection, TrainingSection
+from znn_dask.train.schedules import Schedule
 
 
 def make_network(section: NetworkSection) -> Network:
@@ -84,23 +87,42 @@ def output_size(config: Config, net: Network) -> Triple:
 
 def learning_rate(training: TrainingSection, step: int) -> float:
     """Return the learning rate of an update (from 0); it changes every `rate_every` updates only."""
-    rounds = step // training.rate_every
-    if training.warmup:
-        # Steps up to the full rate, which the first updates of a fresh network could not bear.
-        rise = min(1.0, (rounds + 1) * training.rate_every / training.warmup)
-        return rise * _course(training, rounds)
-    return _course(training, rounds)
+    return make_schedule(training)(step)
 
 
-def _course(training: TrainingSection, rounds: int) -> float:
-    if training.schedule == "exponential":
-        return training.learning_rate * float(training.decay**rounds)
-    part = min(1.0, rounds * training.rate_every / training.updates)
-    if training.schedule == "linear":
-        return training.learning_rate * (1.0 - part)
-    if training.schedule == "cosine":
-        return training.learning_rate * 0.5 * (1.0 + math.cos(math.pi * part))
-    return training.learning_rate
+def make_schedule(training: TrainingSection) -> Schedule:
+    """Return the course of the learning rate."""
+    return Schedule(
+        training.learning_rate,
+        training.schedule,
+        training.updates,
+        training.decay,
+        training.milestones,
+        training.warmup,
+        training.rate_every,
+    )
+
+
+def make_optimizer(training: TrainingSection) -> Optimizer:
+    """Return the optimiser that a configuration names.
+
+    Raises
+    ------
+    ParameterError
+        If its numbers do not go together.
+    """
+    common: dict[str, Any] = {
+        "learning_rate": training.learning_rate,
+        "weight_decay": training.weight_decay,
+        "clip_norm": training.clip_norm,
+        "clip_value": training.clip_value,
+        "accumulate": training.accumulate,
+        "rates": training.rates,
+    }
+    if training.optimizer == "sgd":
+        return SGD(momentum=training.momentum, nesterov=training.nesterov, **common)
+    kind = Adam if training.optimizer == "adam" else AdamW
+    return kind(betas=training.betas, epsilon=training.epsilon, **common)
 
 
 def check_net(config: Config, net: Network) -> None:
@@ -123,7 +145,14 @@ def check_net(config: Config, net: Network) -> None:
             "use a max-filter (letter M), which does the same and stays dense"
         )
     (channels,) = net.outputs.values()
-    loss = config.training.loss
-    if channels != (2 if loss == "softmax" else 1):
-        need = "2 output channels, absent and present" if loss == "softmax" else "1 output channel"
-        raise ConfigError(f"loss {loss!r} of a target of 0 and 1 needs {need}, but the network has {channels}")
+    (needed,) = targets_of(as_losses(config.training.loss, net), net).values()
+    if needed == "values" and config.data.target in ("binary", "boundary") and channels != 1:
+        raise ConfigError(
+            f"loss {config.training.loss!r} of a target of 0 and 1 needs 1 output channel, but the network has "
+            f"{channels}"
+        )
+    if needed == "classes" and config.data.target in ("binary", "boundary") and channels != 2:
+        raise ConfigError(
+            f"loss {config.training.loss!r} of a target of 0 and 1 needs 2 output channels, absent and present, but "
+            f"the network has {channels}"
+        )

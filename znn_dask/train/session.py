@@ -1,19 +1,21 @@
 """Starting or continuing a run: from a configuration and a folder to a `Loop` that is ready to go."""
 
+from functools import partial
 from pathlib import Path
 
 from znn_dask.errors import CheckpointError
 from znn_dask.geometry import Triple
 from znn_dask.io.atomic import replacing
-from znn_dask.model import SGD, Model
+from znn_dask.model import Model
 from znn_dask.net import Network
+from znn_dask.train.balance import make_balance
 from znn_dask.train.checkpoints import tidy
 from znn_dask.train.config import Config
 from znn_dask.train.config_file import to_yaml
 from znn_dask.train.curve import keep_until
 from znn_dask.train.heldout import Segments
 from znn_dask.train.loop import Loop
-from znn_dask.train.resolve import check_net, make_network, output_size
+from znn_dask.train.resolve import check_net, make_network, make_optimizer, output_size
 from znn_dask.train.run import CONFIG, CURVE, MODEL, Position, check_same_run, read_stored
 from znn_dask.train.samples import Sample, Samples, Volume, check_channels, check_size, load_volumes
 
@@ -60,16 +62,16 @@ def open_run(
     for item in (*train, *test):
         check_size(item, net.field_of_view)
         check_channels(item, channels)
-    samples = Samples(
+    drawn = partial(
+        Samples,
         train,
         net.field_of_view,
         size,
         seed=config.training.seed,
         batch=config.training.batch,
-        flip=config.data.flip,
-        transpose=config.data.transpose,
         mirror=config.data.border == "mirror",
     )
+    samples = drawn(flip=config.data.flip, transpose=config.data.transpose)
     train_test = fixed_samples(config, train, net.field_of_view, size, "test on training data")
     held_out = fixed_samples(config, test, net.field_of_view, size, "test") if test else []
     if model is not None:
@@ -78,7 +80,8 @@ def open_run(
         model = _load(folder / MODEL, net, position, config) if resumed else _make(config, net, size)
     prepare(config, folder, position, resumed)
     how = segments_of(config, net)
-    return Loop(config, folder, model, samples, position, held_out, train_test, test, how), test
+    balance = make_balance(config.training.rebalance, model.loss, net.outputs, drawn(purpose="balance"))
+    return Loop(config, folder, model, samples, position, held_out, train_test, test, how, balance=balance), test
 
 
 def find_position(config: Config, folder: Path, restart: bool, model: Model | None) -> tuple[bool, Position]:
@@ -134,11 +137,7 @@ def _make(config: Config, net: Network, size: Triple) -> Model:
         net,
         output_size=size,
         loss=training.loss,
-        optimizer=SGD(
-            learning_rate=training.learning_rate,
-            momentum=training.momentum,
-            weight_decay=training.weight_decay,
-        ),
+        optimizer=make_optimizer(training),
         seed=training.seed,
         num_workers=config.compute.workers,
         convolution=config.compute.convolution,
