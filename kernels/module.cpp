@@ -1,5 +1,6 @@
 // The bindings: check shapes, take views, release the GIL, call the table. No arithmetic here. Convolutions are bound in
-// convolution.cpp, what happens between them in elementwise.cpp, updates in learning.cpp.
+// convolution.cpp, what happens between them in elementwise.cpp, updates in learning.cpp, samples in
+// sampling.cpp.
 #include <nanobind/stl/string.h>
 
 #include <string>
@@ -55,4 +56,5 @@ NB_MODULE(_kernels, m) {
   bind_convolution(m);
   bind_elementwise(m);
   bind_learning(m);
+  bind_sampling(m);
 }

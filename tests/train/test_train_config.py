@@ -141,7 +141,7 @@ def test_the_rate_rises_in_steps() -> None:
         ({"letters": "CPC"}, "'max_pool1' is a max-pool"),
         ({"letters": "C", "out_channels": 2}, "needs 1 output channel, but the network has 2"),
         ({"letters": "C", "kernel": "3,x"}, "a size is an integer or 'z,y,x', got '3,x'"),
-        ({"zoo": "vd2d3d"}, "one input and one output"),
+        ({"zoo": "vd2d3d"}, "needs 1 output channel, but the network has 2"),
     ],
 )
 def test_networks_that_cannot_be_trained(network: dict[str, object], message: str) -> None:

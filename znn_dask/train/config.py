@@ -141,7 +141,7 @@ class DataSection(_Section, frozen=True, kw_only=True):
         Kind,
         _key(
             "binary: 1 where label >= threshold; boundary: 1 where cell ids meet or are 0; affinity: 1 where a voxel "
-            "and that at an offset have one id; classes: the number of a class"
+            "and that at an offset have one id; classes: the number of a class; ids: cell ids, for MALIS"
         ),
     ] = "binary"
     threshold: Annotated[float, _key("binary: smallest label that counts as 1")] = 1.0

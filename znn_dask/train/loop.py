@@ -327,6 +327,5 @@ def as_step(sample: Sample | tuple[Any, ...], loss: Losses) -> tuple[Any, ...]:
     """Return a sample as `Model.step` wants it: for softmax a class per voxel, without the channel."""
     if not isinstance(sample, Sample):
         return tuple(sample)
-    if loss == "softmax":
-        return sample.image, sample.target[:, 0].astype(np.int64)
-    return sample.image, sample.target
+    target = sample.target[:, 0].astype(np.int64) if loss == "softmax" else sample.target
+    return (sample.image, target) if sample.weight is None else (sample.image, target, sample.weight)

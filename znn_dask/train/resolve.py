@@ -9,6 +9,7 @@ from znn_dask.model.losses import as_losses, targets_of
 from znn_dask.model.optimizers import Optimizer
 from znn_dask.net import MaxPool, Network, zoo
 from znn_dask.train.config import Config, NetworkSection, TrainingSection
+from znn_dask.train.mirror import is_dense
 from znn_dask.train.schedules import Schedule
 
 
@@ -131,28 +132,45 @@ def check_net(config: Config, net: Network) -> None:
     Raises
     ------
     ConfigError
-        If it has several inputs or outputs, is not dense, or its channels do not suit the loss.
+        If it has several outputs, is not dense, or its channels do not suit the loss.
     """
-    if len(net.inputs) != 1 or len(net.outputs) != 1:
-        raise ConfigError(
-            f"`train` needs a network with one input and one output; this one has the inputs "
-            f"{', '.join(net.inputs)} and the outputs {', '.join(net.outputs)}"
-        )
+    if len(net.outputs) != 1:
+        raise ConfigError(f"`train` needs a network with one output; this one has the outputs {', '.join(net.outputs)}")
     pools = [name for name, edge in net.edges.items() if isinstance(edge.op, MaxPool)]
-    if pools:
+    if pools and not is_dense(net):
         raise ConfigError(
             f"`train` needs an output for every voxel, but {pools[0]!r} is a max-pool, which skips some; "
             "use a max-filter (letter M), which does the same and stays dense"
         )
     (channels,) = net.outputs.values()
-    (needed,) = targets_of(as_losses(config.training.loss, net), net).values()
-    if needed == "values" and config.data.target in ("binary", "boundary") and channels != 1:
+    _check_outputs(config, net, channels)
+
+
+def _check_outputs(config: Config, net: Network, channels: int) -> None:
+    """Raise unless the number of output channels suits the target and the loss."""
+    data, loss = config.data, config.training.loss
+    (needed,) = targets_of(as_losses(loss, net), net).values()
+    if (needed == "segments") != (data.target == "ids"):
         raise ConfigError(
-            f"loss {config.training.loss!r} of a target of 0 and 1 needs 1 output channel, but the network has "
-            f"{channels}"
+            f"MALIS and the target 'ids' belong together, got training.loss {loss!r} and data.target {data.target!r}"
         )
-    if needed == "classes" and config.data.target in ("binary", "boundary") and channels != 2:
-        raise ConfigError(
-            f"loss {config.training.loss!r} of a target of 0 and 1 needs 2 output channels, absent and present, but "
-            f"the network has {channels}"
-        )
+    softmax = needed == "classes"
+    if data.target == "classes":
+        if not softmax:
+            raise ConfigError(f"data.target 'classes' needs training.loss 'softmax', got {loss!r}")
+        if data.classes is not None and len(data.classes) != channels:
+            raise ConfigError(
+                f"data.classes names {len(data.classes)} classes, but the network has {channels} output channels; "
+                "it needs one for each class"
+            )
+    elif data.target == "affinity":
+        if softmax:
+            raise ConfigError("data.target 'affinity' needs a loss of every channel, such as 'logistic', not 'softmax'")
+        if channels != len(data.offsets):
+            raise ConfigError(
+                f"data.offsets names {len(data.offsets)} offsets, but the network has {channels} output channels; "
+                "it needs one for each offset"
+            )
+    elif data.target != "ids" and channels != (2 if softmax else 1):
+        need = "2 output channels, absent and present" if softmax else "1 output channel"
+        raise ConfigError(f"loss {loss!r} of a target of 0 and 1 needs {need}, but the network has {channels}")

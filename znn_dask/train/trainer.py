@@ -292,7 +292,7 @@ def _open_given(
     if regions:
         size = model.output_size
         assert not isinstance(size, dict)
-        held_out = fixed_samples(config, regions, model.net.field_of_view, size, "test")
+        held_out = fixed_samples(config, regions, model.net, size, "test")
     resumed, position = find_position(config, folder, restart, model)
     restore(model, folder, position, resumed)
     prepare(config, folder, position, resumed)
