@@ -24,7 +24,7 @@ from znn_dask.train.config import Config
 from znn_dask.train.curve import Row, append_row
 from znn_dask.train.given import Source
 from znn_dask.train.heldout import NO_SEGMENTS, Segments, Validation, validate
-from znn_dask.train.losses import foreground, mean_loss, pixel_error
+from znn_dask.train.losses import measured
 from znn_dask.train.progress import progress_bar
 from znn_dask.train.resolve import learning_rate
 from znn_dask.train.run import CURVE, MODEL, Position, to_metadata
@@ -161,12 +161,9 @@ class Loop:
 
     def measure(self, samples: list[Sample]) -> tuple[float, float]:
         """Return the mean loss and the pixel error over patches."""
-        loss = self.model.loss
         results = []
         for sample in samples:
-            probability = foreground(self._outputs(sample), loss)
-            target = sample.target[:, 0]
-            results.append((mean_loss(probability, target, loss), pixel_error(probability, target)))
+            results.append(measured(self._outputs(sample), sample.target, sample.weight, self.model.loss))
         mean = np.mean(results, axis=0)
         return float(mean[0]), float(mean[1])
 
