@@ -17,6 +17,7 @@ from znn_dask.model.memory import as_bytes, planned
 from znn_dask.model.pipeline import pipelined
 from znn_dask.model.predict import Progress, as_given, check_out, predict_scene, see
 from znn_dask.model.samples import Batch, as_seed, by_name, output_sizes, read_images, read_sample, single
+from znn_dask.model.shown import model_html
 from znn_dask.model.state import SGD, PlanReport, as_optimizer, as_rate
 from znn_dask.model.views import graph_of
 from znn_dask.net import Network
@@ -388,3 +389,6 @@ class Model:
 
     def __repr__(self) -> str:
         return f"<Model: {self.net.n_parameters:,} parameters, output {self.output_size}, {self.step_count} steps>"
+
+    def _repr_html_(self) -> str:
+        return model_html(repr(self).strip("<>"), self.net, str(self.plan))

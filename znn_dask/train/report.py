@@ -15,8 +15,7 @@ from znn_dask.train.curve import Row, read_rows
 from znn_dask.train.environment import environment
 from znn_dask.train.heldout import HeldOut
 from znn_dask.train.loop import Loop
-from znn_dask.train.pictures import curve_of, levels
-from znn_dask.train.run import CURVE, PREDICTION_PICTURE, REPORT
+from znn_dask.train.run import CURVE, CURVE_PICTURE, PREDICTION_PICTURE, REPORT
 from znn_dask.viz.pictures import samples_picture
 
 REASONS = {
@@ -46,6 +45,7 @@ def write_report(run: Loop, found: HeldOut | None) -> None:
     Parameters
     ----------
     run : Loop
+        Its folder holds the pictures already.
     found : HeldOut or None
         What was measured at the end.
     """

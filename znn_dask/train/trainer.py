@@ -1,8 +1,10 @@
 """`Trainer`: a whole run from Python, as ``znn-dask train`` makes it."""
 
 import json
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -61,6 +63,13 @@ class Result:
         if self.held_out is not None:
             lines.append(describe_error(self.held_out))
         return "\n".join([*lines, f"{self.folder}: {', '.join(self.files)}"])
+
+    def _repr_html_(self) -> str:
+        text = f"<pre>{escape(str(self))}</pre>"
+        picture = self.folder / PREDICTION_PICTURE
+        if self.held_out is None or not picture.exists():
+            return text
+        return text + f'<img alt="prediction" src="data:image/png;base64,{b64encode(picture.read_bytes()).decode()}">'
 
 
 class Trainer:
@@ -192,6 +201,8 @@ class Trainer:
         found: HeldOut | None = None
         if loop.reason != "interrupted":
             found = self._measure()
+            with saving(self.folder / CURVE_PICTURE, loop.kept()):
+                draw_curve(self.folder, levels(found) if found else None)
             files += [METRICS, PREDICTION_PICTURE] if found else []
             if self.config.log.report:
                 with saving(self.folder / REPORT, loop.kept()):
@@ -217,7 +228,6 @@ class Trainer:
         with saving(self.folder / METRICS, loop.kept()):
             with replacing(self.folder / METRICS) as temporary:
                 temporary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-            draw_curve(self.folder, levels(found))
             where = tuple(slice(low, high) for low, high in test[0].region)
             image, target = np.asarray(test[0].image[(slice(0, 1), *where)])[0], np.asarray(test[0].target[where])
             draw_prediction(self.folder, image, target, found.predictions[0], found.scores.error)
