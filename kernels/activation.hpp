@@ -63,6 +63,17 @@ ZNN_INLINE vf logistic_of(vf v) {
   return (v < 0.0f ? e : all(1.0f)) / (e + 1.0f);
 }
 
+// log(1 + e^v) = max(v, 0) + log(1 + e), e = e^-|v|; log(1 + e) = 2 artanh(e / (2 + e)), a series in the square.
+ZNN_INLINE vf softplus_of(vf v) {
+  const vf e = exp_negative((vf)((vu)v | 0x80000000u));
+  const vf w = 2.0f / (e + 2.0f), half = 0.5f * e * w, t = half * half;
+  vf p = 1.4006086e-1f * t + 1.4000885e-1f;
+  p = p * t + 2.0010765e-1f;
+  p = p * t + 3.3333208e-1f;
+  const vf small = e * w;
+  return at_least(v, 0.0f) + (small * (p * t) + small);
+}
+
 template <Function F>
 ZNN_INLINE vf activate(vf v, float a, float b) {
   if constexpr (F == LINEAR) return a * v + b;
@@ -75,6 +86,7 @@ ZNN_INLINE vf activate(vf v, float a, float b) {
   }
   if constexpr (F == ELU) return v > 0.0f ? v : a * expm1_negative(at_most(v, 0.0f));
   if constexpr (F == LEAKY_RELU) return v > 0.0f ? v : a * v;
+  if constexpr (F == SOFTPLUS) return softplus_of(v);
   return v;
 }
 
@@ -88,6 +100,7 @@ ZNN_INLINE vf slope(vf y, float a, float b) {
   if constexpr (F == SOFTSIGN) return (1.0f - magnitude(y)) * (1.0f - magnitude(y));
   if constexpr (F == ELU) return y > 0.0f ? all(1.0f) : y + a;
   if constexpr (F == LEAKY_RELU) return y > 0.0f ? all(1.0f) : all(a);
+  if constexpr (F == SOFTPLUS) return -expm1_negative(-y);
   return all(1.0f);
 }
 
@@ -109,6 +122,7 @@ ZNN_INLINE void with_function(Function function, const Body& body) {
     case ELU: return body(Chosen<ELU>{});
     case LEAKY_RELU: return body(Chosen<LEAKY_RELU>{});
     case FORWARD_LOGISTIC: return body(Chosen<FORWARD_LOGISTIC>{});
+    case SOFTPLUS: return body(Chosen<SOFTPLUS>{});
   }
 }
 

@@ -43,7 +43,7 @@ void direct_forward(const std::vector<Image>& images, const std::vector<Kernel>&
   znn::DirectForward f{};
   f.transfer = function >= 0;
   if (f.transfer) {
-    require(function <= znn::FORWARD_LOGISTIC, "no such transfer function");
+    require(function <= znn::SOFTPLUS, "no such transfer function");
     require(!bias || bias->shape(0) == out.shape(4), "the bias does not fit the output");
     f.bias = bias ? bias->data() : nullptr;
     f.function = (znn::Function)function;
@@ -267,7 +267,7 @@ void tile_inverse(const Spectrum& spectrum, const std::vector<Split>& axes, cons
                   const Array<const int32_t, 2>& origins, float scale, const std::optional<Array<const float, 1>>& bias, int function,
                   float a, float b, Array<float, 5> image) {
   znn::TileTransform t = transform_of(image, axes, origins, spectrum);
-  require(function >= 0 && function <= znn::FORWARD_LOGISTIC, "unknown transfer function");
+  require(function >= 0 && function <= znn::SOFTPLUS, "unknown transfer function");
   for (int j = 0; j < 3; j++) {
     require(taken[j] > 0 && taken[j] <= t.axes[j].parts * t.axes[j].points && overlap[j] >= 0, "voxels outside the tile");
     for (int tile = 0; tile < t.n_tiles; tile++)

@@ -29,7 +29,9 @@ void filter_backward(const Filter&, const float* const*, const void* const*, int
 size_t loss_scratch(const Loss&);
 double loss(const Loss&, float*);
 void dropout(const Dropout&, const float*, const int64_t*, float*);
-void sgd(size_t, const float*, const float*, const float*, float, float, float, float*, float*);
+void sgd(const Sgd&, size_t, const float*, const float*, const float*, float*, float*);
+void adam(const Adam&, size_t, const float*, const float*, const float*, const float*, float*, float*, float*);
+double square_sum(size_t, const float*);
 double fma_peak(size_t, float*);
 
 #define ZNN_TEXT_OF(x) #x
@@ -51,6 +53,7 @@ const Table TABLE = {
     filter_backward_scratch,  filter_backward,
     loss_scratch,             loss,
     dropout,                  sgd,
+    adam,                     square_sum,
     fma_peak,
 };
 

@@ -17,7 +17,7 @@ PACKAGE = "znn_dask"
 
 BASE = {"base"}
 LEAVES = {"net", "ops", "sched", "io"}
-BELOW_MODEL = BASE | LEAVES | {"lower", "tune"}
+BELOW_MODEL = BASE | LEAVES | {"lower", "tune", "exchange"}
 # What each layer may import besides itself; the picture in ARCHITECTURE says the same.
 MAY_IMPORT: dict[str, set[str]] = {
     "base": set(),
@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sched": BASE,
     "io": BASE,
     "lower": BASE | {"net", "ops"},
+    "exchange": BASE | {"net", "io"},
     "tune": BASE | {"ops", "io", "lower"},
     "model": BELOW_MODEL,
     "infer": BELOW_MODEL | {"model"},
@@ -38,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 BASE_MODULES = {"geometry", "tasks", "errors", "config", "randomness"}
 CLI_MODULES = {"cli", "commands", "__main__"}
 # Extras that a user may lack: imported late or guarded, never needed to start.
-OPTIONAL = {"torch", "zarr", "distributed", "graphviz", "fsspec", "tensorboardX"}
+OPTIONAL = {"torch", "onnx", "onnxscript", "zarr", "distributed", "graphviz", "fsspec", "tensorboardX"}
 IMPORTING_CALLS = {"__import__", "import_module", "importlib.import_module"}
 GUARDS = ("TYPE_CHECKING", "find_spec")
 MOST_LINES = 400

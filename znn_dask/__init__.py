@@ -7,8 +7,8 @@
     loss = model.step(image, target)
     prediction = model.predict(volume)
 
-Describing a network: `Network`, `zoo`. Running one: `Model`, `SGD`. A whole run: `Trainer`, `Callback`. Scheduling any
-Dask graph: `get`, `Scheduler`.
+Describing a network: `Network`, `zoo`. Running one: `Model`, with `SGD`, `Adam` or `AdamW`; one of PyTorch:
+`from_torch`. A whole run: `Trainer`, `Callback`. Scheduling any Dask graph: `get`, `Scheduler`.
 Seeing what its workers do: `Trace`. How fast it would be with more of them: `simulate`.
 """
 
@@ -28,7 +28,7 @@ from znn_dask.errors import (
     ShapeError,
     ZnnError,
 )
-from znn_dask.model import SGD, Model
+from znn_dask.model import SGD, Adam, AdamW, Model, from_torch
 from znn_dask.net import Network, zoo
 from znn_dask.sched import Dispatch, Program, Scheduler, Trace, get
 from znn_dask.sched.simulation import Simulation
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SGD",
+    "Adam",
+    "AdamW",
     "Callback",
     "CheckpointError",
     "ConfigError",
@@ -61,6 +63,7 @@ __all__ = [
     "Trace",
     "Trainer",
     "ZnnError",
+    "from_torch",
     "get",
     "simulate",
     "zoo",

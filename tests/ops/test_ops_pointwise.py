@@ -25,6 +25,7 @@ ACTIVATIONS = st.sampled_from(
         Activation("leaky_relu", (0.1,)),
         Activation("leaky_relu"),
         Activation("forward_logistic"),
+        Activation("softplus"),
     ]
 )
 # From 257 on, odd numbers take another way through the kernels.
@@ -69,7 +70,7 @@ def test_transfer_equals_reference(size, batch, channels, activation, has_bias, 
     np.testing.assert_array_equal(d_bias_again, d_bias)
 
 
-@pytest.mark.parametrize("function", ["logistic", "forward_logistic", "tanh", "elu", "softsign"])
+@pytest.mark.parametrize("function", ["logistic", "forward_logistic", "tanh", "elu", "softsign", "softplus"])
 def test_transfer_does_not_overflow(function):
     image = np.array([-1e4, -100, 100, 1e4], np.float32).reshape(1, 1, 1, 1, 4)
     output = transfer.forward(image, None, Activation(function))
@@ -84,7 +85,7 @@ def test_transfer_does_not_hide_what_is_not_a_number(function):
     np.testing.assert_array_equal(np.isnan(output), np.isnan(image))
 
 
-@pytest.mark.parametrize("function", ["tanh", "logistic", "elu", "softsign"])
+@pytest.mark.parametrize("function", ["tanh", "logistic", "elu", "softsign", "softplus"])
 def test_functions_are_accurate_over_the_whole_range(function):
     """Relative to the true value, from the smallest denormal to the largest number, of both signs."""
     positive = np.geomspace(1e-45, 3e38, 200_000).astype(np.float32)

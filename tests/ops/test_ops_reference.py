@@ -20,6 +20,7 @@ TRANSFER_ARGS = {
     "softsign": (),
     "elu": (0.7,),
     "leaky_relu": (0.1,),
+    "softplus": (),
 }
 
 
@@ -131,6 +132,7 @@ def test_transfer_derivative_from_the_output(function):
         ("softsign", (), [-1.0, 0.0, 3.0], [-0.5, 0.0, 0.75]),
         ("elu", (2.0,), [-1.0, 0.0, 800.0], [2 / np.e - 2, 0.0, 800.0]),
         ("leaky_relu", (0.5,), [-1.0, 0.0, 3.0], [-0.5, 0.0, 3.0]),
+        ("softplus", (), [-800.0, 0.0, 800.0], [0.0, np.log(2), 800.0]),
     ],
 )
 def test_transfer_values_by_hand(function, args, x, y):

@@ -80,6 +80,7 @@ TRANSFERS = {
     "softsign": ((), functional.softsign),
     "elu": ((0.7,), lambda x: functional.elu(x, 0.7)),
     "leaky_relu": ((0.1,), lambda x: functional.leaky_relu(x, 0.1)),
+    "softplus": ((), lambda x: torch.logaddexp(x, torch.zeros_like(x))),
 }
 
 

@@ -15,7 +15,7 @@ from znn_dask.ops.validation import twin
 from znn_dask.tasks import fresh, overwrites
 
 # The order of `enum Function` in kernels/table.hpp.
-FUNCTIONS = ("linear", "relu", "tanh", "logistic", "softsign", "elu", "leaky_relu", "forward_logistic")
+FUNCTIONS = ("linear", "relu", "tanh", "logistic", "softsign", "elu", "leaky_relu", "forward_logistic", "softplus")
 
 
 class Activation(NamedTuple):

@@ -168,7 +168,7 @@ def _scene(item: Volume) -> Scene:
         start = max(0, low - _MARGIN)
         outer.append(slice(start, min(length, high + _MARGIN)))
         inner.append(slice(low - start, high - start))
-    return Scene(item.image[0][tuple(outer)], item.target[tuple(outer)], tuple(inner))
+    return Scene(item.image[(0, *outer)], item.target[tuple(outer)], tuple(inner))
 
 
 def _ratio(a: float, b: float) -> float:

@@ -63,9 +63,7 @@ def report(run: Loop, found: HeldOut | None) -> str:
         f'<p class="note">{run.step:,} updates in {run.seconds / 60:.1f} minutes; {escape(why)}.</p>',
         _figures(run, found),
         "<h2>Learning curve</h2>",
-        _image(curve_of(rows, levels(found) if found else None), "loss, errors and scores over updates")
-        if rows
-        else "",
+        _image((run.folder / CURVE_PICTURE).read_bytes(), "loss, errors and scores over updates") if rows else "",
         _details("The last rows", _rows(rows[-_LAST_ROWS:])) if rows else "",
         *_prediction(run, found),
         *_samples(run),
