@@ -32,7 +32,7 @@ from znn_dask.train.tensorboard import TensorBoard
 Settings: TypeAlias = Config | Mapping[str, Any] | str | Path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """What a run has come to; prints as a few lines.
 
@@ -64,12 +64,15 @@ class Result:
             lines.append(describe_error(self.held_out))
         return "\n".join([*lines, f"{self.folder}: {', '.join(self.files)}"])
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
         text = f"<pre>{escape(str(self))}</pre>"
         picture = self.folder / PREDICTION_PICTURE
         if self.held_out is None or not picture.exists():
             return text
-        return text + f'<img alt="prediction" src="data:image/png;base64,{b64encode(picture.read_bytes()).decode()}">'
+        content = b64encode(picture.read_bytes()).decode()
+        return f'{text}<img style="max-width: 100%" alt="prediction" src="data:image/png;base64,{content}">'
 
 
 class Trainer:
@@ -251,7 +254,7 @@ class Trainer:
 
 
 def describe_error(found: HeldOut) -> str:
-    """Return the held-out error and what it compares with, in a sentence."""
+    """Return the held-out error and what it compares with, in a line or two."""
     scores, baseline = found.scores, found.baseline
     text = (
         f"held-out error {scores.error:.4f} (precision {scores.precision:.3f}, recall {scores.recall:.3f}, "
@@ -261,7 +264,7 @@ def describe_error(found: HeldOut) -> str:
     if found.segments is not None:
         cut = found.segments
         text += (
-            f"; adapted Rand error {cut.rand_error:.4f}, variation of information {cut.voi_split:.3f} split "
+            f"\nsegments: adapted Rand error {cut.rand_error:.4f}, variation of information {cut.voi_split:.3f} split "
             f"+ {cut.voi_merge:.3f} merge bits (watershed at 0.5)"
         )
     return text
