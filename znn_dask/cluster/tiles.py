@@ -127,8 +127,9 @@ class _Tasks:
 
     def forget(self, stage: Stage) -> None:
         """Drop the tiles that no later block needs."""
-        for n in [n for n in self._kept if self._job.tiling.readers(n)[-1] <= stage.number]:
-            del self._kept[n]
+        for n in self._job.tiling.overlapping(stage.number):
+            if self._job.tiling.readers(n)[-1] <= stage.number:
+                self._kept.pop(n, None)
 
     def _task(self, kind: str, n: int, function: Any, *args: Any) -> Any:
         # Tiles in order, and what a tile has begun before the next: fewer are held.
