@@ -31,7 +31,7 @@ from znn_dask.model.predict import MEMORY, Box, Request, Scene, choose_tiling, s
 from znn_dask.model.tiling import Tiling, tiling_of
 from znn_dask.model.volumes import predictor_of, tile_bytes_of
 
-MARGIN = 1.15  # of the memory that is predicted: what threads keep for themselves, and crumbs
+MARGIN = 1.25  # of the memory that is predicted: what threads keep for themselves, and crumbs
 ALIGN: Triple = (8, 8, 8)  # voxels; blocks of such sizes divide into chunks
 Runner = Callable[[Job, Journal, Progress | None], None]
 
