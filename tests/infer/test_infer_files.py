@@ -6,9 +6,11 @@ import pytest
 import zarr
 from infer_cases import SIZE, TILE, VOLUME, hidden
 
+from znn_dask.infer import measure
 from znn_dask.infer.files import Settings, predict_file
 from znn_dask.infer.prepare import Prepared, moments_of
 from znn_dask.io.volumes import read_volume
+from znn_dask.model.tiling import Fit
 from znn_dask.train.preprocess import preprocess
 
 pytestmark = pytest.mark.timeout(120)
@@ -103,3 +105,15 @@ def test_padded_networks_are_blended_as_in_memory(same, source, tmp_path):
     inner = tuple(slice(4, n - 4) for n in SIZE)
     assert np.abs(found - expected)[inner].mean() < 0.05 * np.abs(expected).mean()
     assert hidden(tmp_path) == []
+
+
+def test_the_fastest_tile_is_taken(model, source, tmp_path, monkeypatch):
+    assert measure.candidates(Fit((1, 1, 1), (1, 1, 1)), (1, 8, 9)) == [(1, 8, 9), (1, 4, 9), (1, 8, 5)]
+    rates = {(14, 20, 26): 1.0, (7, 20, 26): 3.0, (14, 10, 26): 2.0, (14, 20, 13): 2.0}
+    monkeypatch.setattr(measure, "_rate", lambda model, scene, patch, n: rates[patch])
+    told = []
+    predict_file(model, source, tmp_path / "a.npy", Settings(measure=True), progress=lambda *call: told.append(call))
+    assert told[-1] == (2, 2)
+    monkeypatch.undo()
+    predict_file(model, source, tmp_path / "b.npy", Settings(measure=True))
+    np.testing.assert_allclose(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"), atol=1e-5)

@@ -69,6 +69,7 @@ _WHAT = (
 _HOW = (
     click.option("--memory", help="Most that a process may take in all, for instance '2 GiB'."),
     click.option("--tile", help="Output voxels of a tile as Z,Y,X.  [default: the largest that fit the memory]"),
+    click.option("--measure", is_flag=True, help="Time that tile against smaller ones and take the fastest."),
     click.option(
         "--blend",
         type=click.Choice(BLENDS),
@@ -174,6 +175,7 @@ def _settings(given: dict[str, Any], method: Method, source: str, model: Model) 
         preprocess=method,
         memory=_bytes(given["memory"]),
         tile=None if tile is None else as_triple(tile, name="tile"),
+        measure=given["measure"],
         overwrite=given["overwrite"],
         restart=given["restart"],
         shards=given["shards"],
