@@ -19,7 +19,7 @@ from znn_dask.model import Model
 from znn_dask.model.outputs import TYPES
 from znn_dask.model.predict import Request, see
 from znn_dask.model.tiling import BLENDS
-from znn_dask.ops.loss import LOSSES
+from znn_dask.ops.losses import LOSSES
 from znn_dask.train.preprocess import ZNN_METHODS, Method
 from znn_dask.train.run import read_stored
 

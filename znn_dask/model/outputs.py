@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from znn_dask.errors import ParameterError
+from znn_dask.model.losses import Losses
+from znn_dask.ops.losses import parse_loss
 
 ACTIVATIONS = ("logistic", "softmax")
 TYPES = ("float32", "float16", "uint8", "uint16")
@@ -37,7 +39,7 @@ class Finish:
             raise ParameterError(f"dtype must be one of {', '.join(TYPES)}, got {self.dtype!r}")
 
     @staticmethod
-    def of(loss: str, probabilities: bool, channels: Iterable[int] | None, dtype: str) -> "Finish":
+    def of(loss: Losses, probabilities: bool, channels: Iterable[int] | None, dtype: str) -> "Finish":
         """Return what is done after a loss: the probabilities that belong to it, or nothing."""
         chosen = None if channels is None else tuple(channels)
         return Finish(activation_of(loss) if probabilities else None, chosen, dtype)
@@ -82,6 +84,19 @@ def activated(values: npt.NDArray[np.float32], activation: str | None) -> npt.ND
     return values
 
 
-def activation_of(loss: str) -> str | None:
-    """Return what makes probabilities of outputs that were trained with a loss."""
-    return loss if loss in ACTIVATIONS else None
+def activation_of(loss: Losses) -> str | None:
+    """Return what makes probabilities of outputs that were trained with a loss.
+
+    Raises
+    ------
+    ParameterError
+        If several outputs were trained with losses that need different functions.
+    """
+    texts = [loss] if isinstance(loss, str) else [text for text, _ in loss.values()]
+    found = {parse_loss(text).activation for text in texts}
+    if len(found) > 1:
+        raise ParameterError(
+            f"the outputs were trained with the losses {', '.join(texts)}, which make probabilities in different ways; "
+            "predict without probabilities"
+        )
+    return found.pop()

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from znn_dask.geometry import Triple
 from znn_dask.lower import Options, Plan
 from znn_dask.model.core import Core
+from znn_dask.model.optimizers import SGD
 from znn_dask.model.samples import Batch
-from znn_dask.model.state import SGD
 
 Array = npt.NDArray[np.float32]
 MOST_KEPT = 2  # compiled predictors of a process
@@ -71,7 +71,7 @@ class Predictor:
 
     def _digest(self) -> str:
         digest = hashlib.sha256()
-        for text in (self.net.to_text(), self._plan.to_json(), self.loss, str(self._wisdom)):
+        for text in (self.net.to_text(), self._plan.to_json(), repr(self.loss), str(self._wisdom)):
             digest.update(text.encode())
         for name, array in sorted(self._parameters.items()):
             digest.update(name.encode())

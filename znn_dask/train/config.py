@@ -148,6 +148,19 @@ class LogSection(_Section, frozen=True, kw_only=True):
     test_patches: Annotated[int, _key("held-out and as many training patches of each test", ge=1)] = 16
     checkpoint_every: Annotated[int, _key("updates between checkpoints", ge=1)] = 1000
     checkpoint_minutes: Annotated[float, _key("or minutes, whichever comes first", gt=0)] = 2.0
+    keep: Annotated[int, _key("checkpoints to keep, the current one included; the best is kept besides", ge=1)] = 3
+    validate_every: Annotated[int, _key("updates between predictions of the whole held-out regions; 0: none", ge=0)] = (
+        2000
+    )
+    segments: Annotated[
+        Literal["auto", "background", "foreground", "none"],
+        _key(
+            "what Rand error and variation of information compare: connected voxels of 0 (1 separates them), of 1, "
+            "or nothing; auto: the cells of a boundary target, the 1 of a binary one"
+        ),
+    ] = "auto"
+    tensorboard: Annotated[bool, _key("write files for TensorBoard; needs the extra tensorboard")] = False
+    report: Annotated[bool, _key("write a page about the run at its end")] = True
 
 
 class ComputeSection(_Section, frozen=True, kw_only=True):
