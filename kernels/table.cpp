@@ -29,7 +29,9 @@ void filter_backward(const Filter&, const float* const*, const void* const*, int
 size_t loss_scratch(const Loss&);
 double loss(const Loss&, float*);
 void dropout(const Dropout&, const float*, const int64_t*, float*);
-void sgd(size_t, const float*, const float*, const float*, float, float, float, float*, float*);
+void sgd(const Sgd&, size_t, const float*, const float*, const float*, float*, float*);
+void adam(const Adam&, size_t, const float*, const float*, const float*, const float*, float*, float*, float*);
+double square_sum(size_t, const float*);
 size_t rearrange_scratch(const Rearrange&);
 void take(const Rearrange&, const float* const*, float*, float*);
 void put(const Rearrange&, const float*, float* const*, float*);
@@ -75,6 +77,7 @@ const Table TABLE = {
     filter_backward_scratch,  filter_backward,
     loss_scratch,             loss,
     dropout,                  sgd,
+    adam,                     square_sum,
     rearrange_scratch, take, put,
     fold_scratch, fold,
     window_sum_scratch, window_sum, repeat,

@@ -123,7 +123,7 @@ struct Transfer {
   float a, b;
 };
 
-enum LossKind { SQUARE, LOGISTIC_LOSS, SOFTMAX };
+enum LossKind { SQUARE, LOGISTIC_LOSS, SOFTMAX, SQUARE_SQUARE };
 
 // Blocks of one batch group. Targets and weights are (example, channel, z, y, x), cropped to target_size; the weights
 // may have one channel for all. For SOFTMAX there are classes, (example, z, y, x), instead of targets.
@@ -137,6 +137,7 @@ struct Loss {
   const float *target, *weight;      // weight: null for none
   const int32_t* classes;
   double scale;                      // of the gradient
+  double margin;                     // of SQUARE_SQUARE: what differs no more counts as equal
 };
 
 struct Dropout {
@@ -145,6 +146,17 @@ struct Dropout {
   uint64_t key, all_entries, all_channels, first_channel;
   uint32_t threshold;  // words below it drop the value
   float scale;         // of what is kept
+};
+
+// Of a gradient g, first multiplied by scale and then kept within -most and most.
+struct Sgd {
+  float rate, momentum, decay, scale, most;
+  bool nesterov;
+};
+
+// step: rate over the moment's correction. root: the square root of the square's correction. shrink: of the parameter.
+struct Adam {
+  float step, shrink, root, epsilon, new_in_moment, beta2, new_in_square, decay, scale, most;
 };
 
 // Voxels of one image, the whole, that are those of others, the parts. Along each axis a voxel of the whole has a place
@@ -219,8 +231,11 @@ struct Table {
   size_t (*loss_scratch)(const Loss&);
   double (*loss)(const Loss&, float* scratch);  // the sum over voxels; gradients into d_blocks
   void (*dropout)(const Dropout&, const float* image, const int64_t* entry, float* out);
-  void (*sgd)(size_t n, const float* parameter, const float* velocity, const float* gradient, float rate, float momentum,
-              float decay, float* new_parameter, float* new_velocity);
+  void (*sgd)(const Sgd&, size_t n, const float* parameter, const float* velocity, const float* gradient,
+              float* new_parameter, float* new_velocity);
+  void (*adam)(const Adam&, size_t n, const float* parameter, const float* moment, const float* square,
+               const float* gradient, float* new_parameter, float* new_moment, float* new_square);
+  double (*square_sum)(size_t n, const float* values);
   size_t (*rearrange_scratch)(const Rearrange&);
   void (*take)(const Rearrange&, const float* const* parts, float* whole, float* scratch);
   void (*put)(const Rearrange&, const float* whole, float* const* parts, float* scratch);

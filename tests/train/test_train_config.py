@@ -135,7 +135,7 @@ def test_the_rate_rises_in_steps() -> None:
     [
         ({}, "give one of network.letters, network.file and network.zoo, got none"),
         ({"letters": "C", "zoo": "n4"}, "got network.letters and network.zoo"),
-        ({"zoo": "n5"}, "the zoo has no network 'n5'. Did you mean 'n4'"),
+        ({"zoo": "n4x"}, "the zoo has no network 'n4x'. Did you mean 'n4'"),
         ({"letters": "CPC"}, "'max_pool1' is a max-pool"),
         ({"letters": "C", "out_channels": 2}, "needs 1 output channel, but the network has 2"),
         ({"letters": "C", "kernel": "3,x"}, "a size is an integer or 'z,y,x', got '3,x'"),

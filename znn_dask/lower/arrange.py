@@ -5,6 +5,7 @@ from itertools import accumulate, pairwise
 
 from znn_dask.errors import NetworkError
 from znn_dask.geometry import Triple, ceil_div
+from znn_dask.lower.expand import expand
 from znn_dask.lower.plan import Plan, rounded_output
 from znn_dask.net import Edge, MaxFilter, Network
 from znn_dask.ops.layout import Arrangement, Entry
@@ -20,6 +21,7 @@ def arrange(net: Network, plan: Plan) -> dict[str, Arrangement]:
     NetworkError
         If streams meet whose max-filters had different strides on the way.
     """
+    net = expand(net)
     dense = net.node_sizes(rounded_output(net, plan.output_size))
     groups: dict[str, Groups] = {name: _input_groups(plan) for name in net.inputs}
     for edge in net.edges.values():

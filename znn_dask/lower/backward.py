@@ -9,19 +9,13 @@ from dataclasses import dataclass, field
 from itertools import product
 
 from znn_dask.geometry import volume
+from znn_dask.lower import joins, mapwise, normalise
 from znn_dask.lower.builder import Key, ref, refs
-from znn_dask.lower.forward import (
-    Lowering,
-    Place,
-    Values,
-    activation_of,
-    dropout_arguments,
-    kernel_value,
-)
+from znn_dask.lower.forward import kernel_value
+from znn_dask.lower.lowering import Lowering, Place, Values
 from znn_dask.lower.plan import learning_nodes
-from znn_dask.net import Convolution, Dropout, Edge, MaxFilter, MaxPool, Transfer
-from znn_dask.ops import direct, dropout, spectral, transfer
-from znn_dask.ops import filter as filters
+from znn_dask.net import Convolution, Edge, Normalisation, PhasedConvolution, Softmax, Transfer
+from znn_dask.ops import direct, phases, spectral
 from znn_dask.ops.fft import Wisdom
 from znn_dask.ops.memory import Array
 from znn_dask.tasks import fresh
@@ -55,68 +49,35 @@ def lower_backward_pass(low: Lowering, d_outputs: dict[str, Values]) -> dict[Has
             )
             for place in low.places(name)
         }
+        shares = joins.backward(low, name, d_values)
         for edge in low.net.incoming(name):
-            _edge_backward(low, back, edge, d_values, edge.source in learning)
+            _edge_backward(low, back, edge, shares[edge.name], edge.source in learning)
     return back.gradients
 
 
 def _edge_backward(low: Lowering, back: Backward, edge: Edge, d_values: Values, wanted: bool) -> None:
     """Add the tasks of one edge; ``wanted`` says whether the gradient of its source is."""
+    values: Values = {}
     if isinstance(edge.op, Convolution):
         values = _convolution(low, back, edge, d_values, wanted)
     elif isinstance(edge.op, Transfer):
         values = _transfer(low, back, edge, d_values)
-    else:
-        values = (
-            {place: _one_to_one(low, edge, d_values, *place) for place in low.places(edge.source)} if wanted else {}
-        )
+    elif isinstance(edge.op, Normalisation):
+        values = normalise.backward(low, edge, d_values, back.gradients)
+    elif isinstance(edge.op, Softmax) and wanted:
+        values = normalise.softmax_backward(low, edge, d_values)
+    elif wanted:
+        values = mapwise.backward(low, edge, d_values)
     if wanted:
         back.arriving.setdefault(edge.source, []).append(values)
 
 
 def _transfer(low: Lowering, back: Backward, edge: Edge, d_values: Values) -> Values:
-    op, priority = edge.op, low.priorities.backward[edge.source]
-    assert isinstance(op, Transfer)
-    values: Values = {}
-    biases: dict[int, list[Key]] = {}
-    for block, group in low.places(edge.target):
-        index = (edge.name, block, group)
-        output = low.contributions[edge.target][edge.name][block, group]
-        whole = low.graph.task(
-            "backward-transfer",
-            index,
-            priority,
-            transfer.backward,
-            ref(d_values[block, group]),
-            ref(output),
-            activation_of(op),
-        )
-        values[block, group] = low.graph.part("transfer-gradient", index, whole, 0)
-        low.graph.n_bytes[values[block, group]] = low.n_bytes(edge.target, (block, group))
-        if op.bias:
-            biases.setdefault(block, []).append(low.graph.part("bias-part", index, whole, 1))
+    values, biases = mapwise.transfer_backward(low, edge, d_values)
     for block, terms in biases.items():
-        total = low.graph.total("bias-gradient", (edge.name, block), priority, terms)
+        total = low.graph.total("bias-gradient", (edge.name, block), low.priorities.backward[edge.source], terms)
         back.gradients["bias", edge.name, block] = total
     return values
-
-
-def _one_to_one(low: Lowering, edge: Edge, d_values: Values, block: int, group: int) -> Key:
-    graph, op, priority = low.graph, edge.op, low.priorities.backward[edge.source]
-    index, n_bytes = (edge.name, block, group), low.n_bytes(edge.source, (block, group))
-    size = low.arrangements[edge.source].size
-    if isinstance(op, Dropout):
-        arguments = dropout_arguments(low, edge, block, group)
-        gradient = ref(d_values[block, group])
-        return graph.task("backward-dropout", index, priority, dropout.apply, gradient, *arguments, n_bytes=n_bytes)
-    argmax = low.argmax[edge.name, block, group]
-    gradients = [d_values[block, group * len(argmax) + part] for part in range(len(argmax))]
-    if isinstance(op, MaxPool):
-        backward, arguments = filters.max_pool_backward, (ref(gradients[0]), ref(argmax[0]), op.window, size)
-        return graph.task("backward-max-pool", index, priority, backward, *arguments, n_bytes=n_bytes)
-    assert isinstance(op, MaxFilter)
-    arguments = (refs(gradients), refs(argmax), op.window, op.stride, size)
-    return graph.task("backward-max-filter", index, priority, filters.max_filter_backward, *arguments, n_bytes=n_bytes)
 
 
 def _convolution(low: Lowering, back: Backward, edge: Edge, d_values: Values, wanted: bool) -> Values:
@@ -125,9 +86,7 @@ def _convolution(low: Lowering, back: Backward, edge: Edge, d_values: Values, wa
     if chosen.gradient != "direct" or (wanted and chosen.backward != "direct"):
         spectra = {place: _fft_gradient(low, edge, place, d_values) for place in d_values}
     arriving = d_values if chosen.gradient == "direct" else spectra
-    for block_in in range(low.n_blocks(edge.source)):
-        for block_out in range(low.n_blocks(edge.target)):
-            _kernel_gradient(low, back, edge, block_in, block_out, arriving)
+    _kernel_gradients(low, back, edge, arriving)
     if not wanted:
         return {}
     arriving = d_values if chosen.backward == "direct" else spectra
@@ -225,9 +184,26 @@ def _input_gradient(low: Lowering, edge: Edge, place: Place, arriving: Values) -
     )
 
 
-def _kernel_gradient(
-    low: Lowering, back: Backward, edge: Edge, block_in: int, block_out: int, arriving: Values
-) -> None:
+def _kernel_gradients(low: Lowering, back: Backward, edge: Edge, arriving: Values) -> None:
+    """Add the tasks of the gradients of all kernel blocks; those that meet phases are put together from theirs."""
+    pieces: dict[tuple[int, int], list[Key]] = {}
+    for block_in in range(low.n_blocks(edge.source)):
+        for block_out in range(low.n_blocks(edge.target)):
+            learned = low.block_in(edge, block_in)[1], low.block_out(edge, block_out)[1]
+            # In the order of phases, since these come before blocks.
+            pieces.setdefault(learned, []).append(_kernel_gradient(low, edge, block_in, block_out, arriving))
+    for (block_in, block_out), keys in pieces.items():
+        key = keys[0]
+        if isinstance(edge.op, PhasedConvolution):
+            op, priority = edge.op, low.priorities.backward[edge.source]
+            arguments = (refs(keys), op.phases, op.learned, op.direction)
+            index = (edge.name, block_in, block_out)
+            key = low.graph.task("kernel-phase-gradient", index, priority, phases.kernel_phase_gradient, *arguments)
+            low.graph.n_bytes[key] = low.graph.n_bytes[keys[0]] // volume(op.kernel) * volume(op.learned)
+        back.gradients["kernel", edge.name, block_in, block_out] = key
+
+
+def _kernel_gradient(low: Lowering, edge: Edge, block_in: int, block_out: int, arriving: Values) -> Key:
     graph, priority = low.graph, low.priorities.backward[edge.source]
     algorithm, op = low.plan.convolutions[edge.name].gradient, edge.op
     assert isinstance(op, Convolution)
@@ -252,5 +228,4 @@ def _kernel_gradient(
         if algorithm == "fft-stored":
             whole = n_bytes // volume(op.kernel) * 2 * volume(low.tiling(edge).half)
             graph.extra_bytes[terms[-1]] = whole  # the gradient's own spectrum
-    total = graph.total("kernel-gradient", (edge.name, block_in, block_out), priority, terms)
-    back.gradients["kernel", edge.name, block_in, block_out] = total
+    return graph.total("kernel-gradient", (edge.name, block_in, block_out), priority, terms)

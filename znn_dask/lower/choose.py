@@ -11,7 +11,9 @@ from collections.abc import Mapping
 import msgspec
 
 from znn_dask.geometry import ONE, Triple, ceil_div, volume
+from znn_dask.lower.blocks import shared_blocks
 from znn_dask.lower.cost import candidates, predict, whole_size, work_seconds
+from znn_dask.lower.expand import expand
 from znn_dask.lower.layers import DIRECT, Candidate, Layer, Timing, best, seconds_of, used, works
 from znn_dask.lower.plan import (
     PASSES,
@@ -21,7 +23,6 @@ from znn_dask.lower.plan import (
     check_options,
     learning_nodes,
     rounded_output,
-    shared_blocks,
 )
 from znn_dask.net import Convolution, MaxFilter, Network
 from znn_dask.ops.fft import library, resolve_backend
@@ -104,7 +105,8 @@ class _Choice:
     def __init__(
         self, net: Network, output_size: Mapping[str, Triple], batch: int, options: Options, training: bool
     ) -> None:
-        self.net, self.batch, self.options, self.training = net, batch, options, training
+        self.net, self.batch, self.options, self.training = expand(net), batch, options, training
+        net = self.net
         dense = net.node_sizes(rounded_output(net, output_size))
         self.sizes = {node: _fragment(size, net.sparsity_of(node)) for node, size in dense.items()}
         self.examples = max(1, min(batch, SMALL_INPUT // max(volume(self.sizes[name]) for name in net.inputs)))

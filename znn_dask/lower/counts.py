@@ -11,6 +11,7 @@ from operator import getitem
 from znn_dask.lower.builder import Key
 from znn_dask.lower.choose import layers_of
 from znn_dask.lower.cost import CALL_S, work_seconds
+from znn_dask.lower.expand import expand
 from znn_dask.lower.layers import DIRECT, NEEDS, Candidate, Layer, works
 from znn_dask.lower.memory import MEMORY_RATE
 from znn_dask.lower.plan import ConvolutionPlan, Plan
@@ -54,8 +55,9 @@ def counted_seconds(net: Network, plan: Plan, graph: StepGraph) -> dict[Key, flo
     """Return the seconds of every task of a graph on one core; of a sum, of every addition of it."""
     found = {key: CALL_S + moved / MEMORY_RATE for key, moved in counted_bytes(graph).items()}
     total: dict[Place, float] = defaultdict(float)
+    edges = expand(net).edges
     for name, layer in layers_of(net, plan).items():
-        for place, seconds in _times(name, net.edges[name].source, layer, plan.convolutions[name]):
+        for place, seconds in _times(name, edges[name].source, layer, plan.convolutions[name]):
             total[place] += seconds
     places = {key: _place(key) for key in graph.dask}
     count = Counter(places.values())

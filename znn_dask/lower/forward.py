@@ -5,118 +5,13 @@ blocks of one edge in registers (node granularity) or as tasks of their own with
 several edges always by a sum.
 """
 
-from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
-
 from znn_dask.geometry import volume
-from znn_dask.lower.builder import DEFAULT_ORDER, ORDERS, Builder, Key, Priorities, ref, refs
-from znn_dask.lower.plan import Plan
-from znn_dask.net import Convolution, Dropout, Edge, MaxFilter, MaxPool, Network, Transfer
-from znn_dask.ops import direct, dropout, layout, spectral, transfer
-from znn_dask.ops import filter as filters
-from znn_dask.ops.layout import Arrangement
+from znn_dask.lower import joins, mapwise, normalise
+from znn_dask.lower.builder import Key, ref, refs
+from znn_dask.lower.lowering import Lowering, Place, Values
+from znn_dask.net import Convolution, Edge, Normalisation, PhasedConvolution, Softmax
+from znn_dask.ops import direct, layout, phases, spectral, transfer
 from znn_dask.ops.spectral import Tiling
-from znn_dask.ops.transfer import Activation
-
-Place = tuple[int, int]  # channel block, batch group
-Values = dict[Place, Key]
-
-
-@dataclass
-class Lowering:
-    """A network being lowered: what is known of it, and the keys of what has been computed so far.
-
-    Attributes
-    ----------
-    parameters : dict of ("kernel", edge, block in, block out) or ("bias", edge, block) to key
-    values : dict of node to keys
-        What every node holds.
-    contributions : dict of node to dict of edge to keys
-        What has converged on every node so far; a transfer fused with a convolution counts as its edge.
-    spectra, kernel_spectra, argmax : dicts of keys
-        Kept for the backward pass.
-    late_spectra : dict of keys
-        Spectra of images that the backward pass makes itself.
-    training : bool
-        Whether dropout is active.
-    order : str
-        Of the nodes, see `ORDERS`.
-    """
-
-    net: Network
-    plan: Plan
-    arrangements: dict[str, Arrangement]
-    graph: Builder
-    parameters: dict[Hashable, Key]
-    training: bool
-    seed: int = 0
-    order: str = DEFAULT_ORDER
-    values: dict[str, Values] = field(default_factory=dict)
-    contributions: dict[str, dict[str, Values]] = field(default_factory=dict)
-    spectra: dict[tuple[str, int, int, Tiling], Key] = field(default_factory=dict)
-    late_spectra: dict[tuple[str, int, int, Tiling], Key] = field(default_factory=dict)
-    kernel_spectra: dict[tuple[str, int, int], Key] = field(default_factory=dict)
-    argmax: dict[tuple[str, int, int], list[Key]] = field(default_factory=dict)
-
-    @cached_property
-    def priorities(self) -> Priorities:
-        """The orders of the nodes."""
-        return ORDERS[self.order](self.net)
-
-    @cached_property
-    def wisdom(self) -> Key:
-        """What FFTW has learned, which every transform task takes along."""
-        return self.graph.input("wisdom", "fft-wisdom")
-
-    @cached_property
-    def step(self) -> Key:
-        """The number of updates made before, which names the random numbers."""
-        return self.graph.input("step", "step")
-
-    def places(self, node: str) -> Iterator[Place]:
-        """Yield every (channel block, batch group) of a node."""
-        arrangement = self.arrangements[node]
-        for group in range(len(arrangement.groups)):
-            for block in range(len(arrangement.blocks)):
-                yield block, group
-
-    def n_blocks(self, node: str) -> int:
-        """Return the number of channel blocks of a node."""
-        return len(self.arrangements[node].blocks)
-
-    def n_bytes(self, node: str, place: Place) -> int:
-        """Return the bytes of one array of a node."""
-        arrangement = self.arrangements[node]
-        first, stop = arrangement.blocks[place[0]]
-        return 4 * volume(arrangement.size) * len(arrangement.groups[place[1]]) * (stop - first)
-
-    def tiling(self, edge: Edge) -> Tiling:
-        """Return how the source of a spectral convolution is cut."""
-        assert isinstance(edge.op, Convolution)
-        chosen = self.plan.convolutions[edge.name]
-        return Tiling(self.arrangements[edge.source].size, edge.op.kernel, chosen.tile, chosen.backend)
-
-    def spectrum_bytes(self, node: str, place: Place, tiling: Tiling) -> int:
-        """Return the bytes of one spectrum of a node."""
-        arrangement = self.arrangements[node]
-        first, stop = arrangement.blocks[place[0]]
-        return 8 * volume(tiling.half) * tiling.n_tiles * len(arrangement.groups[place[1]]) * (stop - first)
-
-    def fused_transfer(self, node: str) -> Edge | None:
-        """Return the transfer edge that can be applied as the node's only convolution is finished, if any."""
-        incoming, outgoing = self.net.incoming(node), self.net.outgoing(node)
-        if len(incoming) == 1 and len(outgoing) == 1 and isinstance(outgoing[0].op, Transfer):
-            return outgoing[0]
-        return None
-
-    def transfer_arguments(self, edge: Edge | None, block: int) -> tuple[object, Activation | None]:
-        """Refer to the bias (None if there is none) and name the function of a transfer edge; without one, nothing."""
-        if edge is None:
-            return None, None
-        assert isinstance(edge.op, Transfer)
-        bias = ref(self.parameters["bias", edge.name, block]) if edge.op.bias else None
-        return bias, activation_of(edge.op)
 
 
 def lower_forward_pass(low: Lowering) -> None:
@@ -126,17 +21,12 @@ def lower_forward_pass(low: Lowering) -> None:
         if name in low.net.inputs:
             low.values[name] = _image(low, name)
         elif name in low.contributions:
-            low.values[name] = _converge(low, name)
+            low.values[name] = joins.forward(low, name)
         else:
             continue  # only what a fused transfer makes of it is kept
         for edge in low.net.outgoing(name):
             if edge.name not in done:
                 done |= _edge_forward(low, edge)
-
-
-def activation_of(op: Transfer) -> Activation:
-    """Return the transfer function of an operation."""
-    return Activation(op.function, tuple(op.args))
 
 
 def _image(low: Lowering, name: str) -> Values:
@@ -158,78 +48,18 @@ def _image(low: Lowering, name: str) -> Values:
     }
 
 
-def _converge(low: Lowering, name: str) -> Values:
-    terms = [low.contributions[name][edge.name] for edge in low.net.incoming(name)]
-    return {
-        place: low.graph.total(
-            "node-sum", (name, *place), low.priorities.forward[name], [term[place] for term in terms]
-        )
-        for place in low.places(name)
-    }
-
-
 def _edge_forward(low: Lowering, edge: Edge) -> set[str]:
     """Add the tasks of one edge; return the edges that are done with it."""
     if isinstance(edge.op, Convolution):
         return _convolution(low, edge)
-    values: Values = {}
-    for block, group in low.places(edge.source):
-        values |= _one_to_one(low, edge, block, group)
+    if isinstance(edge.op, Normalisation):
+        values = normalise.forward(low, edge)
+    elif isinstance(edge.op, Softmax):
+        values = normalise.softmax_forward(low, edge)
+    else:
+        values = mapwise.forward(low, edge)
     low.contributions.setdefault(edge.target, {})[edge.name] = values
     return {edge.name}
-
-
-def _one_to_one(low: Lowering, edge: Edge, block: int, group: int) -> Values:
-    """Add the task of an edge that works map by map, for one array of its source."""
-    graph, op, source = low.graph, edge.op, ref(low.values[edge.source][block, group])
-    priority, index = low.priorities.forward[edge.target], (edge.name, block, group)
-    n_bytes = low.n_bytes(edge.source, (block, group))
-    if isinstance(op, Transfer):
-        bias, function = low.transfer_arguments(edge, block)
-        key = graph.task("transfer", index, priority, transfer.forward, source, bias, function, n_bytes=n_bytes)
-        return {(block, group): key}
-    if isinstance(op, Dropout):
-        if not low.training:
-            return {(block, group): low.values[edge.source][block, group]}
-        key = graph.task(
-            "dropout",
-            index,
-            priority,
-            dropout.apply,
-            source,
-            *dropout_arguments(low, edge, block, group),
-            n_bytes=n_bytes,
-        )
-        return {(block, group): key}
-    if isinstance(op, MaxPool):
-        whole = graph.task("max-pool", index, priority, filters.max_pool, source, op.window)
-        return _filtered(low, edge, whole, block, group, 1)
-    assert isinstance(op, MaxFilter)
-    n_groups = low.plan.groups_after[edge.name]
-    whole = graph.task("max-filter", index, priority, filters.max_filter, source, op.window, op.stride, n_groups)
-    return _filtered(low, edge, whole, block, group, n_groups)
-
-
-def dropout_arguments(low: Lowering, edge: Edge, block: int, group: int) -> tuple[object, ...]:
-    """Return what `dropout.apply` takes after the image."""
-    assert isinstance(edge.op, Dropout)
-    arrangement = low.arrangements[edge.source]
-    return arrangement, group, block, edge.op.rate, low.seed, ref(low.step), edge.name
-
-
-def _filtered(low: Lowering, edge: Edge, whole: Key, block: int, group: int, n_groups: int) -> Values:
-    """Take apart the images and argmax of a filter."""
-    assert isinstance(edge.op, MaxFilter | MaxPool)
-    graph, values, argmax = low.graph, {}, []
-    for part in range(n_groups):
-        place = block, group * n_groups + part
-        n_bytes = low.n_bytes(edge.target, place)
-        values[place] = graph.part("filtered", (edge.name, *place), whole, part)
-        argmax.append(graph.part("argmax", (edge.name, *place), whole, n_groups + part))
-        graph.n_bytes[values[place]] = n_bytes
-        graph.n_bytes[argmax[-1]] = n_bytes // 4 * filters.index_bytes(edge.op.window)
-    low.argmax[edge.name, block, group] = argmax
-    return values
 
 
 def image_spectrum(low: Lowering, node: str, place: Place, tiling: Tiling) -> Key:
@@ -253,10 +83,9 @@ def image_spectrum(low: Lowering, node: str, place: Place, tiling: Tiling) -> Ke
 
 
 def kernel_value(low: Lowering, edge: Edge, block_in: int, block_out: int) -> Key:
-    """Return the kernel block as the products take it: taps, or for "fft-stored" their spectrum."""
-    taps = low.parameters["kernel", edge.name, block_in, block_out]
+    """Return the kernel between two blocks as the products take it: taps, or for "fft-stored" their spectrum."""
     if low.plan.convolutions[edge.name].forward != "fft-stored":
-        return taps
+        return _taps(low, edge, block_in, block_out)
     known = low.kernel_spectra.get((edge.name, block_in, block_out))
     if known is None:
         widths = [low.plan.blocks[n][b] for n, b in ((edge.source, block_in), (edge.target, block_out))]
@@ -265,12 +94,38 @@ def kernel_value(low: Lowering, edge: Edge, block_in: int, block_out: int) -> Ke
             (edge.name, block_in, block_out),
             low.priorities.forward[edge.target],
             spectral.kernel_spectrum,
-            ref(taps),
+            ref(_taps(low, edge, block_in, block_out)),
             low.tiling(edge),
             ref(low.wisdom),
             n_bytes=8 * volume(low.tiling(edge).half) * widths[0] * widths[1],
         )
         low.kernel_spectra[edge.name, block_in, block_out] = known
+    return known
+
+
+def _taps(low: Lowering, edge: Edge, block_in: int, block_out: int) -> Key:
+    """Return the taps between two blocks: those that are learned, or of them every so manyth that a phase meets."""
+    (phase_in, learned_in), (phase_out, learned_out) = low.block_in(edge, block_in), low.block_out(edge, block_out)
+    whole = low.parameters["kernel", edge.name, learned_in, learned_out]
+    if not isinstance(edge.op, PhasedConvolution):
+        return whole
+    op, phase = edge.op, phase_in + phase_out  # one of them is 0
+    known = low.kernel_phases.get((edge.name, block_in, block_out))
+    if known is None:
+        widths = low.plan.blocks[edge.source][block_in], low.plan.blocks[edge.target][block_out]
+        known = low.graph.task(
+            "kernel-phase",
+            (edge.name, block_in, block_out),
+            low.priorities.forward[edge.target],
+            phases.kernel_phase,
+            ref(whole),
+            op.phases,
+            phase,
+            op.kernel,
+            op.direction,
+            n_bytes=4 * volume(op.kernel) * widths[0] * widths[1],
+        )
+        low.kernel_phases[edge.name, block_in, block_out] = known
     return known
 
 

@@ -15,10 +15,12 @@ from typing import NamedTuple
 import msgspec
 
 from znn_dask.geometry import ceil_div, volume
+from znn_dask.lower.blocks import shared_blocks
 from znn_dask.lower.choose import filters_differ, layers_of
 from znn_dask.lower.cost import candidates, predict
+from znn_dask.lower.expand import expand
 from znn_dask.lower.layers import DIRECT, Asked, Candidate, Layer, Times, Timing, seconds_of
-from znn_dask.lower.plan import PASSES, ConvolutionPlan, Options, Plan, shared_blocks
+from znn_dask.lower.plan import PASSES, ConvolutionPlan, Options, Plan
 from znn_dask.net import MaxFilter, Network
 
 Convolutions = dict[str, ConvolutionPlan]
@@ -86,6 +88,7 @@ def leaner(net: Network, plan: Plan, options: Options, heard: Heard, peak: Peak,
     limit : int
         Bytes. If nothing keeps to it, the plan that takes least is returned.
     """
+    net = expand(net)
     first = peak(plan)
     if first <= limit:
         return plan, first

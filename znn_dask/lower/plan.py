@@ -9,9 +9,13 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from znn_dask.errors import ParameterError, nearest
+from znn_dask.errors import ParameterError, ShapeError, nearest
 from znn_dask.geometry import ONE, Triple, ceil_div
-from znn_dask.net import Convolution, MaxFilter, Network, Transfer
+from znn_dask.lower.blocks import shared_blocks
+from znn_dask.lower.expand import expand
+from znn_dask.net import Convolution, MaxFilter, Network, Normalisation, Op, Upsample
+from znn_dask.net.parameters import parameters_of
+from znn_dask.net.shapes import pads
 from znn_dask.ops.fft import EFFORTS, library, resolve_backend
 
 ALGORITHMS = ("fft", "direct", "fft-stored")
@@ -120,6 +124,11 @@ def rounded_output(net: Network, output_size: Mapping[str, Triple]) -> dict[str,
     """Return the output sizes raised to multiples of their sparsities, so that all fragments are of one size.
 
     All outputs grow by the same number of voxels, or else they would need nodes of different sizes.
+
+    Raises
+    ------
+    ShapeError
+        If sizes would have to be raised, but what lies beyond an image's end matters in this network.
     """
     grown = {name: list(size) for name, size in output_size.items()}
     for axis in range(3):
@@ -129,7 +138,22 @@ def rounded_output(net: Network, output_size: Mapping[str, Triple]) -> dict[str,
                 for size in grown.values():
                     size[axis] += more
                 break
-    return {name: (size[0], size[1], size[2]) for name, size in grown.items()}
+    rounded = {name: (size[0], size[1], size[2]) for name, size in grown.items()}
+    if rounded != dict(output_size) and any(_sees_all(edge.op) for edge in net.edges.values()):
+        raise ShapeError(
+            f"an output of {_sizes(output_size)} is not possible in a network that pads or normalises images: sizes "
+            f"must be multiples of the sparsity {net.sparsity} (z, y, x). Give {_sizes(rounded)}"
+        )
+    return rounded
+
+
+def _sees_all(op: Op) -> bool:
+    """Return whether an operation computes some voxels of an image from where it ends, or from all of it."""
+    return pads(op) or isinstance(op, Normalisation | Upsample)
+
+
+def _sizes(sizes: Mapping[str, Triple]) -> str:
+    return ", ".join(f"{name} {'x'.join(map(str, size))}" for name, size in sizes.items())
 
 
 def check_options(net: Network, batch: int, options: Options) -> None:
@@ -162,29 +186,18 @@ def _one_of(name: str, value: object, valid: tuple[str, ...]) -> None:
         raise ParameterError(f"{name} must be one of {', '.join(valid)}, got {value!r}")
 
 
-def shared_blocks(net: Network, blocks: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Give nodes joined by edges that work map by map the same blocks: the finest among them."""
-    joined = {name: {name} for name in net.nodes}
-    for edge in net.edges.values():
-        if not isinstance(edge.op, Convolution) and joined[edge.source] is not joined[edge.target]:
-            together = joined[edge.source] | joined[edge.target]
-            for name in together:
-                joined[name] = together
-    return {name: max((blocks[other] for other in sorted(joined[name])), key=len) for name in net.nodes}
-
-
 def learning_nodes(net: Network) -> set[str]:
     """Return the nodes whose value depends on a parameter: only their gradients are needed."""
     learning: set[str] = set()
     for edge in net.edges.values():
-        learns = isinstance(edge.op, Convolution) or (isinstance(edge.op, Transfer) and edge.op.bias)
-        if learns or edge.source in learning:
+        if any(parameter.learned for parameter in parameters_of(edge.name, edge.op, 1, 1)) or edge.source in learning:
             learning.add(edge.target)
     return learning
 
 
 def check_plan(net: Network, plan: Plan) -> None:
     """Raise a ParameterError unless a plan, read from a file perhaps, is one of this network."""
+    net = expand(net)
     convolutions = {e.name for e in net.edges.values() if isinstance(e.op, Convolution)}
     filters = {e.name for e in net.edges.values() if isinstance(e.op, MaxFilter)}
     channels = {name: node.channels for name, node in net.nodes.items()}
@@ -225,6 +238,7 @@ def _is_possible(net: Network, edge: str, chosen: ConvolutionPlan) -> bool:
 
 def describe(net: Network, plan: Plan, memory: str = "") -> str:
     """Return the plan as a table; ``memory`` says what it takes."""
+    net = expand(net)
     rows: list[tuple[str, ...]] = [("edge", "kind", *PASSES, "tile", "transform", "blocks in", "blocks out", "groups")]
     n_groups = {name: ceil_div(plan.batch, plan.examples_per_group) for name in net.inputs}
     learning = learning_nodes(net)
@@ -241,9 +255,8 @@ def describe(net: Network, plan: Plan, memory: str = "") -> str:
             )
         )
     lines = [as_table(rows)]
-    sizes = ", ".join(f"{name} {'x'.join(map(str, size))}" for name, size in plan.output_size.items())
     lines.append(
-        f"output {sizes}; batch {plan.batch}; granularity {plan.granularity}; sum {plan.sum}; "
+        f"output {_sizes(plan.output_size)}; batch {plan.batch}; granularity {plan.granularity}; sum {plan.sum}; "
         f"transforms {plan.fft_effort}d"
     )
     return "\n".join([*lines, memory] if memory else lines)

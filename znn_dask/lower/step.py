@@ -6,7 +6,7 @@ and the gradients, which it leaves behind in turn. The first step has none to be
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dask
@@ -16,10 +16,14 @@ from znn_dask.errors import ParameterError
 from znn_dask.lower.arrange import arrange, input_sizes
 from znn_dask.lower.backward import lower_backward_pass
 from znn_dask.lower.builder import DEFAULT_ORDER, Builder, Key, ref, refs
-from znn_dask.lower.forward import Lowering, Values, lower_forward_pass
+from znn_dask.lower.expand import expand
+from znn_dask.lower.forward import lower_forward_pass
+from znn_dask.lower.lowering import Lowering, Values
 from znn_dask.lower.plan import Plan
-from znn_dask.net import Convolution, Network, Transfer
+from znn_dask.net import Convolution, Network, Normalisation
+from znn_dask.net.parameters import parameters_of
 from znn_dask.ops import layout, loss, update
+from znn_dask.ops.update import PLAIN, AdamRule, AverageRule, Rule, SgdRule
 from znn_dask.tasks import ArrivalReduce, Reduce
 
 
@@ -101,43 +105,76 @@ class StepOptions:
 
     Attributes
     ----------
-    loss : str
-        For all outputs.
-    momentum, weight_decay : float
+    loss : str, or tuple of (output, str, factor)
+        For all outputs, or for each.
+    rule : Rule
         Of the updates.
+    factors : tuple of (parameter, factor)
+        Of the learning rate of some parameters.
     seed : int
         Of dropout.
     weights : frozenset of str
         The outputs that are given a weight per voxel.
     pending : bool
-        Whether a step before has left updates behind.
+        Whether a step before has left gradients behind.
+    adds : bool
+        Whether those are too few for an update yet, so that this step's are added to them.
     updates : bool
         Whether this step's own updates are made too, in the graph itself.
     """
 
-    loss: str
-    momentum: float = 0.0
-    weight_decay: float = 0.0
+    loss: str | tuple[tuple[str, str, float], ...]
+    rule: SgdRule | AdamRule = PLAIN
+    factors: tuple[tuple[str, float], ...] = ()
     seed: int = 0
     weights: frozenset[str] = frozenset()
     pending: bool = False
+    adds: bool = False
     updates: bool = False
+
+    def loss_of(self, output: str) -> tuple[str, float]:
+        """Return the loss of an output and its factor."""
+        if isinstance(self.loss, str):
+            return self.loss, 1.0
+        return next((loss, factor) for name, loss, factor in self.loss if name == output)
 
 
 def parameter_blocks(net: Network, plan: Plan) -> Iterable[tuple[Hashable, str, tuple[slice, ...]]]:
     """Yield the blocks parameters are kept in: the name, the parameter's name, its part of the public array.
 
-    Kernels are ("kernel", edge, block in, block out), biases ("bias", edge, block).
+    Kernels are ("kernel", edge, block in, block out), others by their name ("bias", edge, block).
     """
+    net = expand(net)
     for edge in net.edges.values():
-        blocks_in, blocks_out = _slices(plan.blocks[edge.source]), _slices(plan.blocks[edge.target])
+        # Of maps that are phases, those of one phase; edges that work map by map have the blocks of their source.
         if isinstance(edge.op, Convolution):
+            shape = net.parameters[f"{edge.name}/kernel"].shape
+            blocks_in = _slices(plan.blocks[edge.source], shape[1])
+            blocks_out = _slices(plan.blocks[edge.target], shape[0])
             for i, part_in in enumerate(blocks_in):
                 for o, part_out in enumerate(blocks_out):
                     yield ("kernel", edge.name, i, o), f"{edge.name}/kernel", (part_out, part_in)
-        elif isinstance(edge.op, Transfer) and edge.op.bias:
-            for b, part in enumerate(blocks_out):
-                yield ("bias", edge.name, b), f"{edge.name}/bias", (part,)
+            continue
+        n = net.nodes[edge.source].channels
+        for parameter in parameters_of(edge.name, edge.op, n, n):
+            kind = parameter.name.rpartition("/")[2]
+            for b, part in enumerate(_slices(plan.blocks[edge.source], n)):
+                yield (kind, edge.name, b), parameter.name, (part,)
+
+
+def update_rules(
+    net: Network, plan: Plan, rule: SgdRule | AdamRule, factors: Iterable[tuple[str, float]] = ()
+) -> dict[Hashable, Rule]:
+    """Return what is done with the gradient of every parameter block; running averages have a rule of their own."""
+    by_name, found = dict(factors), dict[Hashable, Rule]()
+    for block, name, _ in parameter_blocks(net, plan):
+        if not net.parameters[name].learned:
+            op = net.edges[name.rpartition("/")[0]].op
+            assert isinstance(op, Normalisation)
+            found[block] = AverageRule(op.momentum)
+        else:
+            found[block] = replace(rule, factor=by_name[name]) if name in by_name else rule
+    return found
 
 
 def block_bytes(net: Network, plan: Plan) -> dict[Hashable, int]:
@@ -149,9 +186,11 @@ def block_bytes(net: Network, plan: Plan) -> dict[Hashable, int]:
     return found
 
 
-def _slices(widths: Iterable[int]) -> list[slice]:
+def _slices(widths: Iterable[int], channels: int) -> list[slice]:
     slices, first = [], 0
     for width in widths:
+        if first == channels:
+            break
         slices.append(slice(first, first + width))
         first += width
     return slices
@@ -179,31 +218,40 @@ def lower_step(net: Network, plan: Plan, options: StepOptions, token: str, order
     """Return the graph of a step, with priorities of an order of `ORDERS`.
 
     Inputs: ("input", node), ("target", output), ("weight", output), "step", "wisdom", the parameter blocks; with
-    pending updates also ("velocity", block), ("pending", block) and "pending-rate", with ``options.updates``
-    "learning-rate".
-    Outputs: "loss", ("gradient", block); with updates pending ("parameter", block) and ("velocity", block) after
-    them; with ``options.updates`` ("new-parameter", block) and ("new-velocity", block) after this step's own.
+    pending updates also (slot, block), ("pending", block) and "pending-rate", with ``options.updates``
+    "learning-rate". Where the rule asks for them, also the number of an update and the norm of its gradients:
+    "pending-count" and "pending-norm", "learning-count".
+    Outputs: "loss", ("gradient", block); with updates pending ("parameter", block) and (slot, block) after them; with
+    ``options.updates`` ("new-parameter", block) and ("new-" + slot, block) after this step's own. "norm" is that of
+    all gradients, if the rule clips by it. With ``options.adds`` the gradients are the sums so far, and only running
+    averages are updated.
     """
     low = _lowering(net, plan, token, True, options.seed, order)
     outputs: dict[Any, Key] = {}
-    n_bytes = block_bytes(net, plan)
-    for name in n_bytes:
+    rules = update_rules(net, plan, options.rule, options.factors)
+    changes = _Updates(low, options, block_bytes(net, plan))
+    for name, rule in rules.items():
         low.parameters[name] = low.graph.input(name, *_words(name))
-        if options.pending:
-            pending = low.graph.input(("pending", name), "pending", *_words(name))
-            pair = _update(low, options, "update", name, low.parameters[name], pending, n_bytes[name])
-            low.parameters[name], velocity = pair
-            outputs["parameter", name], outputs["velocity", name] = low.parameters[name], velocity
+        if options.pending and not changes.waits(rule):
+            new = changes.add("update", name, rule, low.parameters[name], changes.pending(name))
+            low.parameters[name] = new["parameter"]
+            outputs |= {(kind, name): key for kind, key in new.items()}
     lower_forward_pass(low)
     d_outputs, losses = _losses(low, options)
     last = max(low.priorities.backward.values())
     outputs["loss"] = low.graph.total("loss-sum", (), last, losses)
-    gradients = lower_backward_pass(low, d_outputs)
-    for name, key in gradients.items():
-        outputs["gradient", name] = key
-        if options.updates:
-            pair = _update(low, options, "update-after", name, low.parameters[name], key, n_bytes[name])
-            outputs["new-parameter", name], outputs["new-velocity", name] = pair
+    gradients = lower_backward_pass(low, d_outputs) | low.averages
+    for name in gradients:
+        if options.pending and changes.waits(rules[name]):
+            gradients[name] = changes.sum(name, gradients[name])
+        outputs["gradient", name] = gradients[name]
+    if options.rule.clipping.norm is not None:
+        learned = {name: key for name, key in gradients.items() if not isinstance(rules[name], AverageRule)}
+        outputs["norm"] = changes.norm(learned, last)
+    if options.updates:
+        for name, key in gradients.items():
+            new = changes.add("update-after", name, rules[name], low.parameters[name], key, outputs.get("norm"))
+            outputs |= {(f"new-{kind}", name): made for kind, made in new.items()}
     return _finish(low.graph, outputs)
 
 
@@ -213,6 +261,7 @@ def step_input_sizes(net: Network, plan: Plan) -> dict[str, tuple[int, int, int]
 
 
 def _lowering(net: Network, plan: Plan, token: str, training: bool, seed: int, order: str) -> Lowering:
+    net = expand(net)
     graph = Builder(token, ArrivalReduce if plan.sum == "arrival" else Reduce)
     return Lowering(net, plan, arrange(net, plan), graph, {}, training, seed, order=order)
 
@@ -235,32 +284,57 @@ def _grouped(low: Lowering, node: str) -> list[Key]:
     return [low.values[node][block, group] for block, group in low.places(node)]
 
 
-def _update(
-    low: Lowering, options: StepOptions, kind: str, name: Any, parameter: Key, gradient: Key, n_bytes: int
-) -> tuple[Key, Key]:
-    graph = low.graph
-    velocity = graph.input(("velocity", name), "velocity", *_words(name))
-    if kind != "update" and options.pending:
-        velocity = graph.key("update-velocity", *name)
-    # The rate may have changed since the pending gradients were computed.
-    rate = (
-        graph.input("pending-rate", "pending-rate")
-        if kind == "update"
-        else graph.input("learning-rate", "learning-rate")
-    )
-    arguments = (
-        ref(parameter),
-        ref(velocity),
-        ref(gradient),
-        ref(rate),
-        options.momentum,
-        options.weight_decay,
-    )
-    target = low.net.edges[name[1]].target
-    whole = graph.task(kind, name, low.priorities.update[target], update.sgd, *arguments)
-    pair = graph.part(f"{kind}-parameter", name, whole, 0), graph.part(f"{kind}-velocity", name, whole, 1)
-    graph.n_bytes |= dict.fromkeys(pair, n_bytes)
-    return pair
+@dataclass
+class _Updates:
+    """What is done with gradients in the graph of a step."""
+
+    low: Lowering
+    options: StepOptions
+    n_bytes: dict[Hashable, int]
+
+    def waits(self, rule: Rule) -> bool:
+        """Return whether gradients left behind are still too few for an update."""
+        return self.options.adds and not isinstance(rule, AverageRule)
+
+    def pending(self, name: Any) -> Key:
+        """Return the input for a gradient that was left behind."""
+        return self.low.graph.input(("pending", name), "pending", *_words(name))
+
+    def sum(self, name: Any, gradient: Key) -> Key:
+        """Return the sum of a gradient and those left behind."""
+        graph = self.low.graph
+        return graph.total("gradient-sum", name, graph.priority[gradient], [gradient, self.pending(name)])
+
+    def norm(self, gradients: Mapping[Any, Key], priority: int) -> Key:
+        """Return the norm of all gradients together."""
+        graph = self.low.graph
+        parts = [
+            graph.task("gradient-square", name, graph.priority[key], update.square_sum, ref(key))
+            for name, key in gradients.items()
+        ]
+        return graph.task("gradient-norm", (), priority, update.norm_of, refs(parts))
+
+    def add(
+        self, kind: str, name: Any, rule: Rule, parameter: Key, gradient: Key, norm: Key | None = None
+    ) -> dict[str, Key]:
+        """Add an update; return the keys of the new "parameter" and slots."""
+        graph, pending = self.low.graph, kind == "update"
+        slots = [graph.input((slot, name), slot, *_words(name)) for slot in rule.slots]
+        if not pending and self.options.pending:
+            slots = [graph.key(f"update-{slot}", *name) for slot in rule.slots]
+        word = "pending" if pending else "learning"
+        # The rate may have changed since the pending gradients were computed.
+        rate = graph.input(f"{word}-rate", f"{word}-rate")
+        count = ref(graph.input(f"{word}-count", f"{word}-count")) if rule.counts else 0
+        if pending and not isinstance(rule, AverageRule) and rule.clipping.norm is not None:
+            norm = graph.input("pending-norm", "pending-norm")
+        arguments = rule, ref(parameter), ref(gradient), ref(rate), norm and ref(norm), count, *map(ref, slots)
+        priority = self.low.priorities.update[self.low.net.edges[name[1]].target]
+        whole = graph.task(kind, name, priority, update.apply, *arguments)
+        kinds = ("parameter", *rule.slots)
+        parts = {part: graph.part(f"{kind}-{part}", name, whole, index) for index, part in enumerate(kinds)}
+        graph.n_bytes |= dict.fromkeys(parts.values(), self.n_bytes[name])
+        return parts
 
 
 def _losses(low: Lowering, options: StepOptions) -> tuple[dict[str, Values], list[Key]]:
@@ -271,6 +345,7 @@ def _losses(low: Lowering, options: StepOptions) -> tuple[dict[str, Values], lis
         if name in options.weights:
             weight = ref(graph.input(("weight", name), "weight", name))
         arrangement, size = low.arrangements[name], low.plan.output_size[name]
+        chosen, factor = options.loss_of(name)
         whole = graph.task(
             "loss",
             (name,),
@@ -279,9 +354,10 @@ def _losses(low: Lowering, options: StepOptions) -> tuple[dict[str, Values], lis
             refs(_grouped(low, name)),
             ref(target),
             weight,
-            options.loss,
+            chosen,
             arrangement,
             size,
+            factor,
         )
         losses.append(graph.part("loss-value", (name,), whole, 0))
         d_outputs[name] = {

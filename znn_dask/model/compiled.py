@@ -12,6 +12,7 @@ import msgspec
 from znn_dask.geometry import Triple
 from znn_dask.lower import DEFAULT_ORDER, ORDERS, Plan, StepGraph, arrange, lower_forward, lower_step
 from znn_dask.lower.builder import Key
+from znn_dask.lower.expand import expand
 from znn_dask.lower.memory import needs
 from znn_dask.lower.step import StepOptions
 from znn_dask.net import Network
@@ -126,11 +127,12 @@ def for_batch(plan: Plan, batch: int) -> Plan:
 def learn_transforms(net: Network, plan: Plan, known: fft.Wisdom | None = None) -> fft.Wisdom:
     """Let FFTW measure every transform of a plan if it is to, before any thread needs it; return what it learned."""
     arrangements = arrange(net, plan)
+    edges = expand(net).edges
     tiles: dict[tuple[Triple, int], None] = {}
     for name, chosen in plan.convolutions.items():
         if chosen.backend != "pyfftw":
             continue
-        edge = net.edges[name]
+        edge = edges[name]
         counts = {_lanes(arrangements[node]) for node in (edge.source, edge.target)}
         if chosen.algorithm == "fft-stored":
             pairs = product(plan.blocks[edge.source], plan.blocks[edge.target])

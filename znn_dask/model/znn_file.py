@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from znn_dask.errors import CheckpointError, NetworkError, ParameterError
 from znn_dask.io.znn_hdf5 import Groups, Value, ZnnFile
-from znn_dask.model.state import SGD
+from znn_dask.model.optimizers import SGD
 from znn_dask.net import Network, Parameter
 from znn_dask.net.blocks import Block, check_blocks
 from znn_dask.net.text import assemble, blocks_of
@@ -186,7 +186,7 @@ def _optimizer(groups: Groups, learned: Mapping[str, str], path: str | Path | No
                 f"{'and others ' if len(others) > 5 else ''}had another",
                 stacklevel=4,
             )
-    return SGD(**chosen)
+    return SGD(chosen["learning_rate"], chosen["momentum"], chosen["weight_decay"])
 
 
 def _number(group: str, key: str, value: Value) -> float:

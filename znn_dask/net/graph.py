@@ -8,8 +8,9 @@ import heapq
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import repeat
 
 from znn_dask.errors import NetworkError, nearest
 from znn_dask.net.operations import Convolution, Normalisation, Op, TransposedConvolution
@@ -30,13 +31,16 @@ class Node:
     channels : int
         The number of maps.
     join : "sum" | "concat" | "max"
-        What becomes of images that converge: their sum, their maps one after the other in the order of the edges, or
-        the largest value at every voxel (maxout).
+        What becomes of images that converge: their sum, their maps one after the other, or the largest value at every
+        voxel (maxout).
+    order : tuple of str
+        Of maps one after the other: the edges that bring them. A network fills it in, as the edges were given.
     """
 
     name: str
     channels: int
     join: str = "sum"
+    order: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_name("node", self.name)
@@ -91,8 +95,12 @@ class Graph:
 
     @cached_property
     def incoming(self) -> dict[str, tuple[Edge, ...]]:
-        """The edges that converge on every node."""
-        return _by_node(self.nodes, self.edges, "target")
+        """The edges that converge on every node, of maps one after the other in their order."""
+        found = _by_node(self.nodes, self.edges, "target")
+        for node in self.nodes:
+            if node.order:
+                found[node.name] = tuple(sorted(found[node.name], key=lambda edge: node.order.index(edge.name)))
+        return found
 
     @cached_property
     def outgoing(self) -> dict[str, tuple[Edge, ...]]:
@@ -130,6 +138,10 @@ def arrange(nodes: Iterable[Node], edges: Iterable[Edge]) -> Graph:
     _check_unique("node", [node.name for node in nodes])
     _check_unique("edge", [edge.name for edge in edges])
     _check_ends(nodes, edges)
+    # A join of one is no join, and equal meaning is equal value.
+    several = {name for name, count in Counter(edge.target for edge in edges).items() if count > 1}
+    nodes = tuple(node if node.join == "sum" or node.name in several else replace(node, join="sum") for node in nodes)
+    nodes = tuple(map(_ordered, nodes, repeat(edges)))
     _check_maps(nodes, edges)
     order = {name: place for place, name in enumerate(_sorted_names(nodes, edges))}
     return Graph(
@@ -165,6 +177,20 @@ def _check_ends(nodes: Sequence[Node], edges: Sequence[Edge]) -> None:
     alone = [name for name in channels if name not in used]
     if alone:
         raise NetworkError(f"node {alone[0]!r} has no edge; connect it or leave it out", about=("node", alone[0]))
+
+
+def _ordered(node: Node, edges: Sequence[Edge]) -> Node:
+    """Return a node with the order of the maps that converge on it; only of those one after the other there is one."""
+    if node.join != "concat":
+        return replace(node, order=()) if node.order else node
+    given = tuple(edge.name for edge in edges if edge.target == node.name)
+    if node.order and sorted(node.order) != sorted(given):
+        raise NetworkError(
+            f"node {node.name!r} puts maps in the order {', '.join(node.order)}, but the edges that lead to it are "
+            f"{', '.join(given)}. Name each of these once",
+            about=("node", node.name),
+        )
+    return replace(node, order=node.order or given)
 
 
 def _check_maps(nodes: Sequence[Node], edges: Sequence[Edge]) -> None:

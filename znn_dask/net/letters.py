@@ -13,7 +13,7 @@ from znn_dask.errors import NetworkError, ParameterError
 from znn_dask.geometry import Triple, as_triple
 from znn_dask.net.graph import Edge, Node
 from znn_dask.net.initial import Init
-from znn_dask.net.operations import Convolution, Dropout, Op, Transfer
+from znn_dask.net.operations import Convolution, Dropout, Normalisation, Op, Transfer
 from znn_dask.net.sampling import MaxFilter, MaxPool
 
 LETTERS = {"C": "convolution", "T": "transfer", "M": "max-filter", "P": "max-pool", "D": "dropout"}
@@ -83,6 +83,16 @@ def read_transfer(value: str | Transfer) -> Transfer:
 def read_init(value: str | Init) -> Init:
     """Read ``"he"`` or ``"uniform(0.05)"``; an Init is returned as it is."""
     return value if isinstance(value, Init) else Init(*_call(value, "init"))
+
+
+def read_norm(value: str | Normalisation) -> Normalisation:
+    """Read ``"batch"``, ``"instance"`` or ``"group(8)"``; a Normalisation is returned as it is."""
+    if isinstance(value, Normalisation):
+        return value
+    over, args = _call(value, "norm")
+    if len(args) > (over == "group"):
+        raise ParameterError(f"norm must be 'batch', 'instance' or 'group(8)' with a number of groups, got {value!r}")
+    return Normalisation(over, *(int(n) if n == int(n) else n for n in args))  # type: ignore[arg-type]
 
 
 def _check_letters(layers: str) -> None:

@@ -15,7 +15,9 @@ from typing import TypeAlias
 from znn_dask.errors import DataError, NetworkError, ShapeError, nearest
 from znn_dask.geometry import Triple, as_triple
 from znn_dask.net import shapes
+from znn_dask.net.functional import Builder, Padded
 from znn_dask.net.graph import Edge, Graph, Node, arrange
+from znn_dask.net.initial import Init
 from znn_dask.net.letters import Chain, Inits, Sizes, Transfers, chain
 from znn_dask.net.parameters import Parameter, parameters_of
 from znn_dask.net.table import Drawing, drawing, table
@@ -119,6 +121,17 @@ class Network:
         """
         spec = Chain(layers, width, kernel, window, ndim, in_channels, out_channels, transfer, stride, dropout, init)
         return cls(*chain(spec), ndim=ndim)
+
+    @classmethod
+    def builder(cls, ndim: int = 3, padding: Padded = "valid", init: str | Init = "he") -> "Builder":
+        """Return a builder, whose methods take and return images; `padding` and `init` are of its convolutions.
+
+        >>> net = Network.builder()
+        >>> x = net.relu(net.conv(net.input("image"), 24, (1, 3, 3)))
+        >>> net.output(net.conv(x, 2, 1), "label")
+        >>> network = net.build()
+        """
+        return Builder(cls, ndim, padding, init)
 
     @property
     def nodes(self) -> dict[str, Node]:

@@ -111,7 +111,7 @@ def sparsities(graph: Graph) -> dict[str, Triple]:
     first: dict[str, str] = {}
     for edge in graph.edges:
         sparsity = found[edge.source]
-        _check_lattice(edge, sparsity)
+        check_lattice(edge, sparsity)
         if isinstance(edge.op, MaxFilter):
             sparsity = multiply(sparsity, edge.op.stride)
         if found.setdefault(edge.target, sparsity) != sparsity:
@@ -125,7 +125,8 @@ def sparsities(graph: Graph) -> dict[str, Triple]:
     return found
 
 
-def _check_lattice(edge: Edge, sparsity: Triple) -> None:
+def check_lattice(edge: Edge, sparsity: Triple) -> None:
+    """Raise unless an operation can be done to a lattice of this sparsity."""
     if needs_dense(edge.op) and sparsity != ONE:
         what = edge.op.kind.replace("_", "-")
         what = f"strided {what}" if isinstance(edge.op, Convolution) else what

@@ -1,11 +1,9 @@
 """From what a configuration says to what it means: the network, sizes, the learning rate of an update."""
 
-import inspect
 import math
-from collections.abc import Callable
 from typing import Any
 
-from znn_dask.errors import ConfigError, nearest
+from znn_dask.errors import ConfigError, NetworkError
 from znn_dask.geometry import Triple, as_triple
 from znn_dask.net import MaxPool, Network, zoo
 from znn_dask.train.config import Config, NetworkSection, TrainingSection
@@ -45,30 +43,22 @@ def make_network(section: NetworkSection) -> Network:
 
 
 def zoo_names() -> list[str]:
-    """Return the names of the published networks."""
-    return sorted(_zoo())
+    """Return the names of the networks of the zoo."""
+    return zoo.names()
 
 
 def zoo_network(name: str) -> Network:
-    """Return a published network by name.
+    """Return a network of the zoo by name.
 
     Raises
     ------
     ConfigError
         If there is none of that name.
     """
-    if name not in _zoo():
-        names = zoo_names()
-        raise ConfigError(f"the zoo has no network {name!r}.{nearest(name, names)} It has {', '.join(names)}")
-    return _zoo()[name]()
-
-
-def _zoo() -> dict[str, Callable[[], Network]]:
-    return {
-        name: make
-        for name, make in vars(zoo).items()
-        if inspect.isfunction(make) and make.__module__ == zoo.__name__ and not name.startswith("_")
-    }
+    try:
+        return zoo.network(name)
+    except NetworkError as error:
+        raise ConfigError(str(error)) from None
 
 
 def sizes(value: Any) -> Any:

@@ -1,15 +1,13 @@
-"""Networks that were published with ZNN, ready to be used.
+"""Networks that were published with ZNN.
 
 N4 after Ciresan et al. 2012; VD2D and VD2D3D after Lee et al. 2015 ("Recursive training of 2D-3D
-convolutional networks for neuronal boundary detection"). Their parameters and fields of view are checked by
-the tests.
+convolutional networks for neuronal boundary detection").
 """
 
-from znn_dask.net.graph import Edge, Node
-from znn_dask.net.initial import Init
+from znn_dask.geometry import Triple
+from znn_dask.net.functional import Builder
 from znn_dask.net.network import Network
-from znn_dask.net.operations import Convolution, Dropout, Op, Transfer
-from znn_dask.net.sampling import MaxFilter
+from znn_dask.net.wiring import Maps
 
 _SCALED_TANH = "tanh(1.7159, 0.6666)"
 
@@ -81,33 +79,18 @@ def vd2d3d() -> Network:
     It reads the image as ``input`` and a map of the boundaries, such as VD2D gives, as ``input-r``; the two
     paths are summed after their third convolution.
     """
-    nodes, edges = [Node("input", 1), Node("input-r", 1)], list[Edge]()
-    for suffix in ("", "-r"):
-        layers: list[tuple[str, int, Op]] = [
-            ("conv1a", 24, _conv(1, 3)),
-            ("transfer1a", 24, Transfer()),
-            ("conv1b", 24, _conv(1, 3)),
-        ]
-        _append(nodes, edges, f"input{suffix}", [*layers, ("transfer1b", 24, Transfer())], suffix)
-    nodes.append(Node("merged", 24))
-    edges += [Edge(f"conv1c{s}", f"transfer1b{s}", "merged", _conv(1, 2)) for s in ("", "-r")]
-    trunk: list[tuple[str, int, Op]] = [
-        ("transfer1c", 24, Transfer()),
-        ("max_filter1", 24, MaxFilter((1, 2, 2), (1, 2, 2))),
-        *_pair("2", 36, _conv(1, 3)),
-        ("max_filter2", 36, MaxFilter((1, 2, 2), (1, 2, 2))),
-        *_pair("3", 48, _conv(1, 3)),
-        ("max_filter3", 48, MaxFilter((2, 2, 2), (1, 2, 2))),
-        *_pair("4", 60, _conv(2, 3)),
-        ("conv5", 100, _conv(2, 3)),
-        ("transfer5", 100, Transfer()),
-        ("dropout1", 100, Dropout(0.5)),
-        ("conv6", 2, _conv(1, 1)),
-    ]
-    _append(nodes, edges, "merged", trunk)
-    nodes.append(Node("output", 2))
-    edges.append(Edge("transfer6", "conv6", "output", Transfer("linear")))
-    return Network(nodes, edges)
+    net = Network.builder(init="msra")
+    images = {"": net.input("input"), "-r": net.input("input-r")}
+    paths = [_pair(net, x, 24, (1, 3, 3), "1", suffix) for suffix, x in images.items()]
+    paths = [net.conv(x, 24, (1, 2, 2), name=f"conv1c{s}") for s, x in zip(images, paths, strict=True)]
+    x = net.relu(net.add(paths, name="merged"), name="transfer1c")
+    x = _pair(net, net.max_filter(x, (1, 2, 2)), 36, (1, 3, 3), "2")
+    x = _pair(net, net.max_filter(x, (1, 2, 2)), 48, (1, 3, 3), "3")
+    x = _pair(net, net.max_filter(x, 2, stride=(1, 2, 2)), 60, (2, 3, 3), "4")
+    x = net.relu(net.conv(x, 100, (2, 3, 3), name="conv5"), name="transfer5")
+    x = net.conv(net.dropout(x, 0.5), 2, 1, name="conv6")
+    net.output(net.bias(x, name="transfer6"))
+    return net.build()
 
 
 def _n4(out_channels: int, last: str) -> Network:
@@ -137,19 +120,8 @@ def _vd2d(transfers: list[str], inits: list[str]) -> Network:
     )
 
 
-def _conv(depth: int, side: int) -> Convolution:
-    return Convolution((depth, side, side), Init("msra"))
-
-
-def _pair(number: str, channels: int, op: Op) -> list[tuple[str, int, Op]]:
-    layers = [(f"conv{number}{letter}", f"transfer{number}{letter}") for letter in "ab"]
-    return [item for conv, transfer in layers for item in ((conv, channels, op), (transfer, channels, Transfer()))]
-
-
-def _append(
-    nodes: list[Node], edges: list[Edge], source: str, layers: list[tuple[str, int, Op]], suffix: str = ""
-) -> None:
-    for name, channels, op in layers:
-        nodes.append(Node(name + suffix, channels))
-        edges.append(Edge(name + suffix, source, name + suffix, op))
-        source = name + suffix
+def _pair(net: Builder, x: Maps, width: int, kernel: Triple, number: str, suffix: str = "") -> Maps:
+    for letter in "ab":
+        x = net.conv(x, width, kernel, name=f"conv{number}{letter}{suffix}")
+        x = net.relu(x, name=f"transfer{number}{letter}{suffix}")
+    return x

@@ -1,0 +1,213 @@
+"""Edges that work map by map, forward and backward: one task for every channel block and batch group."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from znn_dask.geometry import Triple
+from znn_dask.lower.builder import Key, ref, refs
+from znn_dask.lower.lowering import Lowering, Place, Values, activation_of
+from znn_dask.net import (
+    AveragePool,
+    Crop,
+    Dropout,
+    Edge,
+    Identity,
+    MaxFilter,
+    MaxPool,
+    Merge,
+    Pad,
+    Split,
+    Transfer,
+    Upsample,
+)
+from znn_dask.ops import border, dropout, phases, pool, transfer, upsample
+from znn_dask.ops import filter as filters
+
+
+class Pass(NamedTuple):
+    """An operation without parameters: its two functions and the arguments after the image, which they share."""
+
+    kind: str
+    forward: Callable[..., Any]
+    backward: Callable[..., Any]
+    arguments: tuple[object, ...]
+
+
+def forward(low: Lowering, edge: Edge) -> Values:
+    """Add the tasks of an edge; return what it gives to its target."""
+    values = low.values[edge.source]
+    match edge.op:
+        case Identity():
+            return values
+        case Dropout() if not low.training:
+            return values
+        case Split():
+            return _split(low, edge, values, "split")
+        case Merge():
+            return _merge(low, edge, values, "merge")
+    found: Values = {}
+    for block, group in low.places(edge.source):
+        found |= _forward(low, edge, block, group)
+    return found
+
+
+def backward(low: Lowering, edge: Edge, d_values: Values) -> Values:
+    """Add the tasks of an edge without parameters; return the gradient of its source."""
+    match edge.op:
+        case Identity():
+            return d_values
+        case Split():
+            return _merge(low, edge, d_values, "backward-split")
+        case Merge():
+            return _split(low, edge, d_values, "backward-merge")
+    return {place: _backward(low, edge, d_values, *place) for place in low.places(edge.source)}
+
+
+def _pass_of(low: Lowering, edge: Edge) -> Pass:
+    match edge.op:
+        case AveragePool() as op:
+            return Pass("average-pool", pool.average_pool, pool.average_pool_backward, (op.window,))
+        case Upsample() as op:
+            return Pass("upsample", upsample.upsample, upsample.upsample_backward, (op.factor, op.mode))
+        case Pad() as op:
+            return Pass("pad", border.pad, border.pad_backward, (op.before, op.after, op.mode))
+        case Crop() as op:
+            sparsity = low.net.sparsity_of(edge.source)
+            assert op.after is not None
+            return Pass(
+                "crop", border.crop, border.crop_backward, (_divide(op.before, sparsity), _divide(op.after, sparsity))
+            )
+    raise AssertionError(f"edge {edge.name!r} is no operation that works map by map: {edge.op}")
+
+
+def _divide(size: Triple, by: Triple) -> Triple:
+    z, y, x = (n // m for n, m in zip(size, by, strict=True))
+    return z, y, x
+
+
+def _forward(low: Lowering, edge: Edge, block: int, group: int) -> Values:
+    graph, op, source = low.graph, edge.op, ref(low.values[edge.source][block, group])
+    priority, index = low.priorities.forward[edge.target], (edge.name, block, group)
+    if isinstance(op, MaxPool):
+        whole = graph.task("max-pool", index, priority, filters.max_pool, source, op.window)
+        return _filtered(low, edge, whole, block, group, 1)
+    if isinstance(op, MaxFilter):
+        n_groups = low.plan.groups_after[edge.name]
+        whole = graph.task("max-filter", index, priority, filters.max_filter, source, op.window, op.stride, n_groups)
+        return _filtered(low, edge, whole, block, group, n_groups)
+    n_bytes = low.edge_bytes(edge, (block, group))
+    function: Callable[..., Any]
+    arguments: tuple[object, ...]
+    if isinstance(op, Transfer):
+        kind, function, arguments = "transfer", transfer.forward, low.transfer_arguments(edge, block)
+    elif isinstance(op, Dropout):
+        kind, function, arguments = "dropout", dropout.apply, _dropout_arguments(low, edge, block, group)
+    else:
+        kind, function, _, arguments = _pass_of(low, edge)
+    return {(block, group): graph.task(kind, index, priority, function, source, *arguments, n_bytes=n_bytes)}
+
+
+def _dropout_arguments(low: Lowering, edge: Edge, block: int, group: int) -> tuple[object, ...]:
+    """Return what `dropout.apply` takes after the image."""
+    assert isinstance(edge.op, Dropout)
+    arrangement = low.arrangements[edge.source]
+    return arrangement, group, block, edge.op.rate, low.seed, ref(low.step), edge.name
+
+
+def _filtered(low: Lowering, edge: Edge, whole: Key, block: int, group: int, n_groups: int) -> Values:
+    """Take apart the images and argmax of a filter."""
+    assert isinstance(edge.op, MaxFilter | MaxPool)
+    graph, values, argmax = low.graph, {}, []
+    for part in range(n_groups):
+        place = block, group * n_groups + part
+        n_bytes = low.edge_bytes(edge, place)
+        values[place] = graph.part("filtered", (edge.name, *place), whole, part)
+        argmax.append(graph.part("argmax", (edge.name, *place), whole, n_groups + part))
+        graph.n_bytes[values[place]] = n_bytes
+        graph.n_bytes[argmax[-1]] = n_bytes // 4 * filters.index_bytes(edge.op.window)
+    low.argmax[edge.name, block, group] = argmax
+    return values
+
+
+def _split(low: Lowering, edge: Edge, values: Values, kind: str) -> Values:
+    """Add the tasks that take images apart into their phases: those of the source, or their gradients' of a merge."""
+    assert isinstance(edge.op, Split | Merge)
+    ahead = isinstance(edge.op, Split)
+    whole_node, phase_node = (edge.source, edge.target) if ahead else (edge.target, edge.source)
+    priority = low.priorities.forward[edge.target] if ahead else low.priorities.backward[edge.source]
+    found: Values = {}
+    n_blocks = low.n_blocks(whole_node)
+    for block, group in low.places(whole_node):
+        index = (edge.name, block, group)
+        whole = low.graph.task(kind, index, priority, phases.split, ref(values[block, group]), edge.op.stride)
+        for phase in range(edge.op.n_phases):
+            place = phase * n_blocks + block, group
+            found[place] = low.graph.part(f"{kind}-phase", (edge.name, *place), whole, phase)
+            low.graph.n_bytes[found[place]] = low.n_bytes(phase_node, place)
+    return found
+
+
+def _merge(low: Lowering, edge: Edge, values: Values, kind: str) -> Values:
+    """Add the tasks that put phases together to images: those of a merge, or the gradients of a split."""
+    assert isinstance(edge.op, Split | Merge)
+    ahead = isinstance(edge.op, Merge)
+    whole_node = edge.target if ahead else edge.source
+    priority = low.priorities.forward[edge.target] if ahead else low.priorities.backward[edge.source]
+    n_blocks = low.n_blocks(whole_node)
+    return {
+        (block, group): low.graph.task(
+            kind,
+            (edge.name, block, group),
+            priority,
+            phases.merge,
+            refs([values[phase * n_blocks + block, group] for phase in range(edge.op.n_phases)]),
+            edge.op.stride,
+            n_bytes=low.n_bytes(whole_node, (block, group)),
+        )
+        for block, group in low.places(whole_node)
+    }
+
+
+def _backward(low: Lowering, edge: Edge, d_values: Values, block: int, group: int) -> Key:
+    graph, op, priority = low.graph, edge.op, low.priorities.backward[edge.source]
+    index, n_bytes = (edge.name, block, group), low.n_bytes(edge.source, (block, group))
+    if isinstance(op, MaxFilter | MaxPool):
+        return _filter_backward(low, edge, d_values, (block, group))
+    gradient = ref(d_values[block, group])
+    if isinstance(op, Dropout):
+        arguments = _dropout_arguments(low, edge, block, group)
+        return graph.task("backward-dropout", index, priority, dropout.apply, gradient, *arguments, n_bytes=n_bytes)
+    kind, _, function, arguments = _pass_of(low, edge)
+    return graph.task(f"backward-{kind}", index, priority, function, gradient, *arguments, n_bytes=n_bytes)
+
+
+def _filter_backward(low: Lowering, edge: Edge, d_values: Values, place: Place) -> Key:
+    graph, op, priority = low.graph, edge.op, low.priorities.backward[edge.source]
+    (block, group), size = place, low.arrangements[edge.source].size
+    index, n_bytes = (edge.name, block, group), low.n_bytes(edge.source, place)
+    argmax = low.argmax[edge.name, block, group]
+    gradients = [d_values[block, group * len(argmax) + part] for part in range(len(argmax))]
+    if isinstance(op, MaxPool):
+        pooled = ref(gradients[0]), ref(argmax[0]), op.window, size
+        return graph.task("backward-max-pool", index, priority, filters.max_pool_backward, *pooled, n_bytes=n_bytes)
+    assert isinstance(op, MaxFilter)
+    arguments = (refs(gradients), refs(argmax), op.window, op.stride, size)
+    return graph.task("backward-max-filter", index, priority, filters.max_filter_backward, *arguments, n_bytes=n_bytes)
+
+
+def transfer_backward(low: Lowering, edge: Edge, d_values: Values) -> tuple[Values, dict[int, list[Key]]]:
+    """Add the tasks of a transfer; return the gradient of its source, and of each block the parts of its bias's."""
+    op, priority = edge.op, low.priorities.backward[edge.source]
+    assert isinstance(op, Transfer)
+    values: Values = {}
+    biases: dict[int, list[Key]] = {}
+    for block, group in low.edge_places(edge):
+        index = (edge.name, block, group)
+        output = low.contributions[edge.target][edge.name][block, group]
+        arguments = ref(d_values[block, group]), ref(output), activation_of(op)
+        whole = low.graph.task("backward-transfer", index, priority, transfer.backward, *arguments)
+        values[block, group] = low.graph.part("transfer-gradient", index, whole, 0)
+        low.graph.n_bytes[values[block, group]] = low.n_bytes(edge.source, (block, group))
+        if op.bias:
+            biases.setdefault(block, []).append(low.graph.part("bias-part", index, whole, 1))
+    return values, biases
