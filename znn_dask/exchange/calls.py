@@ -1,6 +1,6 @@
 """What every known call of PyTorch becomes: one function each, from a reading and a call to an image.
 
-A function that finds something it cannot express raises `UnsupportedError` with the reason; the reading says where it was.
+A function that finds something it cannot express raises `UnsupportedError` with the reason; the reading says where.
 """
 
 from collections.abc import Callable
