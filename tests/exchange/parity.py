@@ -134,16 +134,21 @@ def nudged(parameters, images, rng, n: int) -> tuple[dict, dict]:
     )
 
 
-def assert_parity(net: Network, size, seed: int = 0, batch: int = 1, **options) -> None:
-    """Compare everything by the rule: errors at most 1e-5 of the largest value, or three times PyTorch's own."""
+def assert_parity(net: Network, size, seed: int = 0, batch: int = 1, near: float = NEAR, **options) -> None:
+    """Compare everything by the rule: errors at most 1e-5 of the largest value, or three times PyTorch's own.
+
+    In large images values always lie nearer to a kink than ``near``; PyTorch in float32 then meets the same there.
+    """
     for attempt in range(20):
         rng = np.random.default_rng([seed, attempt])
         parameters, (images, targets) = random_parameters(net, rng), random_sample(net, size, rng, batch)
-        if margin(net, parameters, images) > NEAR:
+        if near and margin(net, parameters, images) <= near:
+            continue
+        exact = answer(net, parameters, images, targets, torch.float64)
+        if all(np.any(exact[f"output {name}"]) for name in net.outputs):
             break
     else:
-        raise AssertionError("no sample without a near tie")
-    exact = answer(net, parameters, images, targets, torch.float64)
+        raise AssertionError("no sample without a near tie, or rectifiers that leave nothing")
     singles = [answer(net, *nudged(parameters, images, rng, n), targets, torch.float32) for n in range(SAMPLES)]
     options = {"num_workers": 2, "tune": False, "batch": batch} | options
     with znn.Model(net, size, **options) as model:
@@ -157,7 +162,7 @@ def assert_parity(net: Network, size, seed: int = 0, batch: int = 1, **options) 
     for name, values in found.items():
         assert values.shape == exact[name].shape, name
         scale = np.abs(exact[name]).max()
-        if name in gradients and scale <= NOTHING * largest:
+        if name in gradients and scale <= NOTHING * largest:  # also 0, behind rectifiers that leave nothing
             assert np.abs(values).max() <= 1e-5 * largest, name
             continue
         error, *theirs = (

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from znn_dask.net import Network, zoo
+from znn_dask.net import Dropout, Edge, Network, zoo
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from exchange_strategies import networks  # noqa: E402
@@ -24,10 +24,16 @@ def test_random_networks_compute_what_pytorch_does(case, seed, way, batch):
 
 
 def narrow(net: Network, width: int) -> Network:
-    """Return a network with at most so many maps inside."""
+    """Return a network with at most so many maps inside, or as many as come out, that drops nothing."""
+    width = max(width, *net.outputs.values(), 1)
     ends = {*net.inputs, *net.outputs}
     nodes = [node if node.name in ends else replace(node, channels=min(width, node.channels)) for node in net.graph.nodes]
-    return Network(nodes, net.edges.values(), net.ndim)
+    return Network(nodes, [undropped(edge) for edge in net.edges.values()], net.ndim)
+
+
+def undropped(edge: Edge) -> Edge:
+    """Return an edge whose dropout drops nothing: PyTorch draws other numbers."""
+    return replace(edge, op=Dropout(0.0)) if isinstance(edge.op, Dropout) else edge
 
 
 SMALL = {
@@ -41,13 +47,13 @@ SMALL = {
     "vd2d_tanh": (lambda: narrow(zoo.vd2d_tanh(), 2), (1, 2, 1)),
     "vd2d3d": (lambda: narrow(zoo.vd2d3d(), 2), (1, 1, 2)),
     "zinet": (lambda: narrow(zoo.zinet(), 1), (1, 1, 2)),
-    "hd3d": (lambda: narrow(zoo.hd3d(), 1), (1, 1, 2)),
     "unet3d": (lambda: zoo.unet3d(widths=(2, 3, 4)), (4, 8, 4)),
     "unet3d valid": (lambda: zoo.unet3d(widths=(2, 3), padding="valid", norm="group"), (2, 4, 2)),
     "rsunet": (lambda: zoo.rsunet(widths=(2, 3, 4), out_channels=3), (3, 8, 12)),
     "rsunet nearest": (lambda: zoo.rsunet(widths=(2, 3), norm="instance", mode="nearest"), (3, 8, 6)),
 }
 LARGE = {
+    "hd3d": (lambda: narrow(zoo.hd3d(), 1), (1, 1, 2)),
     "n337": (lambda: zoo.n337(width=1), (1, 1, 1)),
     "n537": (lambda: zoo.n537(width=1), (1, 1, 1)),
     "n726": (lambda: zoo.n726(width=1), (1, 1, 1)),
@@ -63,4 +69,4 @@ def test_every_network_of_the_zoo_is_tried():
 @pytest.mark.parametrize("name", [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)])
 def test_the_zoo_computes_what_pytorch_does(name):
     make, size = {**SMALL, **LARGE}[name]
-    assert_parity(make(), size)
+    assert_parity(make(), size, **({"near": 0.0} if name in LARGE else {}))
