@@ -1,4 +1,4 @@
-// Bindings of what happens between convolutions: transfers, dropout, updates, filters and losses.
+// Bindings of what happens between convolutions: transfers, dropout, filters and losses.
 #include <nanobind/stl/optional.h>
 
 #include <optional>
@@ -39,16 +39,6 @@ void dropout(const Image& image, const Array<const int64_t, 1>& entries, uint64_
                        first_channel,                 (uint32_t)(rate * 4294967296.0), (float)(1.0 / (1.0 - rate))};
   nb::gil_scoped_release release;
   znn::table().dropout(d, image.data(), entries.data(), out.data());
-}
-
-void sgd(const Array<const float, 1>& parameter, const Array<const float, 1>& velocity, const Array<const float, 1>& gradient,
-         float rate, float momentum, float decay, Array<float, 1> new_parameter, Array<float, 1> new_velocity) {
-  const size_t n = parameter.shape(0);
-  require(velocity.shape(0) == n && gradient.shape(0) == n && new_parameter.shape(0) == n && new_velocity.shape(0) == n,
-          "parameter, velocity and gradient differ in size");
-  nb::gil_scoped_release release;
-  znn::table().sgd(n, parameter.data(), velocity.data(), gradient.data(), rate, momentum, decay, new_parameter.data(),
-                   new_velocity.data());
 }
 
 // ---- filters
@@ -115,8 +105,8 @@ void filter_backward(const std::vector<Image>& d_out, const std::vector<Argmax<c
 // The blocks of one batch group, and their gradients; entries: (fragment, 4), of example, z, y and x. Returns the sum.
 double loss(const std::vector<Image>& blocks, const std::vector<Array<float, 5>>& d_blocks, int kind,
             const Array<const int, 2>& entries, const Ints& sparsity, const std::optional<Array<const float, 5>>& target,
-            const std::optional<Array<const int32_t, 4>>& classes, const std::optional<Array<const float, 5>>& weight, double scale) {
-  require(kind >= 0 && kind <= znn::SOFTMAX, "unknown loss");
+            const std::optional<Array<const int32_t, 4>>& classes, const std::optional<Array<const float, 5>>& weight, double scale, double margin) {
+  require(kind >= 0 && kind <= znn::SQUARE_SQUARE, "unknown loss");
   require(!blocks.empty() && blocks.size() == d_blocks.size(), "a loss needs one gradient per block");
   require(kind == znn::SOFTMAX ? classes.has_value() : target.has_value(), "a loss needs targets; softmax needs classes");
   znn::Loss a{};
@@ -157,6 +147,7 @@ double loss(const std::vector<Image>& blocks, const std::vector<Array<float, 5>>
   a.target = softmax ? nullptr : target->data();
   a.classes = softmax ? classes->data() : nullptr;
   a.scale = scale;
+  a.margin = margin;
   nb::gil_scoped_release release;
   return znn::table().loss(a, znn::pool::scratch(znn::table().loss_scratch(a)));
 }
@@ -167,10 +158,8 @@ void bind_elementwise(nb::module_& m) {
   m.def("transfer_forward", &transfer_forward, "image"_a, "bias"_a, "function"_a, "a"_a, "b"_a, "out"_a);
   m.def("transfer_backward", &transfer_backward, "d_out"_a, "out"_a, "function"_a, "a"_a, "b"_a, "d_image"_a, "d_bias"_a);
   m.def("dropout", &dropout, "image"_a, "entries"_a, "all_entries"_a, "all_channels"_a, "first_channel"_a, "key"_a, "rate"_a, "out"_a);
-  m.def("sgd", &sgd, "parameter"_a, "velocity"_a, "gradient"_a, "rate"_a, "momentum"_a, "decay"_a, "new_parameter"_a,
-        "new_velocity"_a);
   m.def("loss", &loss, "blocks"_a, "d_blocks"_a, "kind"_a, "entries"_a, "sparsity"_a, "target"_a.none(), "classes"_a.none(),
-        "weight"_a.none(), "scale"_a);
+        "weight"_a.none(), "scale"_a, "margin"_a);
   m.def("filter_forward_uint8", &filter_forward<uint8_t>, "image"_a, "window"_a, "stride"_a, "pool"_a, "out"_a, "argmax"_a);
   m.def("filter_forward_uint16", &filter_forward<uint16_t>, "image"_a, "window"_a, "stride"_a, "pool"_a, "out"_a, "argmax"_a);
   m.def("filter_backward_uint8", &filter_backward<uint8_t>, "d_out"_a, "argmax"_a, "window"_a, "stride"_a, "pool"_a, "d_image"_a);

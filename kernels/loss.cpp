@@ -83,6 +83,19 @@ static double square(const Values& v, double scale, float* d_prediction) {
   return sum_of(sum);
 }
 
+// As square, but what differs by no more than the margin costs nothing.
+static double square_square(const Values& v, double scale, double margin, float* d_prediction) {
+  vd sum = {};
+  for (int j = 0; j < v.n; j += DOUBLES) {
+    const vd difference = load_doubles(v.prediction + j) - load_doubles(v.target + j);
+    const vd counted = difference < 0.0 ? (difference < -margin ? difference : (vd){}) : (difference <= margin ? (vd){} : difference);
+    const vd weighted = load_doubles(v.weight + j) * counted;
+    sum += weighted * counted;
+    store_doubles(d_prediction + j, weighted * (2.0 * scale));
+  }
+  return sum_of(sum);
+}
+
 // log(1 + exp(p)) - t p and 1 / (1 + exp(-p)) - t, written so that nothing overflows.
 static double logistic(const Values& v, double scale, float* d_prediction) {
   vd sum = {};
@@ -96,6 +109,12 @@ static double logistic(const Values& v, double scale, float* d_prediction) {
   return sum_of(sum);
 }
 
+static double of_kind(const Loss& a, const Values& v, float* d_prediction) {
+  if (a.kind == SQUARE) return square(v, a.scale, d_prediction);
+  if (a.kind == SQUARE_SQUARE) return square_square(v, a.scale, a.margin, d_prediction);
+  return logistic(v, a.scale, d_prediction);
+}
+
 static double evaluate(const Loss& a, Values& v, const float* prediction, float* d_prediction) {
   float d[Values::MOST];
   copy(v.prediction, prediction, v.n);
@@ -103,7 +122,7 @@ static double evaluate(const Loss& a, Values& v, const float* prediction, float*
     if (v.outside[j]) v.prediction[j] = v.target[j] = v.weight[j] = 0.0f;
   const int whole = ceil_div(v.n, DOUBLES) * DOUBLES;
   for (int j = v.n; j < whole; j++) v.prediction[j] = v.target[j] = v.weight[j] = 0.0f;
-  const double sum = a.kind == SQUARE ? square(v, a.scale, d) : logistic(v, a.scale, d);
+  const double sum = of_kind(a, v, d);
   copy(d_prediction, d, v.n);
   for (int j = 0; j < whole && (v.any_outside || v.n < whole); j++) v.weight[j] = 1.0f;
   v.n = 0;

@@ -1,5 +1,5 @@
 // The bindings: check shapes, take views, release the GIL, call the table. No arithmetic here. Convolutions are bound in
-// convolution.cpp, what happens between them in elementwise.cpp.
+// convolution.cpp, what happens between them in elementwise.cpp, sampling.cpp and node.cpp, updates in learning.cpp.
 #include <nanobind/stl/string.h>
 
 #include <string>
@@ -54,4 +54,7 @@ NB_MODULE(_kernels, m) {
   m.def("reset_peak", &znn::pool::reset_peak);
   bind_convolution(m);
   bind_elementwise(m);
+  bind_learning(m);
+  bind_sampling(m);
+  bind_node(m);
 }

@@ -1,5 +1,5 @@
-// Transfer functions with their biases, and the update of parameters. The derivative is taken from the output, so
-// that the value before the function need not be kept.
+// Transfer functions with their biases, and dropout. The derivative is taken from the output, so that the value before
+// the function need not be kept.
 #include "activation.hpp"
 #include "simd.hpp"
 #include "table.hpp"
@@ -196,15 +196,6 @@ void dropout(const Dropout& all, const float* image, const int64_t* entry, float
       out += length;
       used.skip(length);
     }
-  }
-}
-
-void sgd(size_t n, const float* parameter, const float* velocity, const float* gradient, float rate, float momentum,
-         float decay, float* new_parameter, float* new_velocity) {
-  for (size_t j = 0; j < n; j++) {
-    const float v = momentum * velocity[j] + gradient[j] + decay * parameter[j];
-    new_velocity[j] = v;
-    new_parameter[j] = parameter[j] - rate * v;
   }
 }
 

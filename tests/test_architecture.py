@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tune": BASE | {"ops", "io", "lower"},
     "model": BELOW_MODEL,
     "infer": BELOW_MODEL | {"model"},
-    "train": BELOW_MODEL | {"model", "infer"},
+    "train": BELOW_MODEL | {"model", "infer", "viz"},
     "cluster": BELOW_MODEL | {"model", "infer", "train"},
     "viz": BASE | {"net", "lower"},
     "face": BELOW_MODEL | {"model", "infer", "train", "cluster", "viz"},
@@ -39,18 +39,19 @@ MAY_IMPORT: dict[str, set[str]] = {
 BASE_MODULES = {"geometry", "tasks", "errors", "config", "randomness"}
 CLI_MODULES = {"cli", "commands", "__main__"}
 # Extras that a user may lack: imported late or guarded, never needed to start.
-OPTIONAL = {"torch", "onnx", "onnxscript", "zarr", "distributed", "graphviz", "fsspec"}
+OPTIONAL = {"torch", "onnx", "onnxscript", "zarr", "distributed", "graphviz", "fsspec", "tensorboardX"}
 IMPORTING_CALLS = {"__import__", "import_module", "importlib.import_module"}
 GUARDS = ("TYPE_CHECKING", "find_spec")
 MOST_LINES = 400
 MOST_FUNCTION_LINES = 50
 # The workers' loop: in Python a call costs as much as all that the loop does for a task.
 MAY_BE_LONG = {("znn_dask/sched/run.py", "work")}
-# A trace and a simulation are drawn by methods of their own, and matplotlib would cost every program half a second at
-# its start. So these imports look up, below the top of their files.
+# A trace and a simulation are drawn by methods of their own, a trainer draws, too, and matplotlib would cost every
+# program half a second at its start. So these imports, most of which look up, stand below the top of their files.
 DRAWN_LATE = {
     ("znn_dask/sched/trace.py", "znn_dask.viz.timeline"),
     ("znn_dask/sched/simulation.py", "znn_dask.viz.speedup"),
+    ("znn_dask/__init__.py", "znn_dask.train"),
 }
 # Folders of one machine that no file may name, and data that only the integration script may.
 MACHINE_PATH = re.compile(r"(?<![\w.~-])/(?:home|work|root|Users)/\w[\w./-]*")

@@ -7,10 +7,12 @@
     loss = model.step(image, target)
     prediction = model.predict(volume)
 
-Describing a network: `Network`, `zoo`. Running one: `Model`, `SGD`; one of PyTorch: `from_torch`.
-Scheduling any Dask graph: `get`, `Scheduler`.
+Describing a network: `Network`, `zoo`. Running one: `Model`, with `SGD`, `Adam` or `AdamW`; one of PyTorch:
+`from_torch`. A whole run: `Trainer`, `Callback`. Scheduling any Dask graph: `get`, `Scheduler`.
 Seeing what its workers do: `Trace`. How fast it would be with more of them: `simulate`.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from znn_dask.errors import (
     CheckpointError,
@@ -22,17 +24,25 @@ from znn_dask.errors import (
     NetworkError,
     OutputExistsError,
     ParameterError,
+    SaveError,
     ShapeError,
     ZnnError,
 )
-from znn_dask.model import SGD, Model, from_torch
+from znn_dask.model import SGD, Adam, AdamW, Model, from_torch
 from znn_dask.net import Network, zoo
 from znn_dask.sched import Dispatch, Program, Scheduler, Trace, get
 from znn_dask.sched.simulation import Simulation
 from znn_dask.sched.speedup import simulate
 
+if TYPE_CHECKING:
+    from znn_dask.train.callbacks import Callback
+    from znn_dask.train.trainer import Trainer
+
 __all__ = [
     "SGD",
+    "Adam",
+    "AdamW",
+    "Callback",
     "CheckpointError",
     "ConfigError",
     "DataError",
@@ -46,10 +56,12 @@ __all__ = [
     "OutputExistsError",
     "ParameterError",
     "Program",
+    "SaveError",
     "Scheduler",
     "ShapeError",
     "Simulation",
     "Trace",
+    "Trainer",
     "ZnnError",
     "from_torch",
     "get",
@@ -57,3 +69,16 @@ __all__ = [
     "zoo",
 ]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs matplotlib and readers of volumes only when it is asked for."""
+    if name in ("Callback", "Trainer"):
+        from znn_dask.train import trainer
+
+        return getattr(trainer, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

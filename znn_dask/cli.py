@@ -14,6 +14,7 @@ from znn_dask.commands.convert import convert
 from znn_dask.commands.demo import demo
 from znn_dask.commands.evaluate import evaluate
 from znn_dask.commands.predict import predict
+from znn_dask.commands.segment import segment
 from znn_dask.commands.show import show
 from znn_dask.commands.simulate import simulate_command
 from znn_dask.commands.train import train
@@ -32,7 +33,7 @@ def group() -> None:
     """
 
 
-for command in (demo, train, predict, evaluate, show, convert, tune, simulate_command):
+for command in (demo, train, predict, evaluate, segment, show, convert, tune, simulate_command):
     group.add_command(command)
 
 

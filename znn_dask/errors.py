@@ -57,12 +57,16 @@ class CheckpointError(ZnnError, ValueError):
     """A model file that is damaged, foreign, or belongs to another network."""
 
 
+class SaveError(ZnnError, OSError):
+    """A file of a run could not be written: the disk is full, read-only or gone. What was saved before is as it was."""
+
+
 class MissingExtraError(ZnnError, ImportError):
     """An optional dependency is not installed; the message names the extra to install."""
 
 
 class DivergenceError(ZnnError, ArithmeticError):
-    """The loss is no longer finite."""
+    """The loss or a parameter is no longer finite, or the loss grows far beyond what it was at the start."""
 
 
 def nearest(value: str, valid: list[str]) -> str:

@@ -11,10 +11,14 @@ from znn_dask.infer.metrics import (
     Scene,
     best_cut,
     best_segmentation,
+    compare_segments,
+    components,
+    number_on,
     pixel_scores,
     segment,
     segmentation_scores,
     smoothed_threshold,
+    watershed_segments,
 )
 
 SHAPE = (2, 3, 4)
@@ -126,3 +130,37 @@ def test_bad_predictions_are_named() -> None:
         pixel_scores(np.zeros((2, 3, 4)), np.zeros((2, 3, 5)))
     with pytest.raises(DataError, match="not finite"):
         pixel_scores(np.full(SHAPE, np.nan), np.zeros(SHAPE))
+
+
+def test_a_hole_in_a_boundary_merges_components_but_not_basins() -> None:
+    ids = np.zeros((12, 12, 26), np.int32)
+    ids[:, :, :12], ids[:, :, 14:] = 1, 2
+    boundary = (ids == 0).astype(np.float32)
+    boundary[5, 5, 12:14] = 0.4
+    merged = compare_segments(segment(boundary), ids)
+    kept = compare_segments(watershed_segments(boundary), ids)
+    assert (merged.segments, kept.segments) == (1, 2)
+    assert merged.voi_merge > 0.9
+    assert (kept.rand_error, kept.voi_split, kept.voi_merge) == pytest.approx((0, 0, 0))
+    assert watershed_segments(boundary, 0.3).max() == 2
+    assert watershed_segments(boundary, 0.3).min() == 1, "every voxel has an id"
+
+
+def test_sections_are_segmented_one_by_one_where_that_is_asked() -> None:
+    boundary = np.zeros((3, 10, 20), np.float32)
+    boundary[:, :, 9:11] = 1
+    boundary[1] = 0
+    found = watershed_segments(boundary, in_plane=True)
+    assert [sorted(set(section.ravel().tolist())) for section in found] == [[1, 2], [3], [4, 5]]
+    assert components(boundary == 0, in_plane=True).max() == 5
+    assert components(boundary == 0).max() == 1
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_without_a_boundary_or_without_an_inside_there_is_one_basin(value: float) -> None:
+    assert (watershed_segments(np.full((4, 5, 6), value, np.float32)) == 1).all()
+
+
+def test_ids_of_parts_are_numbered_on_and_0_stays() -> None:
+    parts = [np.array([0, 2, 1]), np.array([0, 0]), np.array([1, 0, 3])]
+    assert number_on(parts).tolist() == [0, 2, 1, 0, 0, 3, 0, 5]

@@ -4,8 +4,10 @@ from collections import Counter
 
 import numpy as np
 from dask.utils import key_split
+from todays_networks import CASES
 
 from znn_dask.lower import Options, make_plan
+from znn_dask.lower.expand import expand
 from znn_dask.lower.parameters import initial_parameters, to_blocks
 from znn_dask.lower.step import StepOptions, lower_step
 from znn_dask.net import Convolution, Edge, MaxFilter, Network, Transfer
@@ -65,6 +67,11 @@ NETS = {
     ),
     "branches": (BRANCHES, {"left": (2, 4, 5), "right": (2, 3, 4)}),
     "meeting": (MEETING, {"output": (2, 3, 5)}),
+    **{
+        name: (expand(net), dict.fromkeys(net.outputs, size))
+        for name, (net, size) in CASES.items()
+        if name != "instance"
+    },
 }
 
 MODES = [

@@ -11,6 +11,7 @@ from znn_dask.lower.cost import predicted
 from znn_dask.lower.counts import counted_bytes, counted_seconds
 from znn_dask.lower.layers import seconds_of, used
 from znn_dask.lower.step import StepOptions
+from znn_dask.ops.update import SgdRule
 from znn_dask.sched.costs import costs_of
 
 pytestmark = pytest.mark.timeout(60)
@@ -19,7 +20,7 @@ CONVOLVING = ("conv", "backward-conv", "fft", "ifft", "backward-fft")
 
 def step_of(name, **mode):
     net, plan = plan_of(name, 2, **mode)
-    return net, plan, lower_step(net, plan, StepOptions("square", momentum=0.9, pending=True), TOKEN)
+    return net, plan, lower_step(net, plan, StepOptions("square", SgdRule(0.9), pending=True), TOKEN)
 
 
 @pytest.mark.parametrize("mode", [mode for mode in MODES if "fft-stored" not in str(mode)])
@@ -45,7 +46,7 @@ def test_bytes_are_those_of_a_run():
         model.step(x, y)
         with znn.Trace() as trace:
             model.step(x, y)
-        graph = lower_step(net, model._core.plan, StepOptions("square", momentum=0.9, pending=True), TOKEN)
+        graph = lower_step(net, model._core.plan, StepOptions("square", SgdRule(0.9), pending=True), TOKEN)
     costs = costs_of(trace.runs)
     traced = {
         (key[0].rpartition("-")[0], *key[1:]): n for key, n in zip(costs.tables.keys, costs.n_bytes, strict=False)

@@ -8,7 +8,8 @@ import pytest
 import znn_dask as znn
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-from torch_networks import CASES  # noqa: E402
+import torch_networks  # noqa: E402
+from todays_networks import CASES  # noqa: E402
 
 pytestmark = pytest.mark.timeout(240)
 WAYS = [
@@ -34,7 +35,8 @@ def random_parameters(net, rng):
 @cache
 def case(name):
     """Parameters, a sample, and what PyTorch makes of it in float64 and float32: output, loss and gradients."""
-    net, run, size = CASES[name]
+    net, size = CASES[name]
+    run = torch_networks.CASES[name]
     rng = np.random.default_rng(5)
     parameters = random_parameters(net, rng)
     sizes = net.node_sizes(size)
@@ -65,7 +67,7 @@ def error(found, right):
 @pytest.mark.parametrize("way", WAYS, ids=str)
 @pytest.mark.parametrize("name", CASES)
 def test_as_pytorch(name, way):
-    net, _, size = CASES[name]
+    net, size = CASES[name]
     parameters, x, target, (exact, single) = case(name)
     with znn.Model(net, size, num_workers=2, batch=BATCH, tune=False, **way) as model:
         model.load_parameters(parameters)
@@ -79,7 +81,7 @@ def test_as_pytorch(name, way):
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_same_bits_for_any_number_of_workers(name):
-    net, _, size = CASES[name]
+    net, size = CASES[name]
     parameters, x, target, _ = case(name)
     answers = []
     for num_workers in (1, 2, 4, 8):
@@ -91,7 +93,7 @@ def test_the_same_bits_for_any_number_of_workers(name):
 
 
 def test_running_averages_are_those_of_pytorch():
-    net, _, size = CASES["batch"]
+    net, size = CASES["batch"]
     parameters, x, target, _ = case("batch")
     with znn.Model(net, size, num_workers=2, batch=BATCH, tune=False, optimizer=znn.SGD(0.0)) as model:
         model.load_parameters(parameters)
@@ -110,9 +112,7 @@ def test_running_averages_are_those_of_pytorch():
 
 @pytest.mark.parametrize("name", CASES)
 def test_saved_and_loaded(name, tmp_path):
-    net, _, size = CASES[name]
-    if name == "pooled":
-        net = znn.Network(net.nodes.values(), net.edges.values(), net.ndim)
+    net, size = CASES[name]
     _, x, target, _ = case(name)
     with znn.Model(net, size, num_workers=2, batch=BATCH, tune=False) as model:
         model.step(x, target)

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 from hypothesis import given
-from net_strategies import Case, graphs
+from net_strategies import Case, graphs, joined_graphs
 
 from znn_dask.errors import NetworkError, ParameterError
 from znn_dask.net import (
@@ -48,6 +48,15 @@ def test_networks_are_values(case: Case):
     _ = net.field_of_view, same.n_parameters, net.parameters
     assert pickle.dumps(net) == pickle.dumps(pickle.loads(pickle.dumps(net)))
     assert net != Network(net.nodes.values(), net.edges.values(), 5 - net.ndim)
+
+
+@given(joined_graphs())
+def test_networks_of_any_operation_are_values(net: Network):
+    assert Network(net.nodes.values(), net.edges.values(), net.ndim) == net
+    assert pickle.loads(pickle.dumps(net)) == net
+    sizes = net.table().splitlines()[-1]
+    assert sizes.startswith("field of view")
+    assert net.graphviz().source.count("->") == len(net.edges)
 
 
 def test_what_is_given_out_does_not_lead_back_in():

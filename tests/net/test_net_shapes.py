@@ -2,10 +2,10 @@
 
 import pytest
 from hypothesis import given
-from net_strategies import Case, chains, graphs, sizes
+from net_strategies import Case, chains, graphs, joined_graphs, sizes
 
 from znn_dask.errors import NetworkError, ParameterError, ShapeError
-from znn_dask.net import Convolution, Edge, MaxFilter, MaxPool, Network, Transfer
+from znn_dask.net import AveragePool, Convolution, Edge, MaxFilter, MaxPool, Network, Transfer
 
 SIZES_3D = [37, 35, 34, 30, 28, 20, 12]
 SIZES_2D = [241, 231, 230, 210, 208, 168, 128, 88, 48]
@@ -26,8 +26,9 @@ def voxels_read(net: Network, axis: int) -> int:
         op, step = edge.op, net.edge_sparsity(edge.name)[axis]
         window = getattr(op, "kernel", getattr(op, "window", (1, 1, 1)))[axis]
         for place in read[edge.target]:
-            first = place * window if isinstance(op, MaxPool) else place
-            step = 1 if isinstance(op, MaxPool) else step
+            pools = isinstance(op, MaxPool | AveragePool)
+            first = place * window if pools else place
+            step = 1 if pools else step
             read[edge.source] |= {first + tap * step for tap in range(window)}
     return max(max(read[name]) - min(read[name]) + 1 for name in net.inputs)
 
@@ -76,6 +77,14 @@ def test_a_graph_agrees_with_the_count_along_its_layers(case: Case, size):
     assert net.output_size(inputs) == (outputs if len(outputs) > 1 else next(iter(outputs.values())))
     assert all(net.sparsity_of(name) == case.sparsity(depth) for name, depth in case.depth.items())
     assert str(net).splitlines()[-1].startswith("field of view")
+
+
+@given(joined_graphs())
+def test_sizes_forwards_are_those_backwards(net: Network):
+    sizes = net._smallest_sizes()
+    if sizes is not None:
+        outputs = net.output_size({name: sizes[name] for name in net.inputs})
+        assert outputs == (sizes[next(iter(net.outputs))] if len(net.outputs) == 1 else {n: sizes[n] for n in outputs})
 
 
 def test_a_pool_divides_and_a_filter_does_not():

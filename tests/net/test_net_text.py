@@ -5,10 +5,10 @@ import contextlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from net_strategies import Case, graphs
+from net_strategies import Case, graphs, joined_graphs
 
 from znn_dask.errors import DataError, NetworkError
-from znn_dask.net import Convolution, Dropout, Edge, Init, MaxFilter, MaxPool, Network, Transfer, zoo
+from znn_dask.net import Convolution, Dropout, Edge, Identity, Init, MaxFilter, MaxPool, Network, Transfer, zoo
 from znn_dask.net.graph import arrange
 from znn_dask.net.text import read
 
@@ -124,7 +124,7 @@ size 4
 def test_the_dummy_edge_is_the_identity():
     text = "nodes a\ntype input\nsize 1\n\nedges e\ntype dummy\ninput a\noutput b\n\nnodes b\ntype sum\nsize 1\n"
     net = Network.from_text(text)
-    assert net.edges["e"].op == Transfer("linear", (1, 0), bias=False)
+    assert net.edges["e"].op == Identity()
     assert net.n_parameters == 0
     assert Network.from_text(net.to_text()) == net
 
@@ -181,6 +181,13 @@ def test_names_that_are_made_up_avoid_those_that_are_there():
 @given(graphs())
 def test_round_trip(case: Case):
     assert Network.from_text(case.net.to_text()) == case.net
+
+
+@given(joined_graphs())
+def test_round_trip_of_any_operation_and_join(net: Network):
+    text = net.to_text()
+    assert Network.from_text(text) == net
+    assert Network.from_text(text).to_text() == text
 
 
 @given(st.floats(0, 1, exclude_max=True))
@@ -244,7 +251,7 @@ def test_options_that_say_no_are_no_matter():
             "type summ",
             r"line 28: unknown type 'summ' of nodes 'p1'\. Did you mean 'sum'\? Known: input,",
         ),
-        ("type dropout", "type crop", r"line 32: unsupported type 'crop' of edges 'drop'\. Known: conv"),
+        ("type dropout\nratio 0.8", "type crop", r"line 31: edges 'drop' needs the key 'offset'.* 'offset 0,1,1'"),
         (
             "size 1,4,4",
             "size 1,4",

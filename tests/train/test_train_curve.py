@@ -20,7 +20,7 @@ def test_rows_come_back_exactly(tmp_path: Path) -> None:
     assert read_rows(path) == []
     write(path)
     assert read_rows(path) == ROWS
-    assert path.read_text().startswith("step,seconds,learning_rate,loss,train_error,test_loss,test_error\n")
+    assert path.read_text().startswith("step,seconds,learning_rate,loss,train_error,test_loss,test_error,region_error,")
 
 
 @pytest.mark.parametrize("step", [0, 1, 4, 5, 8, 100])

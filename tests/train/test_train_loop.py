@@ -11,6 +11,7 @@ from train_cases import settings
 
 from znn_dask.errors import CheckpointError, DivergenceError, ShapeError
 from znn_dask.io.checkpoint import read_checkpoint
+from znn_dask.train.callbacks import Callback
 from znn_dask.train.config import Config
 from znn_dask.train.config_file import make_config
 from znn_dask.train.curve import read_rows
@@ -28,6 +29,16 @@ def config(tmp_path: Path) -> Config:
     return make_config(settings(tmp_path))
 
 
+class Steps(Callback):
+    """Notes the updates after which there was a checkpoint."""
+
+    def __init__(self, seen: list[int]) -> None:
+        self.seen = seen
+
+    def on_checkpoint(self, run: Loop, path: Path) -> None:
+        self.seen.append(run.step)
+
+
 def train(config: Config, folder: Path, restart: bool = False) -> Loop:
     loop, _ = open_run(config, folder, restart)
     with loop.model:
@@ -40,6 +51,10 @@ def curve(folder: Path) -> list[tuple[object, ...]]:
     return [
         (r.step, r.learning_rate, r.loss, r.train_error, r.test_loss, r.test_error) for r in read_rows(folder / CURVE)
     ]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def assert_same_model(one: Path, other: Path) -> None:
@@ -144,7 +159,7 @@ def test_checkpoints_by_the_clock_do_not_starve_the_run(config: Config, tmp_path
     raw["log"]["checkpoint_minutes"] = 1e-9  # type: ignore[index]
     loop, _ = open_run(make_config(raw), tmp_path / "run")
     seen: list[int] = []
-    loop.on_checkpoint = lambda: seen.append(loop.position.step)
+    loop.callbacks.append(Steps(seen))
     with loop.model:
         loop.run(progress=False)
     assert seen == sorted(set(seen))
@@ -166,12 +181,12 @@ def test_another_run_is_refused_and_left_alone(
     config: Config, tmp_path: Path, section: str, key: str, value: object, message: str
 ) -> None:
     train(config, tmp_path / "run")
-    before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    before = contents(tmp_path / "run")
     raw = settings(tmp_path)
     raw[section][key] = value  # type: ignore[index]
     with pytest.raises(CheckpointError, match=f"belongs to another run: .*{message}.*Give --restart"):
         open_run(make_config(raw), tmp_path / "run")
-    assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
+    assert contents(tmp_path / "run") == before
 
 
 def test_what_does_not_shape_a_run_may_change(config: Config, tmp_path: Path) -> None:

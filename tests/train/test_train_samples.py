@@ -170,7 +170,7 @@ def test_volumes_are_loaded_once_and_prepared(files: dict[str, str]) -> None:
     assert first.region == first.reach == ((0, 4), (0, 7), (0, 8))
     assert second.region == ((4, 6), (0, 7), (0, 8))
     assert second.reach == ((0, 6), (0, 7), (0, 8))
-    np.testing.assert_allclose(first.image.mean(), 0, atol=1e-5)
+    np.testing.assert_allclose(first.image[...].mean(), 0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -69,9 +69,3 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write figures to a file."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a picture to a file."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)

@@ -19,7 +19,7 @@ from znn_dask.io.atomic import refuse_existing, replacing
 from znn_dask.io.znn_hdf5 import read_znn
 from znn_dask.model import Model
 from znn_dask.model.znn_file import interpret
-from znn_dask.ops.loss import LOSSES
+from znn_dask.ops.losses import LOSSES
 from znn_dask.train.resolve import sizes, zoo_names
 from znn_dask.train.znn_curve import rows_of, write_rows
 from znn_dask.train.znn_job import read_job

@@ -4,17 +4,14 @@ from pathlib import Path
 
 import click
 
-from znn_dask.commands.common import debug_option, workers_option, write_json
-from znn_dask.commands.pictures import PREDICTION_PICTURE, CurveDrawer
-from znn_dask.commands.train import METRICS, describe_error, draw_held_out
+from znn_dask.commands.common import debug_option, workers_option
 from znn_dask.errors import OutputExistsError
 from znn_dask.io.writing import write_volume
 from znn_dask.train.config import Config
 from znn_dask.train.config_file import make_config
-from znn_dask.train.heldout import evaluate_regions
 from znn_dask.train.phantom import make_phantom
-from znn_dask.train.run import CURVE_PICTURE, MODEL, read_stored
-from znn_dask.train.session import open_run
+from znn_dask.train.run import METRICS, MODEL, PREDICTION_PICTURE, REPORT, read_stored
+from znn_dask.train.trainer import Trainer
 
 SIZE, TEST_SIZE = (64, 96, 96), (32, 96, 96)
 """Voxels (z, y, x) of the phantom that is learnt from, and of the one that is predicted."""
@@ -46,26 +43,19 @@ def demo(out: Path, seed: int, updates: int, workers: int | None, quiet: bool) -
     _check_out(out)
     sources = _make_volumes(out, seed)
     config = _config(sources, seed, updates, workers)
-    loop, test = open_run(config, out, restart=True)
-    with loop.model:
-        net = loop.model.net
+    with Trainer(None, config, folder=out, restart=True, progress=not quiet) as trainer:
+        net = trainer.model.net
         click.echo(
-            f"training to find the membranes: {updates:,} updates of a network of {net.n_parameters:,} "
-            "parameters, "
-            f"field of view {net.field_of_view}, {loop.model.num_workers} workers"
+            f"training to find the membranes: {updates:,} updates of a network of {net.n_parameters:,} parameters, "
+            f"field of view {net.field_of_view}, {trainer.model.num_workers} workers; "
+            "then the second phantom is predicted, which training has not seen"
         )
-        loop.on_checkpoint = CurveDrawer(out)
-        loop.run(progress=not quiet)
-        if loop.stopped_by:
-            click.echo(f"stopped after update {loop.position.step:,}", err=True)
-            return 128 + loop.stopped_by
-        click.echo("predicting the second phantom, which training has not seen")
-        found = evaluate_regions(loop.model, test)
-    figures = {"updates": updates, "seed": seed, "seconds": loop.position.seconds, **found.figures()}
-    write_json(out / METRICS, figures)
-    draw_held_out(out, test[0], found)
-    click.echo(describe_error(found))
-    click.echo(f"look at {out / PREDICTION_PICTURE} and {out / CURVE_PICTURE}; figures are in {out / METRICS}")
+        result = trainer.run()
+    if trainer.stopped_by:
+        click.echo(f"stopped after update {result.step:,}", err=True)
+        return 128 + trainer.stopped_by
+    click.echo(str(result))
+    click.echo(f"look at {out / PREDICTION_PICTURE} and {out / REPORT}; figures are in {out / METRICS}")
     click.echo(f"predict more with: znn-dask predict {out / MODEL} {sources['test_image']} prediction.npy")
     return 0
 
@@ -115,7 +105,13 @@ def _config(sources: dict[str, str], seed: int, updates: int, workers: int | Non
                 "seed": seed,
             },
             "data": {**parts, "preprocess": "volume"},
-            "log": {"every": 50, "test_every": 250, "checkpoint_every": 500},
+            "log": {
+                "every": 50,
+                "test_every": 250,
+                "validate_every": 500,
+                "checkpoint_every": 500,
+                "segments": "background",
+            },
             "compute": {"workers": workers},
         },
         name="the demo's configuration",

@@ -1,23 +1,43 @@
 """``znn-dask evaluate``: how good a prediction is."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
 
 from znn_dask.commands.common import debug_option, parse_region
 from znn_dask.errors import DataError, ParameterError, ShapeError
-from znn_dask.infer.metrics import (
-    PixelScores,
-    SegmentationScores,
-    best_segmentation,
-    pixel_scores,
-    segmentation_scores,
-)
-from znn_dask.io.volumes import read_image, read_label
+from znn_dask.infer import streamed
+from znn_dask.infer.metrics import PixelScores, SegmentationScores, best_segmentation, segmentation_scores
+from znn_dask.infer.source import FileRegion
 from znn_dask.train.targets import boundary_map
+
+Box = tuple[slice, ...]
+Read = Callable[[Box], np.ndarray]
+MOST_SEGMENTED = 1 << 26  # voxels that are segmented in memory
+
+
+class Pair(NamedTuple):
+    """A prediction and a label, read by boxes of the region that counts.
+
+    Attributes
+    ----------
+    prediction, truth : callable(box) -> array of shape (z, y, x)
+    boundaries : callable(box, in_plane) -> array of shape (z, y, x)
+        Of the whole label, so that the region's border makes none and hides none.
+    size : (z, y, x)
+    top : int or None
+        The largest integer of the prediction's type, if it is stored as integers.
+    """
+
+    prediction: Read
+    truth: Read
+    boundaries: Callable[[Box, bool], np.ndarray]
+    size: tuple[int, ...]
+    top: int | None
 
 
 @click.command()
@@ -37,6 +57,7 @@ from znn_dask.train.targets import boundary_map
 @click.option("--channel", type=click.IntRange(min=0), help="Channel of PREDICTION.  [default: the last]")
 @click.option("--invert", is_flag=True, help="LABEL has 0 where PREDICTION should be 1.")
 @click.option("--in-plane", is_flag=True, help="Cell ids: boundaries within sections only.")
+@click.option("--segmentation", is_flag=True, help="PREDICTION holds ids too, of `znn-dask segment`.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @debug_option
 def evaluate(
@@ -48,79 +69,126 @@ def evaluate(
     channel: int | None,
     invert: bool,
     in_plane: bool,
+    segmentation: bool,
     as_json: bool,
 ) -> int:
-    """Compare the volume PREDICTION with the volume LABEL.
+    """Compare the volume PREDICTION with the volume LABEL; they may be larger than memory.
 
     Prints pixel error, precision, recall and F1 at the threshold, the best threshold, and the error of always
     predicting the more frequent class. If LABEL holds cell ids, PREDICTION is taken for boundaries: the
     truth is where ids meet or are 0, and segments (connected voxels below the threshold; the others join
     the nearest) are compared with the cells by adapted Rand error and variation of information, at the
-    threshold and at the best one.
+    threshold and at the best one. Integers of PREDICTION above 1 count from 0 to 1.
 
     \b
     Example:
       znn-dask evaluate boundaries.tif truth.h5:/ids --region 40:50
+      znn-dask evaluate cells.zarr truth.h5:/ids --segmentation
     """
-    volume, truth = _read(prediction, label, channel)
-    box = parse_region(region, truth.shape)
-    whole, truth = truth.shape, truth[box]
-    if volume.shape == whole:
-        volume = volume[box]
-    elif volume.shape != truth.shape:
-        part = "" if region is None else f", and the region {truth.shape}"
-        raise ShapeError(
-            f"{prediction} has size {volume.shape} (z, y, x), but {label} has {whole}{part}; they must be equal"
-        )
-    cells = _holds_ids(truth) if ids is None else ids
-    # Boundaries of the whole label, so that the region's border makes none and hides none.
-    target = boundary_map(read_label(label), in_plane)[box] if cells else truth != 0
-    report: dict[str, Any] = {
-        "label": "cell ids" if cells else "binary",
-        "voxels": int(truth.size),
-        "pixels": asdict(pixel_scores(volume, target != invert, threshold)),
-    }
-    if cells:
+    pair = _open(prediction, label, channel, region)
+    boxes = list(streamed.boxes_of(pair.size))
+    voxels = int(np.prod(pair.size))
+    if segmentation:
+        scores = streamed.id_scores(pair.prediction, pair.truth, boxes)
+        # There is no threshold, and JSON knows no NaN.
+        report: dict[str, Any] = {"label": "cell ids", "voxels": voxels, "ids": asdict(scores) | {"threshold": None}}
+        click.echo(json.dumps(report, indent=2) if as_json else _text(report))
+        return 0
+    cells = _holds_ids(pair.truth, boxes) if ids is None else ids
+    low, high = streamed.value_range(pair.prediction, boxes)
+    scale = pair.top if pair.top is not None and high > 1 else 1
+
+    def probability(box: Box) -> np.ndarray:
+        values = pair.prediction(box)
+        return values if scale == 1 else values.astype(np.float32) / np.float32(scale)
+
+    def target(box: Box) -> np.ndarray:
+        positive = pair.boundaries(box, in_plane) if cells else pair.truth(box) != 0
+        return np.asarray(positive != invert)
+
+    pixels = streamed.pixel_scores(probability, target, boxes, (low / scale, high / scale), threshold)
+    report = {"label": "cell ids" if cells else "binary", "voxels": voxels, "pixels": asdict(pixels)}
+    if cells and voxels <= MOST_SEGMENTED:
+        everything = tuple(slice(0, n) for n in pair.size)
+        volume, truth = probability(everything), pair.truth(everything)
         boundary = 1.0 - volume if invert else volume
         cut = 1.0 - threshold if invert else threshold
         report["segments"] = asdict(segmentation_scores(boundary, truth, cut))
         report["best_segments"] = asdict(best_segmentation(boundary, truth))
+    elif cells:
+        report["note"] = "too large to be segmented here: use `znn-dask segment`, then `evaluate --segmentation`"
     click.echo(json.dumps(report, indent=2) if as_json else _text(report))
     return 0
 
 
-def _read(prediction: str, label: str, channel: int | None) -> tuple[np.ndarray, np.ndarray]:
-    values = read_image(prediction)
+def _open(prediction: str, label: str, channel: int | None, region: str | None) -> Pair:
+    values, truth = FileRegion(prediction), FileRegion(label, "label")
     if channel is not None and channel >= values.shape[0]:
         raise ParameterError(f"{prediction} has {values.shape[0]} channels, so --channel {channel} is none of them")
-    return values[-1 if channel is None else channel], read_label(label)
+    chosen = values.shape[0] - 1 if channel is None else channel
+    region_box = parse_region(region, truth.shape)
+    size = tuple(side.stop - side.start for side in region_box)
+    whole, given = truth.shape, values.shape[1:]
+    if given not in (whole, size):
+        part = "" if region is None else f", and the region {size}"
+        raise ShapeError(f"{prediction} has size {given} (z, y, x), but {label} has {whole}{part}; they must be equal")
+    origin = tuple(side.start for side in region_box)
+    # A prediction of the region alone begins with it.
+    start = origin if given == whole else (0, 0, 0)
+
+    def boundaries(box: Box, in_plane: bool) -> np.ndarray:
+        there = _moved(box, origin)
+        around = tuple(slice(max(0, s.start - 1), min(n, s.stop + 1)) for s, n in zip(there, whole, strict=True))
+        inner = tuple(slice(s.start - a.start, s.stop - a.start) for s, a in zip(there, around, strict=True))
+        return np.asarray(boundary_map(truth[around], in_plane)[inner])
+
+    return Pair(
+        lambda box: values[(slice(chosen, chosen + 1), *_moved(box, start))][0],
+        lambda box: truth[_moved(box, origin)],
+        boundaries,
+        size,
+        int(np.iinfo(values.dtype).max) if values.dtype.kind in "iu" else None,
+    )
 
 
-def _holds_ids(truth: np.ndarray) -> bool:
-    values = np.unique(truth)
-    if len(values) > 2 and truth.dtype.kind == "f":
+def _moved(box: Box, origin: tuple[int, ...]) -> Box:
+    return tuple(slice(side.start + first, side.stop + first) for side, first in zip(box, origin, strict=True))
+
+
+def _holds_ids(truth: Read, boxes: list[Box]) -> bool:
+    seen: set[Any] = set()
+    real = False
+    for box in boxes:
+        values = truth(box)
+        real = values.dtype.kind == "f"
+        seen.update(np.unique(values)[:3].tolist())
+        if len(seen) > 2:
+            break
+    if len(seen) > 2 and real:
         raise DataError("the label holds real numbers of more than two values; say --ids or --binary")
-    return len(values) > 2
+    return len(seen) > 2
 
 
 def _text(report: dict[str, Any]) -> str:
     lines = [f"{report['voxels']:,} voxels against {report['label']}"]
-    pixels = PixelScores(**report["pixels"])
-    lines += [
-        f"pixel error           {pixels.error:.4f}  at threshold {pixels.threshold:g}",
-        f"precision             {pixels.precision:.4f}",
-        f"recall                {pixels.recall:.4f}",
-        f"F1                    {pixels.f1:.4f}",
-        f"best pixel error      {pixels.best_error:.4f}  at threshold {pixels.best_threshold:.3f}",
-        f"majority's error      {pixels.majority_error:.4f}",
-    ]
-    for key, name in (("segments", ""), ("best_segments", " (best threshold)")):
+    if "pixels" in report:
+        pixels = PixelScores(**report["pixels"])
+        lines += [
+            f"pixel error           {pixels.error:.4f}  at threshold {pixels.threshold:g}",
+            f"precision             {pixels.precision:.4f}",
+            f"recall                {pixels.recall:.4f}",
+            f"F1                    {pixels.f1:.4f}",
+            f"best pixel error      {pixels.best_error:.4f}  at threshold {pixels.best_threshold:.3f}",
+            f"majority's error      {pixels.majority_error:.4f}",
+        ]
+    for key, name in (("segments", ""), ("best_segments", " (best threshold)"), ("ids", "")):
         if key in report:
             scores = SegmentationScores(**report[key])
             voi = scores.voi_split + scores.voi_merge
+            where = "" if key == "ids" else f"  at threshold {scores.threshold:g}{name}"
             lines += [
-                f"adapted Rand error    {scores.rand_error:.4f}  at threshold {scores.threshold:g}{name}",
+                f"adapted Rand error    {scores.rand_error:.4f}{where}",
                 f"variation of inform.  {voi:.4f}  bits: split {scores.voi_split:.4f}, merge {scores.voi_merge:.4f}",
                 f"segments, cells       {scores.segments}, {scores.cells}",
             ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *([report["note"]] if "note" in report else [])])

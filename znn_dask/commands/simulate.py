@@ -21,6 +21,7 @@ from znn_dask.model.compiled import fresh_token
 from znn_dask.model.model import Size
 from znn_dask.model.samples import output_sizes
 from znn_dask.net import Network
+from znn_dask.ops.update import SgdRule
 from znn_dask.sched import Program, Scheduler, Trace
 from znn_dask.sched.contention import Memory
 from znn_dask.sched.dispatch import DISPATCHES
@@ -105,7 +106,7 @@ Played = tuple[Trace | Program, dict[str, dict[Hashable, float]]]
 def counted(net: Network, output_size: Mapping[str, Triple], batch: int, options: Options, _: int) -> Played:
     """Return the program of an update, and the seconds and bytes of its tasks by the cost model."""
     plan = make_plan(net, output_size, batch, options)
-    graph = lower_step(net, plan, StepOptions("square", momentum=0.9, pending=True), fresh_token())
+    graph = lower_step(net, plan, StepOptions("square", SgdRule(0.9), pending=True), fresh_token())
     with Scheduler(num_workers=1) as scheduler:
         program = scheduler.compile(graph.dask, list(graph.outputs.values()), priority=graph.priority)
     return program, {"seconds": counted_seconds(net, plan, graph), "n_bytes": counted_bytes(graph)}

@@ -1,18 +1,18 @@
-"""Reading volumes: npy, TIFF, HDF5 and zarr give the same arrays and the same errors.
+"""Reading volumes: every format gives the same arrays and the same errors, whole or by region.
 
 Whatever is wrong with a file becomes one `DataError` that names the file and says what would do.
 """
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
-import tifffile
 
-from znn_dask.errors import DataError, MissingExtraError, ShapeError, nearest
-from znn_dask.io.source import Source, parse_source
+from znn_dask.errors import DataError, ShapeError
+from znn_dask.io.opening import open_volume
+from znn_dask.io.stored import LazyVolume, Region, as_box
+
+__all__ = ["Region", "open_image", "open_label", "open_volume", "read_image", "read_label", "read_volume"]
 
 
 def read_volume(source: str | Path) -> np.ndarray:
@@ -21,34 +21,143 @@ def read_volume(source: str | Path) -> np.ndarray:
     Parameters
     ----------
     source : str or Path
-        ``image.npy``, ``stack.tif``, ``file.h5:/dataset`` or ``volume.zarr:/array``. The dataset may be left
-        out where the file holds only one.
+        As for `open_volume`.
 
     Returns
     -------
     array
-        As stored, of any number of axes, numbers or booleans.
+        Of any number of axes, numbers or booleans.
+
+    Raises
+    ------
+    DataError, MissingExtraError
+        As `open_volume`.
+    """
+    volume = open_volume(source)
+    try:
+        return np.array(volume[...])
+    finally:
+        volume.close()
+
+
+class FiniteVolume:
+    """A volume with a given number of axes, whose values are checked where they are read.
+
+    Attributes
+    ----------
+    name : str
+    shape : tuple of int
+        Axes of length 1 are put before those that are stored.
+    dtype : numpy dtype
+        As stored.
+    chunks : tuple of int or None
+        What is read at once, where the file says it.
+    """
+
+    def __init__(self, volume: LazyVolume, ndim: int, dropped: int = 0) -> None:
+        self._volume, self._dropped = volume, dropped
+        self.name = str(volume.place)
+        inner, chunks = volume.shape[dropped:], volume.chunks
+        self._missing = ndim - len(inner)
+        self.shape = (1,) * self._missing + inner
+        self.dtype = volume.dtype
+        self.chunks = None if chunks is None else (1,) * self._missing + chunks[dropped:]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole volume."""
+        return self._volume.nbytes
+
+    def __getitem__(self, where: Any) -> np.ndarray:
+        """Read a region.
+
+        Raises
+        ------
+        DataError
+            If it cannot be read, or a value is not finite.
+        """
+        box, rest = as_box(where, self.shape, self.name)
+        values = self._volume.read((slice(0, 1),) * self._dropped + box[self._missing :])
+        self._check(values, box[self._missing :])
+        shape = (1,) * self._missing + values.shape[self._dropped :]
+        if any(side.stop == side.start for side in box):
+            shape = tuple(side.stop - side.start for side in box)
+        return np.asarray(values.reshape(shape)[rest])
+
+    def close(self) -> None:
+        """Close the file."""
+        self._volume.close()
+
+    def _check(self, values: np.ndarray, box: tuple[slice, ...]) -> None:
+        if values.dtype.kind != "f" or np.isfinite(values).all():
+            return
+        wrong = ~np.isfinite(values)
+        first = tuple(int(i) for i in np.argwhere(wrong)[0])
+        position = tuple(i + side.start for i, side in zip(first[self._dropped :], box, strict=True))
+        raise DataError(
+            f"{self.name} is {values[first]} at {position} ({_axes(len(position))}), the first of {int(wrong.sum())} "
+            "values that are not finite. Replace them before use"
+        )
+
+
+def open_image(source: str | Path) -> FiniteVolume:
+    """Open an image, to be read by region.
+
+    Returns
+    -------
+    FiniteVolume of shape (channel, z, y, x)
+        A stored (y, x) is one section, a stored (z, y, x) one channel.
 
     Raises
     ------
     DataError
-        If the file is missing, cannot be read, lacks the dataset or holds something else than numbers.
-    MissingExtraError
-        If a zarr volume is named and zarr is not installed.
+        As `open_volume`; also for other numbers of axes, no voxels, or, when it is read, a value that is not finite.
     """
-    place = parse_source(source)
-    if not place.path.exists():
-        raise DataError(f"there is no file {place.path}")
-    try:
-        array = _READERS[place.format](place)
-    except (DataError, MissingExtraError):
-        raise
-    except Exception as error:  # the readers raise whatever they like on damaged files
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{place} cannot be read as {place.format}: {reason}") from error
-    if array.dtype.kind not in "buif":
-        raise DataError(f"{place} holds {array.dtype}; a volume must hold integers, booleans or real numbers")
-    return array
+    volume = open_volume(source)
+    problem = ""
+    if volume.ndim not in (2, 3, 4):
+        problem = "an image must be (y, x), (z, y, x) or (channel, z, y, x)"
+    elif 0 in volume.shape:
+        raise DataError(f"{source} has shape {volume.shape}, which holds no voxel")
+    if problem:
+        raise DataError(f"{source} has shape {volume.shape}; {problem}")
+    return FiniteVolume(volume, 4)
+
+
+def open_label(source: str | Path, image_shape: tuple[int, ...] | None = None, what: str = "label") -> FiniteVolume:
+    """Open labels or a mask, one value per voxel, to be read by region.
+
+    Parameters
+    ----------
+    source : str or Path
+    image_shape : tuple of int, optional
+        Shape (channel, z, y, x) of the image they belong to.
+    what : str
+        "label" or "mask", for messages.
+
+    Returns
+    -------
+    FiniteVolume of shape (z, y, x)
+        With the type it is stored in.
+
+    Raises
+    ------
+    DataError
+        As `open_volume`; also for other numbers of axes or, when they are read, values that are not finite.
+    ShapeError
+        If image and label have different sizes.
+    """
+    volume = open_volume(source)
+    dropped = 1 if volume.ndim == 4 and volume.shape[0] == 1 else 0
+    if volume.ndim - dropped not in (2, 3):
+        raise DataError(f"{source} has shape {volume.shape}; {what}s must be (y, x) or (z, y, x)")
+    label = FiniteVolume(volume, 3, dropped)
+    if image_shape is not None and label.shape != tuple(image_shape[-3:]):
+        raise ShapeError(
+            f"{source} has size {label.shape} (z, y, x), but its image has {tuple(image_shape[-3:])}. "
+            f"Image and {what} must have the same size"
+        )
+    return label
 
 
 def read_image(source: str | Path) -> np.ndarray:
@@ -62,22 +171,13 @@ def read_image(source: str | Path) -> np.ndarray:
     Raises
     ------
     DataError
-        As `read_volume`; also for other numbers of axes, no voxels, or a value that is not finite.
+        As `open_image`.
     """
-    array = read_volume(source)
-    if array.ndim not in (2, 3, 4):
-        raise DataError(f"{source} has shape {array.shape}; an image must be (y, x), (z, y, x) or (channel, z, y, x)")
-    if array.size == 0:
-        raise DataError(f"{source} has shape {array.shape}, which holds no voxel")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        position = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        count = int(array.size - np.isfinite(array).sum())
-        raise DataError(
-            f"{source} is {array[position]} at {position} ({_axes(array.ndim)}), the first of {count} values "
-            "that are not finite. Replace them before use"
-        )
-    image = array.astype(np.float32)
-    return image.reshape((1,) * (4 - image.ndim) + image.shape)
+    image = open_image(source)
+    try:
+        return image[...].astype(np.float32)
+    finally:
+        image.close()
 
 
 def read_label(source: str | Path, image_shape: tuple[int, ...] | None = None) -> np.ndarray:
@@ -95,95 +195,15 @@ def read_label(source: str | Path, image_shape: tuple[int, ...] | None = None) -
 
     Raises
     ------
-    DataError
-        As `read_volume`; also for other numbers of axes or values that are not finite.
-    ShapeError
-        If image and label have different sizes.
+    DataError, ShapeError
+        As `open_label`.
     """
-    array = read_volume(source)
-    if array.ndim == 4 and array.shape[0] == 1:
-        array = array[0]
-    if array.ndim not in (2, 3):
-        raise DataError(f"{source} has shape {array.shape}; labels must be (y, x) or (z, y, x)")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise DataError(f"{source} holds values that are not finite; labels must all be finite")
-    array = array.reshape((1,) * (3 - array.ndim) + array.shape)
-    if image_shape is not None and array.shape != tuple(image_shape[-3:]):
-        raise ShapeError(
-            f"{source} has size {array.shape} (z, y, x), but its image has {tuple(image_shape[-3:])}. "
-            "Image and label must have the same size"
-        )
-    return array
+    label = open_label(source, image_shape)
+    try:
+        return np.array(label[...])
+    finally:
+        label.close()
 
 
 def _axes(ndim: int) -> str:
     return ", ".join(("channel", "z", "y", "x")[4 - ndim :])
-
-
-def _read_npy(place: Source) -> np.ndarray:
-    array = np.load(place.path, allow_pickle=False)
-    return np.asarray(array)
-
-
-def _read_tiff(place: Source) -> np.ndarray:
-    with tifffile.TiffFile(place.path) as file:
-        series = file.series
-        if len(series) == 1:
-            return np.asarray(file.asarray())
-        # Pages that were written one by one are series of their own; `asarray` would give the first alone.
-        shapes = {tuple(item.shape) for item in series}
-        if len(shapes) > 1:
-            raise DataError(f"{place} holds images of different shapes: {sorted(shapes)}; save one of them alone")
-        return np.stack([item.asarray() for item in series])
-
-
-def _read_hdf5(place: Source) -> np.ndarray:
-    with h5py.File(place.path, "r") as file:
-        found: dict[str, Any] = {}
-
-        def note(name: str, item: object) -> None:
-            if isinstance(item, h5py.Dataset):
-                found["/" + name] = item
-
-        file.visititems(note)
-        return np.asarray(_choose(place, found)[()])
-
-
-def _read_zarr(place: Source) -> np.ndarray:
-    try:
-        import zarr  # optional: the extra 'zarr'
-    except ImportError as error:
-        raise MissingExtraError("zarr volumes need the extra: pip install 'znn-dask[zarr]'") from error
-    node = zarr.open(str(place.path), mode="r")
-    if isinstance(node, zarr.Array):
-        if place.dataset is not None:
-            raise DataError(f"{place.path} is a single array; leave ':{place.dataset}' out")
-        return np.asarray(node[...])
-    members = {"/" + name: item for name, item in node.members(max_depth=None)}
-    return np.asarray(_choose(place, {k: v for k, v in members.items() if isinstance(v, zarr.Array)})[...])
-
-
-def _choose(place: Source, found: Mapping[str, Any]) -> Any:
-    names = sorted(found)
-    if place.dataset is not None and place.dataset in found:
-        return found[place.dataset]
-    if not names:
-        raise DataError(f"{place.path} holds no dataset")
-    if place.dataset is not None:
-        raise DataError(
-            f"{place.path} has no dataset {place.dataset!r}; it has {', '.join(names)}.{nearest(place.dataset, names)}"
-        )
-    if len(names) > 1:
-        raise DataError(
-            f"{place.path} holds {len(names)} datasets; name one, for instance {place.path}:{names[0]}. "
-            f"It has {', '.join(names)}"
-        )
-    return found[names[0]]
-
-
-_READERS: dict[str, Callable[[Source], np.ndarray]] = {
-    "npy": _read_npy,
-    "tiff": _read_tiff,
-    "hdf5": _read_hdf5,
-    "zarr": _read_zarr,
-}

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import tifffile
 
-from znn_dask.errors import MissingExtraError
+from znn_dask.errors import DataError, MissingExtraError
 from znn_dask.io.atomic import refuse_existing, replacing
 from znn_dask.io.source import Source, parse_source
 
@@ -19,13 +19,15 @@ def check_destination(destination: str | Path, overwrite: bool = False) -> None:
     Raises
     ------
     DataError
-        If the ending is unknown.
+        If the ending is unknown, or nothing can be written there.
     OutputExistsError
         If the file exists and ``overwrite`` is false.
     MissingExtraError
         If the destination is zarr and zarr is not installed.
     """
     place = parse_source(destination)
+    if place.url is not None or place.format not in _WRITERS:
+        raise DataError(f"{place} cannot be written: give the name of a local file ending in .npy, .tif, .h5 or .zarr")
     if place.format == "zarr":
         _zarr()
     refuse_existing(place.path, overwrite)

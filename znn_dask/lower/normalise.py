@@ -138,7 +138,7 @@ def _statistics(low: Lowering, edge: Edge) -> Key:
         for block in blocks:
             terms = List(*(refs([moments[block, g]]) for g in range(len(low.arrangements[edge.source].groups))))
             index = (edge.name, block)
-            whole = graph.task("norm-averages", index, priority, normalise.batch_averages, terms, voxels * n_examples)
+            whole = graph.task("norm-running", index, priority, normalise.batch_averages, terms, voxels * n_examples)
             for position, name in enumerate(("mean", "variance")):
                 low.averages[name, edge.name, block] = graph.part(f"norm-{name}", index, whole, position)
     most = (nested, voxels, op.over, op.groups, op.epsilon)

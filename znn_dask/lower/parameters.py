@@ -57,32 +57,37 @@ def _draw(init: Init, parameter: Parameter, rng: np.random.Generator) -> Any:
 
 
 def to_blocks(net: Network, plan: Plan, public: Mapping[str, npt.NDArray[Any]]) -> Blocks:
-    """Cut public parameters into blocks, which are new arrays."""
+    """Cut public parameters, or some of them, into blocks, which are new arrays."""
     blocks: Blocks = {}
     for key, name, part in parameter_blocks(net, plan):
+        if name not in public:
+            continue
         values = np.asarray(public[name], np.float32)[part]
         blocks[key] = kernel_to_internal(values) if values.ndim == 5 else values.copy()
     return blocks
 
 
 def to_public(net: Network, plan: Plan, blocks: Mapping[Hashable, Array]) -> dict[str, Array]:
-    """Put blocks together to public parameters, which are new arrays."""
-    public = {name: np.empty(parameter.shape, np.float32) for name, parameter in net.parameters.items()}
+    """Put blocks together to public parameters, which are new arrays; those that have no blocks are left out."""
+    owned = {name for key, name, _ in parameter_blocks(net, plan) if key in blocks}
+    public = {name: np.empty(each.shape, np.float32) for name, each in net.parameters.items() if name in owned}
     for key, name, part in parameter_blocks(net, plan):
+        if name not in owned:
+            continue
         values = blocks[key]
         public[name][part] = kernel_to_public(values) if values.ndim == 5 else values
     return public
 
 
-def check_parameters(net: Network, given: Mapping[str, Any]) -> None:
-    """Raise unless names and shapes are those of the network.
+def check_parameters(net: Network, given: Mapping[str, Any], learned: bool = False) -> None:
+    """Raise unless names and shapes are those of the network, or of what it learns.
 
     Raises
     ------
     ParameterError
         Naming what is missing, unknown or of another shape.
     """
-    expected = net.parameters
+    expected = {name: each for name, each in net.parameters.items() if each.learned or not learned}
     missing, unknown = sorted(set(expected) - set(given)), sorted(set(given) - set(expected))
     if missing or unknown:
         parts = [f"missing {', '.join(missing)}"] * bool(missing) + [f"unknown {', '.join(unknown)}"] * bool(unknown)

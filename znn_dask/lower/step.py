@@ -6,7 +6,7 @@ and the gradients, which it leaves behind in turn. The first step has none to be
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dask
@@ -23,6 +23,7 @@ from znn_dask.lower.plan import Plan
 from znn_dask.net import Convolution, Network, Normalisation
 from znn_dask.net.parameters import parameters_of
 from znn_dask.ops import layout, loss, update
+from znn_dask.ops.update import PLAIN, AdamRule, AverageRule, Rule, SgdRule
 from znn_dask.tasks import ArrivalReduce, Reduce
 
 
@@ -104,27 +105,38 @@ class StepOptions:
 
     Attributes
     ----------
-    loss : str
-        For all outputs.
-    momentum, weight_decay : float
+    loss : str, or tuple of (output, str, factor)
+        For all outputs, or for each.
+    rule : Rule
         Of the updates.
+    factors : tuple of (parameter, factor)
+        Of the learning rate of some parameters.
     seed : int
         Of dropout.
     weights : frozenset of str
         The outputs that are given a weight per voxel.
     pending : bool
-        Whether a step before has left updates behind.
+        Whether a step before has left gradients behind.
+    adds : bool
+        Whether those are too few for an update yet, so that this step's are added to them.
     updates : bool
         Whether this step's own updates are made too, in the graph itself.
     """
 
-    loss: str
-    momentum: float = 0.0
-    weight_decay: float = 0.0
+    loss: str | tuple[tuple[str, str, float], ...]
+    rule: SgdRule | AdamRule = PLAIN
+    factors: tuple[tuple[str, float], ...] = ()
     seed: int = 0
     weights: frozenset[str] = frozenset()
     pending: bool = False
+    adds: bool = False
     updates: bool = False
+
+    def loss_of(self, output: str) -> tuple[str, float]:
+        """Return the loss of an output and its factor."""
+        if isinstance(self.loss, str):
+            return self.loss, 1.0
+        return next((loss, factor) for name, loss, factor in self.loss if name == output)
 
 
 def parameter_blocks(net: Network, plan: Plan) -> Iterable[tuple[Hashable, str, tuple[slice, ...]]]:
@@ -148,6 +160,21 @@ def parameter_blocks(net: Network, plan: Plan) -> Iterable[tuple[Hashable, str, 
             kind = parameter.name.rpartition("/")[2]
             for b, part in enumerate(_slices(plan.blocks[edge.source], n)):
                 yield (kind, edge.name, b), parameter.name, (part,)
+
+
+def update_rules(
+    net: Network, plan: Plan, rule: SgdRule | AdamRule, factors: Iterable[tuple[str, float]] = ()
+) -> dict[Hashable, Rule]:
+    """Return what is done with the gradient of every parameter block; running averages have a rule of their own."""
+    by_name, found = dict(factors), dict[Hashable, Rule]()
+    for block, name, _ in parameter_blocks(net, plan):
+        if not net.parameters[name].learned:
+            op = net.edges[name.rpartition("/")[0]].op
+            assert isinstance(op, Normalisation)
+            found[block] = AverageRule(op.momentum)
+        else:
+            found[block] = replace(rule, factor=by_name[name]) if name in by_name else rule
+    return found
 
 
 def block_bytes(net: Network, plan: Plan) -> dict[Hashable, int]:
@@ -191,31 +218,40 @@ def lower_step(net: Network, plan: Plan, options: StepOptions, token: str, order
     """Return the graph of a step, with priorities of an order of `ORDERS`.
 
     Inputs: ("input", node), ("target", output), ("weight", output), "step", "wisdom", the parameter blocks; with
-    pending updates also ("velocity", block), ("pending", block) and "pending-rate", with ``options.updates``
-    "learning-rate".
-    Outputs: "loss", ("gradient", block); with updates pending ("parameter", block) and ("velocity", block) after
-    them; with ``options.updates`` ("new-parameter", block) and ("new-velocity", block) after this step's own.
+    pending updates also (slot, block), ("pending", block) and "pending-rate", with ``options.updates``
+    "learning-rate". Where the rule asks for them, also the number of an update and the norm of its gradients:
+    "pending-count" and "pending-norm", "learning-count".
+    Outputs: "loss", ("gradient", block); with updates pending ("parameter", block) and (slot, block) after them; with
+    ``options.updates`` ("new-parameter", block) and ("new-" + slot, block) after this step's own. "norm" is that of
+    all gradients, if the rule clips by it. With ``options.adds`` the gradients are the sums so far, and only running
+    averages are updated.
     """
     low = _lowering(net, plan, token, True, options.seed, order)
     outputs: dict[Any, Key] = {}
-    n_bytes = block_bytes(net, plan)
-    for name in n_bytes:
+    rules = update_rules(net, plan, options.rule, options.factors)
+    changes = _Updates(low, options, block_bytes(net, plan))
+    for name, rule in rules.items():
         low.parameters[name] = low.graph.input(name, *_words(name))
-        if options.pending:
-            pending = low.graph.input(("pending", name), "pending", *_words(name))
-            pair = _update(low, options, "update", name, low.parameters[name], pending, n_bytes[name])
-            low.parameters[name], velocity = pair
-            outputs["parameter", name], outputs["velocity", name] = low.parameters[name], velocity
+        if options.pending and not changes.waits(rule):
+            new = changes.add("update", name, rule, low.parameters[name], changes.pending(name))
+            low.parameters[name] = new["parameter"]
+            outputs |= {(kind, name): key for kind, key in new.items()}
     lower_forward_pass(low)
     d_outputs, losses = _losses(low, options)
     last = max(low.priorities.backward.values())
     outputs["loss"] = low.graph.total("loss-sum", (), last, losses)
     gradients = lower_backward_pass(low, d_outputs) | low.averages
-    for name, key in gradients.items():
-        outputs["gradient", name] = key
-        if options.updates:
-            pair = _update(low, options, "update-after", name, low.parameters[name], key, n_bytes[name])
-            outputs["new-parameter", name], outputs["new-velocity", name] = pair
+    for name in gradients:
+        if options.pending and changes.waits(rules[name]):
+            gradients[name] = changes.sum(name, gradients[name])
+        outputs["gradient", name] = gradients[name]
+    if options.rule.clipping.norm is not None:
+        learned = {name: key for name, key in gradients.items() if not isinstance(rules[name], AverageRule)}
+        outputs["norm"] = changes.norm(learned, last)
+    if options.updates:
+        for name, key in gradients.items():
+            new = changes.add("update-after", name, rules[name], low.parameters[name], key, outputs.get("norm"))
+            outputs |= {(f"new-{kind}", name): made for kind, made in new.items()}
     return _finish(low.graph, outputs)
 
 
@@ -248,37 +284,57 @@ def _grouped(low: Lowering, node: str) -> list[Key]:
     return [low.values[node][block, group] for block, group in low.places(node)]
 
 
-def _update(
-    low: Lowering, options: StepOptions, kind: str, name: Any, parameter: Key, gradient: Key, n_bytes: int
-) -> tuple[Key, Key]:
-    graph = low.graph
-    velocity = graph.input(("velocity", name), "velocity", *_words(name))
-    if kind != "update" and options.pending:
-        velocity = graph.key("update-velocity", *name)
-    # The rate may have changed since the pending gradients were computed.
-    rate = (
-        graph.input("pending-rate", "pending-rate")
-        if kind == "update"
-        else graph.input("learning-rate", "learning-rate")
-    )
-    target = low.net.edges[name[1]].target
-    operands = (ref(parameter), ref(velocity), ref(gradient))
-    share = averaging(low.net, name)
-    if share is None:
-        arguments = (*operands, ref(rate), options.momentum, options.weight_decay)
-        whole = graph.task(kind, name, low.priorities.update[target], update.sgd, *arguments)
-    else:
-        whole = graph.task(kind, name, low.priorities.update[target], update.average, *operands, share)
-    pair = graph.part(f"{kind}-parameter", name, whole, 0), graph.part(f"{kind}-velocity", name, whole, 1)
-    graph.n_bytes |= dict.fromkeys(pair, n_bytes)
-    return pair
+@dataclass
+class _Updates:
+    """What is done with gradients in the graph of a step."""
 
+    low: Lowering
+    options: StepOptions
+    n_bytes: dict[Hashable, int]
 
-def averaging(net: Network, block: Hashable) -> float | None:
-    """Return how much a step replaces of a parameter block that is a running average; None for what is learned."""
-    assert isinstance(block, tuple)
-    op = net.edges[block[1]].op
-    return op.momentum if isinstance(op, Normalisation) and block[0] in ("mean", "variance") else None
+    def waits(self, rule: Rule) -> bool:
+        """Return whether gradients left behind are still too few for an update."""
+        return self.options.adds and not isinstance(rule, AverageRule)
+
+    def pending(self, name: Any) -> Key:
+        """Return the input for a gradient that was left behind."""
+        return self.low.graph.input(("pending", name), "pending", *_words(name))
+
+    def sum(self, name: Any, gradient: Key) -> Key:
+        """Return the sum of a gradient and those left behind."""
+        graph = self.low.graph
+        return graph.total("gradient-sum", name, graph.priority[gradient], [gradient, self.pending(name)])
+
+    def norm(self, gradients: Mapping[Any, Key], priority: int) -> Key:
+        """Return the norm of all gradients together."""
+        graph = self.low.graph
+        parts = [
+            graph.task("gradient-square", name, graph.priority[key], update.square_sum, ref(key))
+            for name, key in gradients.items()
+        ]
+        return graph.task("gradient-norm", (), priority, update.norm_of, refs(parts))
+
+    def add(
+        self, kind: str, name: Any, rule: Rule, parameter: Key, gradient: Key, norm: Key | None = None
+    ) -> dict[str, Key]:
+        """Add an update; return the keys of the new "parameter" and slots."""
+        graph, pending = self.low.graph, kind == "update"
+        slots = [graph.input((slot, name), slot, *_words(name)) for slot in rule.slots]
+        if not pending and self.options.pending:
+            slots = [graph.key(f"update-{slot}", *name) for slot in rule.slots]
+        word = "pending" if pending else "learning"
+        # The rate may have changed since the pending gradients were computed.
+        rate = graph.input(f"{word}-rate", f"{word}-rate")
+        count = ref(graph.input(f"{word}-count", f"{word}-count")) if rule.counts else 0
+        if pending and not isinstance(rule, AverageRule) and rule.clipping.norm is not None:
+            norm = graph.input("pending-norm", "pending-norm")
+        arguments = rule, ref(parameter), ref(gradient), ref(rate), norm and ref(norm), count, *map(ref, slots)
+        priority = self.low.priorities.update[self.low.net.edges[name[1]].target]
+        whole = graph.task(kind, name, priority, update.apply, *arguments)
+        kinds = ("parameter", *rule.slots)
+        parts = {part: graph.part(f"{kind}-{part}", name, whole, index) for index, part in enumerate(kinds)}
+        graph.n_bytes |= dict.fromkeys(parts.values(), self.n_bytes[name])
+        return parts
 
 
 def _losses(low: Lowering, options: StepOptions) -> tuple[dict[str, Values], list[Key]]:
@@ -289,6 +345,7 @@ def _losses(low: Lowering, options: StepOptions) -> tuple[dict[str, Values], lis
         if name in options.weights:
             weight = ref(graph.input(("weight", name), "weight", name))
         arrangement, size = low.arrangements[name], low.plan.output_size[name]
+        chosen, factor = options.loss_of(name)
         whole = graph.task(
             "loss",
             (name,),
@@ -297,9 +354,10 @@ def _losses(low: Lowering, options: StepOptions) -> tuple[dict[str, Values], lis
             refs(_grouped(low, name)),
             ref(target),
             weight,
-            options.loss,
+            chosen,
             arrangement,
             size,
+            factor,
         )
         losses.append(graph.part("loss-value", (name,), whole, 0))
         d_outputs[name] = {

@@ -2,6 +2,7 @@
 
 from znn_dask.model.inward import from_torch, model_of
 from znn_dask.model.model import Model
-from znn_dask.model.state import SGD, PlanReport
+from znn_dask.model.optimizers import SGD, Adam, AdamW
+from znn_dask.model.state import PlanReport
 
-__all__ = ["SGD", "Model", "PlanReport", "from_torch", "model_of"]
+__all__ = ["SGD", "Adam", "AdamW", "Model", "PlanReport", "from_torch", "model_of"]

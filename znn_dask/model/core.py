@@ -13,12 +13,13 @@ from znn_dask.io.znn_hdf5 import ZnnFile
 from znn_dask.lower import Options, Plan, make_plan
 from znn_dask.lower.memory import parameter_bytes
 from znn_dask.lower.parameters import to_blocks, to_public
-from znn_dask.lower.step import StepOptions, averaging, step_input_sizes
+from znn_dask.lower.step import StepOptions, step_input_sizes, update_rules
 from znn_dask.model.compiled import Compiled, Programs, for_batch, learn_transforms
-from znn_dask.model.memory import forward_bytes, step_bytes
-from znn_dask.model.predict import choose_patch
+from znn_dask.model.losses import Losses, by_output
+from znn_dask.model.memory import forward_bytes, kept_arrays, step_bytes
+from znn_dask.model.optimizers import Optimizer, rate_factors
 from znn_dask.model.samples import Batch
-from znn_dask.model.state import SGD, PlanReport, State, new_version
+from znn_dask.model.state import PlanReport, State, new_version
 from znn_dask.net import Network
 from znn_dask.ops import update
 from znn_dask.ops.fft import Wisdom
@@ -45,8 +46,8 @@ class Core:
         net: Network,
         plan: Plan,
         options: Options,
-        loss: str,
-        optimizer: SGD,
+        loss: Losses,
+        optimizer: Optimizer,
         seed: int,
         num_workers: int | None,
         policy: str,
@@ -55,6 +56,8 @@ class Core:
         self.net, self.plan, self.options = net, plan, options
         self.loss, self.optimizer, self.seed = loss, optimizer, seed
         self.learning_rate = optimizer.learning_rate
+        self.factors = rate_factors(optimizer, net)
+        self.rules = update_rules(net, plan, optimizer.rule, self.factors)
         self.scheduler = Scheduler(num_workers, policy)
         self.programs = Programs(net, self.scheduler)
         self.input_sizes = step_input_sizes(net, plan)
@@ -64,18 +67,28 @@ class Core:
         self.origin: ZnnFile | None = None
 
     @property
-    def optimizer_now(self) -> SGD:
+    def optimizer_now(self) -> Optimizer:
         """The optimiser, with the learning rate of now."""
         return msgspec.structs.replace(self.optimizer, learning_rate=self.learning_rate)
 
-    def start(self, parameters: Mapping[str, Any], velocities: Mapping[str, Any] | None = None, steps: int = 0) -> None:
-        """Take parameters in public form; velocities are zero unless given."""
+    def start(
+        self, parameters: Mapping[str, Any], slots: Mapping[str, Mapping[str, Any]] | None = None, steps: int = 0
+    ) -> None:
+        """Take parameters in public form, and what the optimiser keeps, which is zero unless given."""
         blocks = to_blocks(self.net, self.plan, parameters)
-        if velocities is None:
-            moving = {name: np.zeros_like(values) for name, values in blocks.items()}
-        else:
-            moving = to_blocks(self.net, self.plan, velocities)
-        self.state = State(blocks, moving, step_count=steps)
+        kept: dict[str, dict[Hashable, Array]] = {}
+        for slot in self.optimizer.rule.slots:
+            if slots is not None:
+                kept[slot] = to_blocks(self.net, self.plan, slots[slot])
+            else:
+                owners = [name for name in blocks if slot in self.rules[name].slots]
+                kept[slot] = {name: np.zeros_like(blocks[name]) for name in owners}
+        self.state = State(blocks, kept, step_count=steps)
+
+    def resume(self, update_count: int, parts: int, sums: Mapping[str, Any]) -> None:
+        """Go on in the middle of an update: take the sums of ``parts`` gradients in public form."""
+        pending = to_blocks(self.net, self.plan, sums) if parts else None
+        self.state = replace(self.state, update_count=update_count, parts=parts, pending=pending)
 
     def public(self, blocks: Mapping[Hashable, Array]) -> dict[str, Array]:
         """Return blocks of parameters in public form."""
@@ -119,22 +132,43 @@ class Core:
             The learning rate of its gradients.
         """
         state = self.state
-        names = state.parameters
-        updated = state
+        updated, parts = state, 1
         if state.pending is not None:
+            parts += state.parts if self._adds else 0
             updated = replace(
                 state,
-                parameters={name: results["parameter", name] for name in names},
-                velocities={name: results["velocity", name] for name in names},
+                parameters={name: results.get(("parameter", name), old) for name, old in state.parameters.items()},
+                slots={
+                    slot: {name: results.get((slot, name), old) for name, old in blocks.items()}
+                    for slot, blocks in state.slots.items()
+                },
+                update_count=self.updates_due,
             )
         self.state = replace(
             updated,
-            pending={name: results["gradient", name] for name in names},
+            pending={name: results["gradient", name] for name in state.parameters},
+            parts=parts,
             pending_rate=rate,
+            pending_norm=results.get("norm", 0.0),
             step_count=state.step_count + 1,
             version=new_version(),
         )
         return float(results["loss"])
+
+    @property
+    def _adds(self) -> bool:
+        """Whether the pending gradients are too few for an update."""
+        return self.state.pending is not None and self.state.parts < self.optimizer.accumulate
+
+    @property
+    def updates_due(self) -> int:
+        """Number of the last update whose gradients there are."""
+        return self.state.update_count + (self.state.pending is not None and not self._adds)
+
+    @property
+    def completes(self) -> bool:
+        """Whether the gradients of the next step are enough for an update."""
+        return (self.state.parts if self._adds else 0) + 1 == self.optimizer.accumulate
 
     def _run_step(self, batch: Batch, pending: bool) -> dict[Any, Any]:
         return self.program(batch, pending).run(self.values(batch))
@@ -147,33 +181,33 @@ class Core:
     def flush(self) -> None:
         """Make the pending updates."""
         state = self.state
-        if state.pending is None:
+        if state.pending is None or self._adds:
             return
-        momentum, decay = self.optimizer.momentum, self.optimizer.weight_decay
-        new = {}
-        for name, values in state.parameters.items():
-            operands = (values, state.velocities[name], state.pending[name])
-            share = averaging(self.net, name)
-            if share is None:
-                new[name] = update.sgd(*operands, state.pending_rate, momentum, decay)
-            else:
-                new[name] = update.average(*operands, share)
-        parameters = {name: pair[0] for name, pair in new.items()}
-        velocities = {name: pair[1] for name, pair in new.items()}
-        self.state = replace(state, parameters=parameters, velocities=velocities, pending=None)
+        rate, norm, count = state.pending_rate, state.pending_norm, self.updates_due
+        parameters, slots = dict(state.parameters), {slot: dict(blocks) for slot, blocks in state.slots.items()}
+        for name, rule in self.rules.items():
+            old = state.of_block(rule.slots, name)
+            new = update.apply(rule, state.parameters[name], state.pending[name], rate, norm, count, *old)
+            parameters[name] = new[0]
+            for slot, values in zip(rule.slots, new[1:], strict=True):
+                slots[slot][name] = values
+        self.state = replace(state, parameters=parameters, slots=slots, pending=None, parts=0, update_count=count)
 
     def step_options(self, weights: frozenset[str], pending: bool) -> StepOptions:
         """Return what a step of this model needs to know."""
-        optimizer = self.optimizer
-        return StepOptions(self.loss, optimizer.momentum, optimizer.weight_decay, self.seed, weights, pending)
+        rule, adds = self.optimizer.rule, pending and self._adds
+        return StepOptions(by_output(self.loss), rule, self.factors, self.seed, weights, pending, adds)
 
     def values(self, batch: Batch | None) -> dict[Hashable, Any]:
         """Return every value a graph of this model may ask for, by the names of `lower`."""
         state = self.state
         values: dict[Hashable, Any] = {"wisdom": self.wisdom, "step": state.step_count}
         values |= {"pending-rate": state.pending_rate, "learning-rate": self.learning_rate}
+        values |= {"pending-count": self.updates_due, "learning-count": self.updates_due + 1}
+        values |= {"pending-norm": state.pending_norm}
         values |= state.parameters
-        values |= {("velocity", name): v for name, v in state.velocities.items()}
+        for slot, blocks in state.slots.items():
+            values |= {(slot, name): array for name, array in blocks.items()}
         values |= {("pending", name): v for name, v in (state.pending or {}).items()}
         if batch is not None:
             for kind, arrays in (
@@ -187,28 +221,31 @@ class Core:
     def report(self) -> PlanReport:
         """Return the plan with what it takes."""
         n_workers = self.scheduler.num_workers
-        kept = 3 * parameter_bytes(self.net, self.plan)
-        used = step_bytes(self.net, self.plan, n_workers, self.scheduler.policy)
+        rule = self.optimizer.rule
+        kept = kept_arrays(rule) * parameter_bytes(self.net, self.plan)
+        used = step_bytes(self.net, self.plan, n_workers, self.scheduler.policy, rule)
         return PlanReport(self.net, self.plan, used, kept, n_workers)
 
-    def patch(self, size: Triple) -> tuple[Triple, Callable[[dict[str, Array]], Mapping[str, Array]]]:
-        """Return the largest output patch of a volume that stays within the memory, and what computes one."""
-        kept, n_workers = 2 * parameter_bytes(self.net, self.plan), self.scheduler.num_workers
+    def tile_bytes(self, size: Triple, num_workers: int | None = None) -> int:
+        """Return the bytes that computing one tile takes, parameters included."""
+        kept = (kept_arrays(self.optimizer.rule) - 1) * parameter_bytes(self.net, self.plan)
+        n_workers = num_workers or self.scheduler.num_workers
+        return kept + forward_bytes(self.net, self.patch_plan(size), n_workers, self.scheduler.policy)
 
-        def estimate(patch: Triple) -> int:
-            return kept + forward_bytes(self.net, self._patch_plan(patch), n_workers, self.scheduler.policy)
-
-        chosen = choose_patch(size, estimate, self.options.memory)
-        plan = self._patch_plan(chosen)
+    def tile_forward(self, size: Triple) -> Callable[[dict[str, Array]], dict[str, Array]]:
+        """Return what computes the outputs of a tile, (channel, z, y, x), from what it reads."""
+        plan = self.patch_plan(size)
         self.wisdom = learn_transforms(self.net, plan, self.wisdom)
         program = self.programs.forward(plan)
 
-        def forward(images: dict[str, Array]) -> Mapping[str, Array]:
-            return program.run(self.values(Batch(images, {}, {}, 1, True)))
+        def forward(images: dict[str, Array]) -> dict[str, Array]:
+            batch = Batch({name: image[np.newaxis] for name, image in images.items()}, {}, {}, 1, True)
+            return {name: values[0] for name, values in program.run(self.values(batch)).items()}
 
-        return chosen, forward
+        return forward
 
-    def _patch_plan(self, size: Triple) -> Plan:
-        # The parameters stay in the blocks they are in; nothing is measured for a patch of which there may be one.
+    def patch_plan(self, size: Triple) -> Plan:
+        """Return the plan of a tile; the parameters stay in the blocks they are in."""
+        # Nothing is measured for a tile of which there may be one.
         sizes = dict.fromkeys(self.net.outputs, size)
         return make_plan(self.net, sizes, 1, self.options, blocks=self.plan.blocks, training=False)

@@ -13,6 +13,7 @@ from znn_dask.lower.memory import needs, parameter_bytes
 from znn_dask.lower.step import StepOptions
 from znn_dask.model.compiled import order_for, ordering
 from znn_dask.net import Network
+from znn_dask.ops.update import PLAIN, AdamRule, Rule, SgdRule
 from znn_dask.sched import simulate
 from znn_dask.sched.compile import compile_tables
 from znn_dask.sched.policies import policy_named
@@ -31,16 +32,23 @@ def forward_bytes(net: Network, plan: Plan, num_workers: int = 1, policy: str = 
     return peak_bytes(lower_forward(net, plan, "estimate", order_for(policy)), num_workers, policy)
 
 
-def step_bytes(net: Network, plan: Plan, num_workers: int = 1, policy: str = DEFAULT_ORDER) -> int:
+def kept_arrays(rule: Rule) -> int:
+    """Return how many arrays per parameter live between steps: itself, its pending gradient and the rule's slots."""
+    return 2 + len(rule.slots)
+
+
+def step_bytes(
+    net: Network, plan: Plan, num_workers: int = 1, policy: str = DEFAULT_ORDER, rule: SgdRule | AdamRule = PLAIN
+) -> int:
     """Return the peak of a training step in the middle of many, with all that lives between steps.
 
-    That is the parameters, their velocities and the gradients whose updates are pending; a step keeps them until it
-    has succeeded, beside the new ones it makes.
+    That is the parameters, what the optimiser keeps (velocities) and the gradients whose updates are pending; a step
+    keeps them until it has succeeded, beside the new ones it makes.
     """
-    # Neither loss nor optimiser make a difference.
-    options = StepOptions("square", momentum=0.5, pending=True)
+    # The loss makes no difference.
+    options = StepOptions("square", rule, pending=True)
     graph = lower_step(net, plan, options, "estimate", order_for(policy))
-    return 3 * parameter_bytes(net, plan) + peak_bytes(graph, num_workers, policy)
+    return kept_arrays(rule) * parameter_bytes(net, plan) + peak_bytes(graph, num_workers, policy)
 
 
 def as_bytes(memory: object) -> int | None:
@@ -72,6 +80,7 @@ def planned(
     timing: Timing,
     num_workers: int,
     policy: str = DEFAULT_ORDER,
+    rule: SgdRule | AdamRule = PLAIN,
 ) -> Plan:
     """Return the fastest plan, or the fastest found whose step keeps to the memory of the options.
 
@@ -89,7 +98,7 @@ def planned(
         return plan
 
     def bytes_of(other: Plan) -> int:
-        return step_bytes(net, other, num_workers, policy)
+        return step_bytes(net, other, num_workers, policy, rule)
 
     plan, least = leaner(net, plan, options, heard, bytes_of, limit)
     if least > limit:

@@ -13,15 +13,19 @@ from znn_dask.lower import Options, StepGraph
 from znn_dask.lower.parameters import check_parameters, initial_parameters
 from znn_dask.model import files
 from znn_dask.model.core import Core
+from znn_dask.model.losses import Losses, as_losses, targets_of
 from znn_dask.model.memory import as_bytes, planned
+from znn_dask.model.optimizers import Optimizer, as_optimizer, as_rate
+from znn_dask.model.outputs import Finish
 from znn_dask.model.outward import Outward
 from znn_dask.model.pipeline import pipelined
-from znn_dask.model.predict import Progress, as_given, check_out, predict_scene, see
-from znn_dask.model.samples import Batch, as_seed, by_name, output_sizes, read_images, read_sample, single
-from znn_dask.model.state import SGD, PlanReport, as_optimizer, as_rate
+from znn_dask.model.predict import Progress, Request
+from znn_dask.model.samples import Batch, as_seed, output_sizes, read_images, read_sample, single
+from znn_dask.model.state import PlanReport
 from znn_dask.model.views import graph_of
+from znn_dask.model.volumes import predict_volume
 from znn_dask.net import Network
-from znn_dask.ops.loss import check_loss
+from znn_dask.ops.losses import Target
 from znn_dask.sched.scheduler import resolve_workers
 from znn_dask.tune import timing
 
@@ -37,9 +41,11 @@ class Model(Outward):
     net : Network
     output_size : int or (z, y, x), or dict of output to these
         Voxels of the dense output that a step computes.
-    loss : "square" | "logistic" | "softmax"
-        As torch's mse_loss, binary_cross_entropy_with_logits and cross_entropy.
-    optimizer : SGD, optional
+    loss : str, or dict of output to str or (str, factor)
+        "square", "logistic" or "softmax", as torch's mse_loss, binary_cross_entropy_with_logits and cross_entropy;
+        "square_square(0.2)", "dice", "malis" or "malis_constrained", see docs/learning.md. Several losses are
+        multiplied by their factors and added.
+    optimizer : SGD, Adam or AdamW, optional
     seed : int
         Of parameters and dropout.
     num_workers : int, optional
@@ -77,8 +83,8 @@ class Model(Outward):
         self,
         net: Network,
         output_size: int | Iterable[int] | Mapping[str, Any],
-        loss: str = "square",
-        optimizer: SGD | None = None,
+        loss: str | Mapping[str, Any] = "square",
+        optimizer: Optimizer | None = None,
         seed: int = 0,
         num_workers: int | None = None,
         convolution: str | dict[str, str] = "auto",
@@ -94,11 +100,12 @@ class Model(Outward):
     ) -> None:
         if not isinstance(net, Network):
             raise ParameterError(f"net must be a Network, got {type(net).__name__}; Network.parse(...) makes one")
-        check_loss(loss)
+        losses, optimizer = as_losses(loss, net), as_optimizer(optimizer)
         options = Options(convolution, granularity, block, fft_backend, fft_effort, sum, as_bytes(memory))
         num_workers = resolve_workers(num_workers)
-        plan = planned(net, output_sizes(net, output_size), batch, options, timing(tune), num_workers, policy)
-        self._core = Core(net, plan, options, loss, as_optimizer(optimizer), as_seed(seed), num_workers, policy)
+        sizes, rule = output_sizes(net, output_size), optimizer.rule
+        plan = planned(net, sizes, batch, options, timing(tune), num_workers, policy, rule)
+        self._core = Core(net, plan, options, losses, optimizer, as_seed(seed), num_workers, policy)
         self._core.start(initial_parameters(net, self.seed))
 
     # ---- what it is
@@ -109,8 +116,8 @@ class Model(Outward):
         return self._core.net
 
     @property
-    def loss(self) -> str:
-        """The loss."""
+    def loss(self) -> Losses:
+        """The loss of all outputs, or (loss, factor) by output."""
         return self._core.loss
 
     @property
@@ -119,7 +126,7 @@ class Model(Outward):
         return self._core.seed
 
     @property
-    def optimizer(self) -> SGD:
+    def optimizer(self) -> Optimizer:
         """The optimiser, with the learning rate of now."""
         return self._core.optimizer_now
 
@@ -164,7 +171,7 @@ class Model(Outward):
         return self._core.public(self._core.state.parameters)
 
     def load_parameters(self, parameters: Mapping[str, Any]) -> None:
-        """Replace all parameters; velocities start again from zero.
+        """Replace all parameters; what the optimiser keeps (velocities) starts again from zero.
 
         Raises
         ------
@@ -208,7 +215,7 @@ class Model(Outward):
         return self._core.gradients(self._read(x, target, weight))
 
     def step(self, x: Any, target: Any, weight: Any = None) -> float:
-        """Make one update and return the loss before it.
+        """Make one update and return the loss before it; with an optimiser that accumulates, a part of one.
 
         Nothing of it runs after it returns, but its updates may stay pending until they are needed. If it is
         interrupted or fails, the model is as before.
@@ -218,7 +225,7 @@ class Model(Outward):
         x : array or dict of input to array
             As for `forward`.
         target : array of shape (channel, z, y, x), with a batch axis if x has one; or dict of output to these
-            For the softmax loss the class of each voxel, (z, y, x).
+            For the softmax loss the class of each voxel, (z, y, x); for MALIS the id of its segment, 0 for background.
         weight : array like the target, or with one channel; or dict of output to these; optional
             Multiplies the loss of each voxel before the mean.
 
@@ -243,9 +250,20 @@ class Model(Outward):
         self._core.flush()
 
     def predict(
-        self, volume: Any, out: Any = None, border: str | None = "mirror", progress: Progress | None = None
+        self,
+        volume: Any,
+        out: Any = None,
+        border: str | None = "mirror",
+        progress: Progress | None = None,
+        *,
+        region: Any = None,
+        mask: Any = None,
+        channels: Iterable[int] | None = None,
+        dtype: str = "float32",
+        probabilities: bool = False,
+        blend: str = "gaussian",
     ) -> Any:
-        """Compute the output for every voxel of a volume, patch by patch.
+        """Compute the output for every voxel of a volume, tile by tile.
 
         Parameters
         ----------
@@ -255,31 +273,32 @@ class Model(Outward):
             Where to write, for instance a zarr array; else a new numpy array. Or dict of output to these.
         border : "mirror" | "constant" | None
             What lies outside the volume: its mirror image, or zeros. None keeps to what is inside: the output is then
-            smaller by ``field_of_view - 1``.
+            smaller by ``field_of_view - 1``. A padded network has a border of its own.
         progress : callable(done, total), optional
-            Told about patches.
+            Told about tiles.
+        region : three slices, optional
+            The part of the result that is wanted; it sees what lies around it.
+        mask : array of shape (z, y, x), optional
+            Of the volume's size; where it is 0 nothing is predicted, which gives 0.
+        channels, dtype, probabilities : ints; "float32" | "float16" | "uint8" | "uint16"; bool
+            The outputs wanted; their type (as integers, 0 to 1 is 0 to the largest); whether softmax or logistic, as
+            the loss says, is applied.
+        blend : "gaussian" | "bump"
+            How overlapping tiles of a padded network are weighed.
 
         Returns
         -------
         array of shape (channel, z, y, x)
-            ``out`` if that was given; else float32. A dict where there are several outputs.
+            ``out`` if that was given; a dask array, of which nothing is computed yet, for a dask array; else numpy.
+            A dict where there are several outputs.
 
         Raises
         ------
-        ShapeError
-            If the volume is smaller than the border allows, or does not fit ``out``.
-        ParameterError
-            If the border is unknown, or the network has max-pooling, which is not dense.
+        ShapeError, ParameterError
+            If something does not fit, an argument has no valid value, or the network is not dense: pools or strides.
         """
-        self.flush()
-        scene = see(self.net, by_name(volume, list(self.net.inputs), "input"), border)
-        target = None if out is None else by_name(out, list(self.net.outputs), "output")
-        if target is not None:
-            check_out(target, self.net.outputs, scene.size)
-        patch, forward = self._core.patch(scene.size)
-        results = predict_scene(scene, self.net.outputs, patch, forward, target, progress)
-        result = single(results)
-        return result if isinstance(volume, Mapping) or out is not None else as_given(volume, result)
+        finish = Finish.of(self.loss, probabilities, channels, dtype)
+        return single(predict_volume(self._core, volume, out, Request(border, region, mask, blend, finish), progress))
 
     # ---- graphs
 
@@ -311,7 +330,7 @@ class Model(Outward):
     # ---- files
 
     def save(self, path: str | Path, metadata: Mapping[str, str] | None = None, overwrite: bool = True) -> None:
-        """Write the model so that it can go on bitwise as it would have: parameters, velocities, step, plan, wisdom.
+        """Write the model so that it can go on bitwise as it would have: parameters, optimiser, step, plan, wisdom.
 
         The file (safetensors) is written to a temporary name and renamed. With the ending ``.h5`` it is written as ZNN
         does: parameters, momentum and rates.
@@ -335,7 +354,7 @@ class Model(Outward):
 
     @classmethod
     def load(
-        cls, path: str | Path, output_size: Any = None, num_workers: int | None = None, loss: str | None = None
+        cls, path: str | Path, output_size: Any = None, num_workers: int | None = None, loss: Losses | None = None
     ) -> "Model":
         """Read a model that `save` wrote, or an HDF5 file of a network that ZNN trained.
 
@@ -347,7 +366,7 @@ class Model(Outward):
             files say none: 1x100x100 in 2D and 20x20x20 in 3D unless given.
         num_workers : int, optional
             As for `Model`.
-        loss : str, optional
+        loss : optional
             Another loss than it was saved with. ZNN's files say none: softmax where there are several linear outputs,
             else square, unless given.
 
@@ -360,12 +379,26 @@ class Model(Outward):
         model._core = files.load(path, output_size, num_workers, loss)
         return model
 
+    def restore(self, path: str | Path) -> None:
+        """Become what `save` wrote of a model of the same network: parameters, optimiser, plan, step.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is missing, damaged, or of another network; the model is then as before.
+        """
+        self._core = files.restored(self._core, path)
+
     # ---- inside
+
+    @property
+    def _targets(self) -> dict[str, Target]:
+        return targets_of(self._core.loss, self.net)
 
     def _read(self, x: Any, target: Any, weight: Any = None) -> Batch:
         inputs = self.net.inputs, self._core.input_sizes
         outputs = self.net.outputs, self._core.plan.output_size
-        return read_sample(x, target, weight, inputs, outputs, self.loss == "softmax")
+        return read_sample(x, target, weight, inputs, outputs, self._targets)
 
     def close(self) -> None:
         """End the threads. The model can still be read and saved."""

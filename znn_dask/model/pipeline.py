@@ -129,7 +129,9 @@ class _Line:
         """Begin a step."""
         core = self._core
         # A limit of memory is kept to by one step at a time; Dask's callbacks watch one run at a time.
-        apart = core.state.pending is None or core.options.memory is not None or Callback.active
+        # While gradients are collected, steps are of two graphs by turns.
+        collecting = core.optimizer.accumulate > 1
+        apart = collecting or core.state.pending is None or core.options.memory is not None or Callback.active
         if apart and not self.begun:
             made = _Begun(batch, Future(), loss=core.step(batch))
             made.ended.set_result(None)
@@ -145,6 +147,7 @@ class _Line:
         values = core.values(batch)
         if self.begun:
             values["step"] += 1
+            values["pending-count"] += 1
             # The caller has told the rate of the step under way by asking for its loss.
             values["pending-rate"] = self.begun[0].rate
             ended = self._chain.start(program.given(values, self._links))
@@ -194,9 +197,10 @@ class _Line:
 
 def _links(core: Core) -> dict[Any, Any]:
     """Return which result of a step each input of the next takes its value from, by name."""
-    links: dict[Any, Any] = {}
+    links: dict[Any, Any] = {"pending-norm": "norm"}
     for name in core.state.parameters:
         links[name] = "parameter", name
-        links["velocity", name] = "velocity", name
         links["pending", name] = "gradient", name
+    for slot, blocks in core.state.slots.items():
+        links |= {(slot, name): (slot, name) for name in blocks}
     return links

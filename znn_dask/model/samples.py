@@ -10,6 +10,7 @@ import numpy.typing as npt
 from znn_dask.errors import ParameterError, ShapeError
 from znn_dask.geometry import Triple, as_triple
 from znn_dask.net import Network
+from znn_dask.ops.losses import Target
 
 Values = npt.NDArray[Any]
 
@@ -81,31 +82,35 @@ def read_sample(
     weight: Any,
     inputs: tuple[Mapping[str, int], Mapping[str, Triple]],
     outputs: tuple[Mapping[str, int], Mapping[str, Triple]],
-    classes: bool,
+    kinds: Mapping[str, Target],
 ) -> Batch:
-    """Check a training sample; ``classes`` says that targets hold one class per voxel (softmax).
+    """Check a training sample; ``kinds`` says what the target of each output holds.
 
     Raises
     ------
     ShapeError, ParameterError
-        As `read_images`; also for a class outside the channels, or a weight that does not fit.
+        As `read_images`; also for a class outside the channels, an id that cannot be, or a weight that does not fit.
     """
     batch = read_images(x, *inputs)
     channels, sizes = outputs
     targets = {}
     for name, value in by_name(target, list(channels), "target").items():
-        count = 1 if classes else channels[name]
-        targets[name], _ = _five_axes(value, count, sizes[name], f"target {name!r}", classes)
-        if classes:
+        whole = kinds[name] != "values"
+        targets[name], _ = _five_axes(value, 1 if whole else channels[name], sizes[name], f"target {name!r}", whole)
+        if kinds[name] == "classes":
             _check_classes(targets[name], channels[name], name)
-    weights = {} if weight is None else _weights(weight, channels, sizes, classes)
+        elif kinds[name] == "segments":
+            _check_segments(targets[name], name)
+    weights = {} if weight is None else _weights(weight, channels, sizes, kinds)
     for name, values in (*targets.items(), *weights.items()):
         if values.shape[0] != batch.size:
             raise ShapeError(f"{name!r}: {values.shape[0]} examples of target or weight, {batch.size} of the input")
     return Batch(batch.images, targets, weights, batch.size, batch.squeezed)
 
 
-def _weights(weight: Any, channels: Mapping[str, int], sizes: Mapping[str, Triple], classes: bool) -> dict[str, Values]:
+def _weights(
+    weight: Any, channels: Mapping[str, int], sizes: Mapping[str, Triple], kinds: Mapping[str, Target]
+) -> dict[str, Values]:
     given = weight if isinstance(weight, Mapping) else by_name(weight, list(channels), "weight")
     unknown = [name for name in given if name not in channels]
     if unknown:
@@ -114,7 +119,7 @@ def _weights(weight: Any, channels: Mapping[str, int], sizes: Mapping[str, Tripl
     for name, value in given.items():
         if value is None:
             continue
-        shape = np.shape(value)
+        shape, classes = np.shape(value), kinds[name] == "classes"
         # One weight per voxel, for all channels, unless there is one for each.
         count = 1 if classes or len(shape) == 3 or (len(shape) in (4, 5) and shape[-4] == 1) else channels[name]
         per_voxel, _ = _five_axes(value, count, sizes[name], f"weight {name!r}", classes)
@@ -144,7 +149,7 @@ def _five_axes(value: Any, channels: int, size: Triple, what: str, classes: bool
 
 
 def _check_classes(classes: Values, n_classes: int, name: str) -> None:
-    if classes.dtype.kind == "f" and not np.array_equal(classes, np.round(classes)):
+    if not _whole(classes):
         raise ParameterError(f"target {name!r} of the softmax loss must hold whole numbers, one class per voxel")
     low, high = int(classes.min()), int(classes.max())
     if low < 0 or high >= n_classes:
@@ -152,6 +157,18 @@ def _check_classes(classes: Values, n_classes: int, name: str) -> None:
             f"target {name!r} holds class {low if low < 0 else high}, but classes go from 0 to {n_classes - 1}: "
             f"the output has {n_classes} channels"
         )
+
+
+def _check_segments(ids: Values, name: str) -> None:
+    if not _whole(ids) or ids.min() < 0:
+        raise ParameterError(
+            f"target {name!r} of MALIS must hold the id of each voxel's segment, whole numbers of 0 (background) or "
+            f"more, got {ids.dtype} from {ids.min()} to {ids.max()}"
+        )
+
+
+def _whole(values: Values) -> bool:
+    return values.dtype.kind != "f" or np.array_equal(values, np.round(values))
 
 
 def output_sizes(net: Network, given: Any) -> dict[str, Triple]:

@@ -1,63 +1,18 @@
 """What a model holds between steps, and what describes it."""
 
 import itertools
-import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
-from numbers import Real
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 from dask.utils import format_bytes
 
-from znn_dask.errors import ParameterError
 from znn_dask.geometry import Triple
 from znn_dask.lower.plan import ConvolutionPlan, Plan, describe
 from znn_dask.net import Network
 
 Array = npt.NDArray[np.float32]
-
-
-class SGD(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Stochastic gradient descent as torch's: ``v = momentum*v + g + weight_decay*w; w -= learning_rate*v``.
-
-    Raises
-    ------
-    ParameterError
-        If a value is negative or not finite, or the momentum is not below 1.
-    """
-
-    learning_rate: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("learning_rate", "momentum", "weight_decay"):
-            # Numbers of numpy would pass here and fail when the model is saved.
-            msgspec.structs.force_setattr(self, name, as_rate(name, getattr(self, name)))
-        if self.momentum >= 1:
-            raise ParameterError(f"momentum must be below 1, got {self.momentum!r}")
-
-
-def as_optimizer(given: SGD | None) -> SGD:
-    """Return an optimiser, the default for None; raises a ParameterError for anything else."""
-    if given is not None and not isinstance(given, SGD):
-        raise ParameterError(f"optimizer must be an SGD, got {given!r}; for instance SGD(learning_rate=0.01)")
-    return given or SGD()
-
-
-def as_rate(name: str, value: object) -> float:
-    """Return a number as a float.
-
-    Raises
-    ------
-    ParameterError
-        Unless it is a finite number of 0 or more.
-    """
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < math.inf:
-        raise ParameterError(f"{name} must be a finite number of 0 or more, got {value!r}")
-    return float(value)
 
 
 _versions = itertools.count()
@@ -74,30 +29,43 @@ class State:
 
     Attributes
     ----------
-    parameters, velocities : dict of block name to float32 array
+    parameters : dict of block name to float32 array
+    slots : dict of name to dict of block name to float32 array
+        What the optimiser keeps of the gradients before: the "velocity" of SGD.
     pending : dict of block name to float32 array, or None
-        Gradients whose update is still to be made; None where there are none.
-    pending_rate : float
-        The learning rate when they were computed.
+        Gradients whose update is still to be made, or sums of too few for one; None where there are none.
+    parts : int
+        Gradients in those sums.
+    pending_rate, pending_norm : float
+        The learning rate when they were computed, and the norm of all of them, if the optimiser asks for it.
     step_count : int
         Steps made.
+    update_count : int
+        Updates made since the slots were zero.
     version : int
         Another for every state that is not the one before with its pending updates made.
     """
 
     parameters: dict[Hashable, Array]
-    velocities: dict[Hashable, Array]
+    slots: dict[str, dict[Hashable, Array]]
     pending: dict[Hashable, Array] | None = None
+    parts: int = 0
     pending_rate: float = 0.0
+    pending_norm: float = 0.0
     step_count: int = 0
+    update_count: int = 0
     version: int = field(default_factory=new_version)
+
+    def of_block(self, slots: Iterable[str], name: Hashable) -> list[Array]:
+        """Return the arrays of some slots for a block."""
+        return [self.slots[slot][name] for slot in slots]
 
     def check(self) -> None:
         """Raise AssertionError if the parts do not belong together."""
-        assert self.parameters.keys() == self.velocities.keys()
         assert self.pending is None or self.pending.keys() == self.parameters.keys()
-        for name, values in self.parameters.items():
-            assert values.shape == self.velocities[name].shape
+        for slot in self.slots.values():
+            assert slot.keys() <= self.parameters.keys()
+            assert all(values.shape == self.parameters[name].shape for name, values in slot.items())
 
 
 @dataclass(frozen=True)
@@ -111,7 +79,8 @@ class PlanReport:
     peak_bytes : int
         Prediction of the memory that a step takes at most: all arrays of the model, not the sample.
     kept_bytes : int
-        What of that lives between steps: parameters, velocities and the gradients of pending updates.
+        What of that lives between steps: parameters, velocities (or what else the optimiser keeps) and the gradients of
+        pending updates.
     num_workers : int
         For which it is predicted.
     """

@@ -30,7 +30,7 @@ def graph_of(core: Core, kind: str, batch: Batch | None) -> StepGraph:
         graph = lower_forward(core.net, plan, token, order)
     else:
         weights = frozenset() if batch is None else frozenset(batch.weights)
-        options = replace(core.step_options(weights, core.state.pending is not None), updates=True)
+        options = replace(core.step_options(weights, core.state.pending is not None), updates=core.completes)
         step = lower_step(core.net, plan, options, token, order)
         graph = _with_parameters(core.net, plan, step, token)
     return _filled(core.net, graph, core.values(batch))
@@ -43,7 +43,8 @@ def _with_parameters(net: Network, plan: Plan, graph: StepGraph, token: str) -> 
     priority = dict(graph.priority)
     blocks: dict[str, list[tuple[Hashable, tuple[slice, ...]]]] = {name: [] for name in net.parameters}
     for block, name, part in parameter_blocks(net, plan):
-        blocks[name].append((graph.outputs["new-parameter", block], part))
+        kept = graph.outputs.get(("parameter", block), graph.inputs.get(block))
+        blocks[name].append((graph.outputs.get(("new-parameter", block), kept), part))
     for name, pairs in blocks.items():
         key = (f"parameter-{token}", name)
         parts = [part for _, part in pairs]

@@ -12,17 +12,26 @@ from znn_dask.errors import NetworkError, nearest
 from znn_dask.geometry import Triple
 
 _TRANSFER_KEYS = ("function", "function_args", "init", "init_args", "bias")
-_NODE_TYPES: dict[str, tuple[str, ...]] = {
+NODE_TYPES: dict[str, tuple[str, ...]] = {
     "input": ("size",),
     "sum": ("size",),
+    "concat": ("size", "order"),
+    "maxout": ("size",),
     "transfer": ("size", *_TRANSFER_KEYS, "edge"),
 }
-_EDGE_TYPES: dict[str, tuple[str, ...]] = {
-    "conv": ("size", "stride", "init", "init_args"),
+EDGE_TYPES: dict[str, tuple[str, ...]] = {
+    "conv": ("size", "stride", "step", "padding", "padding_after", "mode", "init", "init_args"),
     "max_filter": ("size", "stride"),
     "max_pool": ("size", "stride"),
+    "average_pool": ("size", "stride"),
     "dropout": ("ratio",),
     "transfer": _TRANSFER_KEYS,
+    "norm": ("over", "groups", "epsilon", "affine", "averaging"),
+    "softmax": (),
+    "transposed_conv": ("size", "step", "crop", "crop_after", "init", "init_args"),
+    "upsample": ("factor", "mode"),
+    "crop": ("offset", "offset_after"),
+    "maxout": (),
     "dummy": (),
 }
 _ENDS = ("input", "output")
@@ -32,16 +41,21 @@ _EXAMPLES = {
     "size": "1,3,3",
     "function": "rectify_linear",
     "ratio": "0.5",
+    "over": "instance",
+    "factor": "1,2,2",
+    "offset": "0,1,1",
     "input": "NODE",
     "output": "NODE",
     "ndim": "2",
 }
-_FOREIGN_TYPES = ("crop", "maxout")
 # Keys of ZNN's that say how to train or to run, not what the network is.
 _IGNORED = ("eta", "momentum", "weight_decay", "fft")
 # Keys of ZNN's that change the network in ways this program does not know, unless they say "no"; and what to do.
 _FOREIGN_KEYS = {
-    "dense": ("0", "a sparsity that begins again; take it out if the network does without"),
+    "dense": (
+        "0",
+        "a sparsity that begins again at 1, for which there is no rule here; take it out if the network does without",
+    ),
     "repeat": ("1", "filters that are repeated; write out the edges instead"),
     "filters": (None, "weights in a file of their own; the HDF5 form of a trained network holds them"),
     "biases": (None, "biases in a file of their own; the HDF5 form of a trained network holds them"),
@@ -211,12 +225,11 @@ def _check(block: Block) -> None:
 
 
 def _keys(block: Block) -> tuple[str, ...]:
-    types = _NODE_TYPES if block.kind == "nodes" else _EDGE_TYPES
+    types = NODE_TYPES if block.kind == "nodes" else EDGE_TYPES
     if block.type not in types:
-        foreign = block.type in _FOREIGN_TYPES
         raise NetworkError(
-            f"{block.where('type')}: {'unsupported' if foreign else 'unknown'} type {block.type!r} of {block.kind} "
-            f"{block.name!r}.{'' if foreign else nearest(block.type, list(types))} Known: {', '.join(types)}"
+            f"{block.where('type')}: unknown type {block.type!r} of {block.kind} {block.name!r}."
+            f"{nearest(block.type, list(types))} Known: {', '.join(types)}"
         )
     return ("type", *types[block.type], *(_ENDS if block.kind == "edges" else ()))
 

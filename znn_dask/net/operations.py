@@ -157,7 +157,7 @@ class TransposedConvolution:
         At least the stride along every axis.
     stride : (z, y, x)
     crop : Padding
-        Voxels of the output that are left out before and after; its mode means nothing.
+        Voxels of the output that are left out before and after; it has no mode.
     init : Init
         Of the weights.
     """
@@ -171,8 +171,8 @@ class TransposedConvolution:
     def __post_init__(self) -> None:
         object.__setattr__(self, "kernel", as_triple(self.kernel, name="kernel"))
         object.__setattr__(self, "stride", as_triple(self.stride, name="stride"))
-        if not isinstance(self.crop, Padding):
-            object.__setattr__(self, "crop", Padding(as_triple(self.crop, name="crop", minimum=0)))
+        crop = self.crop if isinstance(self.crop, Padding) else Padding(as_triple(self.crop, name="crop", minimum=0))
+        object.__setattr__(self, "crop", Padding(crop.before, crop.after))
         if any(k < s for k, s in zip(self.kernel, self.stride, strict=True)):
             raise ParameterError(
                 f"a transposed convolution needs a kernel of at least its stride {self.stride} (z, y, x), got "
@@ -308,6 +308,9 @@ class Normalisation:
             raise ParameterError(f"epsilon of a normalisation must be above 0, got {self.epsilon!r}")
         if not 0 <= number(self.momentum, "momentum") <= 1:
             raise ParameterError(f"momentum of a normalisation must be in [0, 1], got {self.momentum!r}")
+        object.__setattr__(self, "epsilon", float(self.epsilon))
+        object.__setattr__(self, "momentum", float(self.momentum))
+        object.__setattr__(self, "affine", bool(self.affine))
 
 
 @dataclass(frozen=True)

@@ -7,34 +7,19 @@ of the block, unless the key ``edge`` gives another. What ZNN cannot say has a f
 what was written gives an equal network. ZNN's HDF5 files hold the same blocks as groups.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal, localcontext
-from typing import TypeAlias, TypeVar
 
-from znn_dask.errors import NetworkError, ParameterError, nearest
-from znn_dask.geometry import ONE, Triple
+from znn_dask.errors import NetworkError, nearest
+from znn_dask.geometry import ONE
 from znn_dask.net.blocks import Block, read_blocks
 from znn_dask.net.graph import Edge, Graph, Node
-from znn_dask.net.initial import HE, ZERO, Init
-from znn_dask.net.operations import ALIASES, Convolution, Dropout, Op, Transfer
+from znn_dask.net.operations import Op, Transfer
 from znn_dask.net.parameters import parameters_of
-from znn_dask.net.sampling import MaxFilter, MaxPool
 from znn_dask.net.shapes import window_of
+from znn_dask.net.words import NODE_TYPES, Entries, attempt, edge_entries, op_entries, read_op, read_transfer
 
-_Made = TypeVar("_Made")
-Entries: TypeAlias = list[tuple[str, str]]
-_ZNN_NAMES = {ours: znn for znn, ours in ALIASES.items()}
-_EDGE_TYPES = {
-    Convolution: "conv",
-    Transfer: "transfer",
-    MaxFilter: "max_filter",
-    MaxPool: "max_pool",
-    Dropout: "dropout",
-}
-_IDENTITY = Transfer("linear", bias=False)
-# Differences of decimals are exact with this many digits, whatever the exponent of a float.
-_EXACT_DIGITS = 1200
+_JOINS = {word: join for join, word in NODE_TYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -71,6 +56,7 @@ def blocks_of(graph: Graph, ndim: int) -> list[Block]:
     folded = _folded(graph)
     hidden = {edge.source for edge in folded.values()}
     target = {edge.source: edge.target for edge in folded.values()}
+    join = {node.name: node.join for node in graph.nodes}
     blocks = []
     if ndim != _ndim([edge.op for edge in graph.edges]):
         blocks.append(_block("network", "", [("ndim", str(ndim))]))
@@ -80,7 +66,7 @@ def blocks_of(graph: Graph, ndim: int) -> list[Block]:
         blocks.append(_block("nodes", node.name, _node_entries(graph, node, folded.get(node.name))))
         for edge in graph.outgoing[node.name]:
             whole = replace(edge, target=target.get(edge.target, edge.target))
-            blocks.append(_block("edges", edge.name, _edge_entries(whole)))
+            blocks.append(_block("edges", edge.name, edge_entries(whole, join[edge.target])))
     return blocks
 
 
@@ -130,9 +116,15 @@ def assemble(blocks: Sequence[Block], ignored: list[str]) -> Reading:
             places |= {("node", node.name): block.where() for node in more_nodes}
             places |= {("edge", edge.name): block.where() for edge in more_edges}
             learned |= _learned(block, more_edges)
+    types = {block.name: block.type for block in blocks if block.kind == "nodes"}
     for block in edge_blocks:
         target = block.text("output")
-        edge = _attempt(block, Edge, block.name, block.text("input"), hidden.get(target, target), _read_op(block))
+        if block.type == "maxout" and types[target] != "maxout":
+            raise NetworkError(
+                f"{block.where('type')}: edges {block.name!r} of type maxout leads to node {target!r} of type "
+                f"{types[target]}. Make the node a maxout, or the edge a dummy"
+            )
+        edge = attempt(block, Edge, block.name, block.text("input"), hidden.get(target, target), read_op(block))
         edges.append(edge)
         places["edge", edge.name] = block.where()
         learned |= _learned(block, [edge])
@@ -172,12 +164,14 @@ def _ndim(ops: Sequence[Op]) -> int:
 def _folded(graph: Graph) -> dict[str, Edge]:
     """Return the transfer edges that a node block of type transfer can say, by that node's name."""
     place = {node.name: index for index, node in enumerate(graph.nodes)}
+    joins = {node.name: node.join for node in graph.nodes}
     found = {}
     for edge in graph.edges:
         before = graph.incoming[edge.source]
         if (
             isinstance(edge.op, Transfer)
             and before
+            and joins[edge.source] == "sum"
             and len(graph.outgoing[edge.source]) == len(graph.incoming[edge.target]) == 1
             and place[edge.target] == place[edge.source] + 1
             and edge.source == _sum_name(edge.target, [e.name for e in before])
@@ -193,52 +187,13 @@ def _sum_name(block: str, before: Sequence[str]) -> str:
 
 def _node_entries(graph: Graph, node: Node, transfer: Edge | None) -> Entries:
     if transfer is None:
-        entries = [("type", "sum" if graph.incoming[node.name] else "input")]
+        entries = [("type", NODE_TYPES[node.join] if graph.incoming[node.name] else "input")]
     else:
-        entries = [("type", "transfer"), *_op_entries(transfer.op)]
+        entries = [("type", "transfer"), *op_entries(transfer.op)]
         if transfer.name != node.name:
             entries.append(("edge", transfer.name))
-    return [*entries, ("size", str(node.channels))]
-
-
-def _edge_entries(edge: Edge) -> Entries:
-    ends = [("input", edge.source), ("output", edge.target)]
-    return [("type", _EDGE_TYPES[type(edge.op)]), *_op_entries(edge.op), *ends]
-
-
-def _op_entries(op: Op) -> Entries:
-    if isinstance(op, Convolution):
-        return [*_init_entries(op.init), ("size", _triple(op.kernel)), ("stride", "1,1,1")]
-    if isinstance(op, Transfer):
-        entries = [("function", _ZNN_NAMES.get(op.function, op.function))]
-        if op.args:
-            entries.append(("function_args", _numbers(op.args)))
-        return entries + (_init_entries(op.init) if op.bias else [("bias", "0")])
-    if isinstance(op, MaxFilter):
-        return [("size", _triple(op.window)), ("stride", _triple(op.stride))]
-    if isinstance(op, MaxPool):
-        return [("size", _triple(op.window))]
-    assert isinstance(op, Dropout)
-    return [("ratio", str(_other_share(repr(op.rate))))]
-
-
-def _init_entries(init: Init) -> Entries:
-    return [("init", init.kind), *([("init_args", _numbers(init.args))] if init.args else [])]
-
-
-def _triple(size: Triple) -> str:
-    return ",".join(str(v) for v in size)
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return ",".join(repr(value).removesuffix(".0") for value in values)
-
-
-def _other_share(share: str) -> Decimal:
-    """Return 1 - share in decimals, so that a rate survives being written as the ratio of what is kept."""
-    with localcontext() as context:
-        context.prec = _EXACT_DIGITS
-        return 1 - Decimal(share)
+    order = [("order", " ".join(node.order))] if node.order else []
+    return [*entries, ("size", str(node.channels)), *order]
 
 
 def _check_ends(edge_blocks: Sequence[Block], nodes: list[str]) -> None:
@@ -256,7 +211,9 @@ def _check_ends(edge_blocks: Sequence[Block], nodes: list[str]) -> None:
 def _read_node(block: Block, names: _Names) -> tuple[list[Node], list[Edge]]:
     before = names.before[block.name]
     channels = block.whole("size")
-    node = _attempt(block, Node, block.name, channels)
+    node = attempt(
+        block, Node, block.name, channels, _JOINS.get(block.type, "sum"), tuple(block.text("order", "").split())
+    )
     if (block.type == "input") == bool(before):
         rule = (
             f"of type input, but edge {before[0]!r} leads to it. Make it a sum, or take the edge away"
@@ -269,59 +226,5 @@ def _read_node(block: Block, names: _Names) -> tuple[list[Node], list[Edge]]:
     name = _sum_name(block.name, before)
     source = f"{block.name}.sum" if name in names.nodes else name
     default = f"{block.name}.transfer" if block.name in names.edges else block.name
-    edge = _attempt(block, Edge, block.text("edge", default), source, block.name, _read_transfer(block))
+    edge = attempt(block, Edge, block.text("edge", default), source, block.name, read_transfer(block))
     return [Node(source, channels), node], [edge]
-
-
-def _read_op(block: Block) -> Op:
-    match block.type:
-        case "conv":
-            _only(block, "stride", ONE)
-            kernel = block.triple("size")
-            return _attempt(block, Convolution, kernel, _read_init(block, HE))
-        case "max_filter":
-            window = block.triple("size")
-            return _attempt(block, MaxFilter, window, block.triple("stride", window))
-        case "max_pool":
-            window = block.triple("size")
-            _only(block, "stride", window)
-            return _attempt(block, MaxPool, window)
-        case "dropout":
-            if not 0 < block.number("ratio") <= 1:
-                raise NetworkError(
-                    f"{block.where('ratio')}: ratio of dropout {block.name!r} is the share that is "
-                    f"kept, above 0 and at most 1, got {block.text('ratio')}"
-                )
-            return _attempt(block, Dropout, float(_other_share(block.text("ratio"))))
-        case "dummy":
-            return _IDENTITY
-    return _read_transfer(block)
-
-
-def _read_transfer(block: Block) -> Transfer:
-    function, args = block.text("function"), block.numbers("function_args")
-    has_bias = block.whole("bias", 1) != 0
-    return _attempt(block, Transfer, function, args, has_bias, _read_init(block, ZERO))
-
-
-def _read_init(block: Block, default: Init) -> Init:
-    if "init" not in block.entries:
-        if "init_args" in block.entries:
-            raise NetworkError(f"{block.where('init_args')}: 'init_args' needs an 'init' beside it")
-        return default
-    return _attempt(block, Init, block.text("init"), block.numbers("init_args"))
-
-
-def _only(block: Block, key: str, value: Triple) -> None:
-    given = block.triple(key, value)
-    if given != value:
-        raise NetworkError(
-            f"{block.where(key)}: {key} of {block.type} {block.name!r} must be {_triple(value)}, got {_triple(given)}"
-        )
-
-
-def _attempt(block: Block, make: Callable[..., _Made], *args: object) -> _Made:
-    try:
-        return make(*args)
-    except (ParameterError, NetworkError) as error:
-        raise NetworkError(f"{block.where()}: {block.kind} {block.name!r}: {error}") from error

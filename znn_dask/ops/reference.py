@@ -31,6 +31,7 @@ from znn_dask.ops.reference_layout import (
     window_at,
 )
 from znn_dask.ops.reference_loss import LOSSES, logistic, softmax, square
+from znn_dask.ops.reference_update import sgd
 
 __all__ = [
     "LOSSES",
@@ -330,17 +331,3 @@ def dropout(image: Array, mask: Array, rate: float) -> Array:
         Probability of dropping, in [0, 1).
     """
     return np.where(mask, image.astype(np.float64) / (1.0 - rate), 0.0).astype(image.dtype)
-
-
-def sgd(
-    parameter: Array,
-    velocity: Array,
-    gradient: Array,
-    learning_rate: float,
-    momentum: float,
-    weight_decay: float,
-) -> tuple[Array, Array]:
-    """Return parameter and velocity after one update of torch's SGD: v = m v + (g + wd w), w = w - lr v."""
-    w, v, g = (array.astype(np.float64) for array in (parameter, velocity, gradient))
-    v = momentum * v + (g + weight_decay * w)
-    return (w - learning_rate * v).astype(parameter.dtype), v.astype(velocity.dtype)

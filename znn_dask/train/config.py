@@ -8,12 +8,19 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
+from znn_dask.train.augment import Augmentation
+from znn_dask.train.targets import NEAREST, Kind
+
 # A size is k, [z, y, x] or the text "z,y,x"; a list for letters has such entries.
 Size: TypeAlias = int | str | list[int]
 Sizes: TypeAlias = int | str | list[int | str | list[int]]
 Range: TypeAlias = tuple[int, int]
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
 Positive: TypeAlias = Annotated[float, msgspec.Meta(gt=0)]
+Offset: TypeAlias = tuple[int, int, int]
+Offsets: TypeAlias = Annotated[tuple[Offset, ...], msgspec.Meta(min_length=1)]
+# One file, or one for every input or output of the network by name.
+Files: TypeAlias = str | dict[str, str]
 
 
 def _key(description: str, **limits: Any) -> msgspec.Meta:
@@ -66,8 +73,9 @@ class TrainingSection(_Section, frozen=True, kw_only=True):
 class VolumeSection(_Section, frozen=True, kw_only=True):
     """One volume or a part of it."""
 
-    image: Annotated[str | None, _key("image file; default: data.image")] = None
-    label: Annotated[str | None, _key("label file; default: data.label")] = None
+    image: Annotated[Files | None, _key("image file, or one for each input; default: data.image")] = None
+    label: Annotated[Files | None, _key("label file, or one for each output; default: data.label")] = None
+    mask: Annotated[str | None, _key("mask file, 0 where labels do not count; default: data.mask")] = None
     z: Annotated[Range | None, _key("sections [from, to) whose labels are used; default: all")] = None
     y: Annotated[Range | None, _key("rows [from, to)")] = None
     x: Annotated[Range | None, _key("columns [from, to)")] = None
@@ -76,25 +84,58 @@ class VolumeSection(_Section, frozen=True, kw_only=True):
     ] = "region"
 
 
+class TargetSection(_Section, frozen=True, kw_only=True):
+    """How the target of an output is made; the keys are those of data."""
+
+    target: Annotated[Kind, _key("as data.target")] = "binary"
+    threshold: Annotated[float, _key("as data.threshold")] = 1.0
+    invert: Annotated[bool, _key("as data.invert")] = False
+    in_plane: Annotated[bool, _key("as data.in_plane")] = False
+    offsets: Annotated[Offsets, _key("as data.offsets")] = NEAREST
+    classes: Annotated[tuple[int, ...] | None, _key("as data.classes")] = None
+    ignore: Annotated[int | None, _key("as data.ignore")] = None
+
+
 class DataSection(_Section, frozen=True, kw_only=True):
     """What is learnt from, and what the error is measured on."""
 
-    image: Annotated[str | None, _key("image file of every volume that names none")] = None
-    label: Annotated[str | None, _key("label file of every volume that names none")] = None
+    image: Annotated[Files | None, _key("image file of every volume that names none; a mapping for several inputs")] = (
+        None
+    )
+    label: Annotated[
+        Files | None, _key("label file of every volume that names none; a mapping for several outputs")
+    ] = None
+    mask: Annotated[str | None, _key("mask file of every volume that names none; 0 where labels do not count")] = None
     target: Annotated[
-        Literal["binary", "boundary"],
-        _key("binary: 1 where label >= threshold; boundary: 1 where cell ids meet or are 0"),
+        Kind,
+        _key(
+            "binary: 1 where label >= threshold; boundary: 1 where cell ids meet or are 0; affinity: 1 where a voxel "
+            "and that at an offset have one id; classes: the number of a class"
+        ),
     ] = "binary"
     threshold: Annotated[float, _key("binary: smallest label that counts as 1")] = 1.0
     invert: Annotated[bool, _key("exchange 0 and 1")] = False
     in_plane: Annotated[bool, _key("boundary: compare ids along y and x only")] = False
+    offsets: Annotated[Offsets, _key("affinity: one output map for each offset [z, y, x]")] = NEAREST
+    classes: Annotated[
+        tuple[int, ...] | None, _key("classes: label of each class, others do not count; default: 0, 1, 2, ...")
+    ] = None
+    ignore: Annotated[int | None, _key("label of voxels that do not count")] = None
+    targets: Annotated[dict[str, TargetSection], _key("targets by output, where outputs differ: the keys above")] = {}
     preprocess: Annotated[
         Literal["section", "volume", "rescale", "none"],
         _key("mean 0 and deviation 1 of every section or of the volume, -1 to 1, or values as stored"),
     ] = "volume"
+    clip: Annotated[
+        tuple[float, float] | None, _key("values beyond [least, greatest] become these, before anything else")
+    ] = None
+    in_memory: Annotated[float, _key("GiB of files kept in memory; larger volumes are read by region", ge=0)] = 2.0
     border: Annotated[Literal["mirror", "none"], _key("mirror: inputs reach over the border by mirroring")] = "mirror"
     flip: Annotated[str, _key("axes along which patches are flipped at random", pattern="^[zyx]*$")] = "zyx"
     transpose: Annotated[bool, _key("exchange y and x at random")] = True
+    augment: Annotated[
+        tuple[Augmentation, ...], _key("what else is done to patches, each {kind: ..., ...}; kinds are listed below")
+    ] = ()
     train: Annotated[tuple[VolumeSection, ...], _key("volumes to learn from", min_length=1)] = (VolumeSection(),)
     test: Annotated[tuple[VolumeSection, ...], _key("held-out volumes; none: no test error")] = ()
 
@@ -107,6 +148,19 @@ class LogSection(_Section, frozen=True, kw_only=True):
     test_patches: Annotated[int, _key("held-out and as many training patches of each test", ge=1)] = 16
     checkpoint_every: Annotated[int, _key("updates between checkpoints", ge=1)] = 1000
     checkpoint_minutes: Annotated[float, _key("or minutes, whichever comes first", gt=0)] = 2.0
+    keep: Annotated[int, _key("checkpoints to keep, the current one included; the best is kept besides", ge=1)] = 3
+    validate_every: Annotated[int, _key("updates between predictions of the whole held-out regions; 0: none", ge=0)] = (
+        2000
+    )
+    segments: Annotated[
+        Literal["auto", "background", "foreground", "none"],
+        _key(
+            "what Rand error and variation of information compare: connected voxels of 0 (1 separates them), of 1, "
+            "or nothing; auto: the cells of a boundary target, the 1 of a binary one"
+        ),
+    ] = "auto"
+    tensorboard: Annotated[bool, _key("write files for TensorBoard; needs the extra tensorboard")] = False
+    report: Annotated[bool, _key("write a page about the run at its end")] = True
 
 
 class ComputeSection(_Section, frozen=True, kw_only=True):

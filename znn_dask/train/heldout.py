@@ -1,11 +1,22 @@
-"""The held-out error over whole regions, and what would be reached without a network."""
+"""The held-out error over whole regions, by voxels and as segments, and what would be reached without a network."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from znn_dask.infer.metrics import Baseline, PixelScores, Scene, pixel_scores, smoothed_threshold
+from znn_dask.infer.metrics import (
+    Baseline,
+    PixelScores,
+    Scene,
+    SegmentationScores,
+    compare_segments,
+    components,
+    number_on,
+    pixel_scores,
+    smoothed_threshold,
+    watershed_segments,
+)
 from znn_dask.model import Model
 from znn_dask.train.losses import foreground
 from znn_dask.train.samples import Volume, cut_region
@@ -14,27 +25,67 @@ _MARGIN = 16  # voxels around a region that the widest smoothing of the baseline
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """What was measured.
+class Segments:
+    """Which voxels of a target of 0 and 1 form segments.
+
+    Attributes
+    ----------
+    of : "background", "foreground" or "none"
+        Connected voxels of 0, as between boundaries, of 1, or nothing.
+    in_plane : bool
+        Whether sections are taken one by one, for a network that sees one section at a time.
+    """
+
+    of: str = "none"
+    in_plane: bool = False
+
+
+NO_SEGMENTS = Segments()
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What was measured over whole regions.
 
     Attributes
     ----------
     scores : PixelScores
         Over all regions together.
-    baseline : Baseline
-        The best threshold on the smoothed image, over the same voxels.
+    segments : SegmentationScores or None
+        Of the watershed of the prediction at 0.5 against the connected components of the target.
     predictions : list of float32 arrays of shape (z, y, x)
         One for each region.
     """
 
     scores: PixelScores
-    baseline: Baseline
+    segments: SegmentationScores | None
     predictions: list[np.ndarray]
+
+    def row(self) -> dict[str, float]:
+        """Return the columns of the learning curve."""
+        values = {"region_error": self.scores.error, "region_f1": self.scores.f1}
+        if self.segments is not None:
+            found = self.segments
+            values |= {"rand_error": found.rand_error, "voi_split": found.voi_split, "voi_merge": found.voi_merge}
+        return values
+
+
+@dataclass(frozen=True)
+class HeldOut(Validation):
+    """What was measured, beside what a threshold reaches.
+
+    Attributes
+    ----------
+    baseline : Baseline
+        The best threshold on the smoothed image, over the same voxels.
+    """
+
+    baseline: Baseline
 
     def figures(self) -> dict[str, float]:
         """Return the errors and their ratios, as they go into ``metrics.json``."""
         scores, baseline = self.scores, self.baseline
-        return {
+        figures = {
             "error": scores.error,
             "majority_error": scores.majority_error,
             "error_over_majority": _ratio(scores.error, scores.majority_error),
@@ -45,9 +96,13 @@ class HeldOut:
             "recall": scores.recall,
             "f1": scores.f1,
         }
+        if self.segments is not None:
+            found = self.segments
+            figures |= {"rand_error": found.rand_error, "voi_split": found.voi_split, "voi_merge": found.voi_merge}
+        return figures
 
 
-def evaluate_regions(model: Model, volumes: Sequence[Volume]) -> HeldOut:
+def validate(model: Model, volumes: Sequence[Volume], segments: Segments = NO_SEGMENTS) -> Validation:
     """Predict the regions of volumes completely and measure the error.
 
     Parameters
@@ -55,6 +110,8 @@ def evaluate_regions(model: Model, volumes: Sequence[Volume]) -> HeldOut:
     model : Model
     volumes : sequence of Volume
         Inputs see what each volume's `reach` allows, mirrored at its border.
+    segments : Segments
+        What to compare as segments.
     """
     predictions = []
     for item in volumes:
@@ -64,7 +121,40 @@ def evaluate_regions(model: Model, volumes: Sequence[Volume]) -> HeldOut:
     scores = pixel_scores(
         np.concatenate([p.ravel() for p in predictions]), np.concatenate([t.ravel() for t in targets])
     )
-    return HeldOut(scores, smoothed_threshold([_scene(item) for item in volumes]), predictions)
+    return Validation(scores, _segments(predictions, targets, segments), predictions)
+
+
+def evaluate_regions(
+    model: Model, volumes: Sequence[Volume], segments: Segments = NO_SEGMENTS, found: Validation | None = None
+) -> HeldOut:
+    """Predict the regions of volumes and measure, and find out what a threshold on the image reaches.
+
+    Parameters
+    ----------
+    model, volumes, segments
+        As for `validate`.
+    found : Validation, optional
+        What `validate` found for this very model, to be used again.
+    """
+    found = found or validate(model, volumes, segments)
+    baseline = smoothed_threshold([_scene(item) for item in volumes])
+    return HeldOut(found.scores, found.segments, found.predictions, baseline)
+
+
+def _segments(
+    predictions: Sequence[np.ndarray], targets: Sequence[np.ndarray], how: Segments
+) -> SegmentationScores | None:
+    """Compare segments over all regions together; None if that is not wanted or there is no cell."""
+    if how.of == "none" or any(target.ndim != 3 for target in targets):
+        return None
+    # The foreground is what lies where a "boundary" is improbable.
+    boundaries = [1 - p if how.of == "foreground" else p for p in predictions]
+    insides = [(t != 0) == (how.of == "foreground") for t in targets]
+    cells = number_on([components(inside, how.in_plane).ravel() for inside in insides])
+    if not cells.any():
+        return None
+    made = [watershed_segments(boundary, in_plane=how.in_plane).ravel() for boundary in boundaries]
+    return compare_segments(number_on(made), cells)
 
 
 def _slices(item: Volume) -> tuple[slice, ...]:
@@ -78,7 +168,7 @@ def _scene(item: Volume) -> Scene:
         start = max(0, low - _MARGIN)
         outer.append(slice(start, min(length, high + _MARGIN)))
         inner.append(slice(low - start, high - start))
-    return Scene(item.image[0][tuple(outer)], item.target[tuple(outer)], tuple(inner))
+    return Scene(item.image[(0, *outer)], item.target[tuple(outer)], tuple(inner))
 
 
 def _ratio(a: float, b: float) -> float:

@@ -4,54 +4,95 @@ Updates run in stretches between the events that are due at fixed numbers of upd
 pipeline them, and so that what happens never depends on the clock (only when the run is stopped does).
 """
 
-import math
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, suppress
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from tqdm.auto import tqdm
 
-from znn_dask.errors import DivergenceError
 from znn_dask.model import Model
+from znn_dask.train import divergence
+from znn_dask.train.callbacks import Callback
+from znn_dask.train.checkpoints import saving, write_checkpoint_files
 from znn_dask.train.config import Config
 from znn_dask.train.curve import Row, append_row
+from znn_dask.train.given import Source
+from znn_dask.train.heldout import NO_SEGMENTS, Segments, Validation, validate
 from znn_dask.train.losses import foreground, mean_loss, pixel_error
+from znn_dask.train.progress import progress_bar
 from znn_dask.train.resolve import learning_rate
 from znn_dask.train.run import CURVE, MODEL, Position, to_metadata
-from znn_dask.train.samples import Sample, Samples
+from znn_dask.train.samples import Sample, Volume
+from znn_dask.train.signals import first_signal
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 @dataclass
 class Loop:
-    """Everything a run needs; `position` and `stopped_by` change, the rest does not.
+    """Everything a run needs, and how far it is; callbacks are given it as the run.
 
     Attributes
     ----------
+    samples : object with a method ``sample(step)``
+        What update ``step`` (from 0) learns from.
     test, train_test : lists of Sample
         Fixed patches on which errors are measured; empty for none.
-    on_checkpoint : callable
-        Called after every checkpoint, for instance to draw the learning curve.
+    regions : list of Volume
+        Predicted as a whole now and then; empty for none.
+    segments : Segments
+        What of them is compared as segments.
+    callbacks : list of Callback
+    schedule : callable(step) -> float, optional
+        The learning rate instead of the configuration's.
     stopped_by : int
         Number of the signal that asked for an end, 0 for none. Set by the signal handler.
+    validation : Validation or None
+        The last one of the held-out regions, after update `validated_at`.
+    reason : str
+        Why the run ended, see `Callback.on_end`.
     """
 
     config: Config
     folder: Path
     model: Model
-    samples: Samples
+    samples: Source
     position: Position
     test: list[Sample] = field(default_factory=list)
     train_test: list[Sample] = field(default_factory=list)
-    on_checkpoint: Callable[[], None] = lambda: None
+    regions: Sequence[Volume] = ()
+    segments: Segments = NO_SEGMENTS
+    callbacks: list[Callback] = field(default_factory=list)
+    schedule: Callable[[int], float] | None = None
     stopped_by: int = 0
     last_test_error: float | None = None
+    validation: Validation | None = None
+    validated_at: int | None = None
+    reason: str = ""
+    _stopping: bool = False
+
+    def __post_init__(self) -> None:
+        self._saved = _Saved(copy(self.position))
+        self._started = time.monotonic()
+
+    @property
+    def step(self) -> int:
+        """Updates made."""
+        return self.position.step
+
+    @property
+    def seconds(self) -> float:
+        """Time spent, all resumed parts together."""
+        return self.position.seconds
+
+    def stop(self) -> None:
+        """End the run after this update, with a checkpoint."""
+        self._stopping = True
 
     def run(self, progress: bool = True) -> Position:
         """Train to the end, the limit of time or a signal; a checkpoint is written in each case.
@@ -59,30 +100,59 @@ class Loop:
         Raises
         ------
         DivergenceError
-            If the loss is not finite; the last checkpoint stays.
+            If the loss is not finite or grows; the last checkpoint stays.
+        SaveError
+            If a file cannot be written; the last checkpoint stays.
         """
-        training = self.config.training
-        saved = _Saved(copy(self.position))
-        started = time.monotonic() - self.position.seconds
-        with _signals(self), self._bar(progress) as bar:
-            while not self._ends():
-                rate = learning_rate(training, self.position.step)
-                if self.model.learning_rate != rate:
-                    self.model.learning_rate = rate
-                self._stretch(self._next_event(), started, saved, bar)
-                self.position.seconds = time.monotonic() - started
-                self._row_if_due(bar)
-                if self._checkpoint_due(saved):
-                    self.checkpoint()
-                    saved = _Saved(copy(self.position))
-            if saved.position != self.position or not (self.folder / MODEL).exists():
-                self.checkpoint()
+        self._saved = _Saved(copy(self.position))
+        self._started = time.monotonic() - self.position.seconds
+        self.stopped_by, self._stopping, self.reason = 0, False, "failed"
+        try:
+            self._tell(lambda callback: callback.on_start(self))
+            total = self.config.training.updates
+            with first_signal(self._signalled), progress_bar(total, self.step, progress) as bar:
+                self._train(bar)
+        except BaseException as error:
+            self.reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            with suppress(OSError):  # what stopped the run is told, not what followed from it
+                self._tell(lambda callback: callback.on_end(self, self.reason))
+            raise
+        self._tell(lambda callback: callback.on_end(self, self.reason))
         return self.position
 
-    def checkpoint(self) -> None:
-        """Write the model file; whoever reads it sees the old or the new one."""
-        self.model.save(self.folder / MODEL, metadata=to_metadata(self.config, self.position))
-        self.on_checkpoint()
+    def _train(self, bar: "tqdm[None]") -> None:
+        while not self._ends():
+            rate = self._rate()
+            if self.model.learning_rate != rate:
+                self.model.learning_rate = rate
+            self._stretch(self._next_event(), bar)
+            self.position.seconds = time.monotonic() - self._started
+            best = self._row_if_due(bar)
+            if best or self._checkpoint_due():
+                self.checkpoint(best)
+        if self._saved.position != self.position or not (self.folder / MODEL).exists():
+            self.checkpoint()
+
+    def checkpoint(self, best: bool = False) -> None:
+        """Write the model file; whoever reads it sees the old or the new one.
+
+        Parameters
+        ----------
+        best : bool
+            Whether it is the best so far, and to be kept as that too.
+        """
+        wrong = divergence.grows(self.position) or divergence.broken(self.model.parameters.items())
+        if wrong:
+            raise divergence.error(wrong, self.kept(), self.model.learning_rate)
+
+        def save(path: Path) -> None:
+            self.model.save(path, metadata=to_metadata(self.config, self.position))
+
+        path = self.folder / MODEL
+        with saving(path, self.kept()):
+            write_checkpoint_files(save, self.folder, self.step, self.config.log.keep, best)
+        self._saved = _Saved(copy(self.position))
+        self._tell(lambda callback: callback.on_checkpoint(self, path))
 
     def measure(self, samples: list[Sample]) -> tuple[float, float]:
         """Return the mean loss and the pixel error over patches."""
@@ -101,68 +171,130 @@ class Loop:
         # A held-out region may be smaller than the patches of training.
         return np.stack([np.asarray(self.model.predict(image, border=None)) for image in sample.image])
 
-    def _stretch(self, until: int, started: float, saved: "_Saved", bar: "tqdm[None]") -> None:
+    def _stretch(self, until: int, bar: "tqdm[None]") -> None:
         position = self.position
-        for loss in self.model.steps(self._provide(until, started, saved)):
-            if not math.isfinite(loss):
-                raise DivergenceError(
-                    f"the loss is {loss} at update {position.step + 1}. The checkpoint of update "
-                    f"{saved.step} is kept; "
-                    f"lower training.learning_rate (now {self.model.learning_rate:g}) and give --restart"
-                )
-            position.step += 1
-            position.loss_sum += float(loss)
-            position.loss_count += 1
-            position.seconds = time.monotonic() - started
-            bar.update()
-            bar.set_postfix_str(self._postfix(float(loss)), refresh=False)
+        before = time.monotonic()
+        with closing(cast(Generator[float, None, None], self.model.steps(self._provide(until)))) as losses:
+            for loss in losses:
+                wrong = divergence.watch(position, float(loss))
+                if wrong:
+                    raise divergence.error(wrong, self.kept(), self.model.learning_rate)
+                position.step += 1
+                position.loss_sum += float(loss)
+                position.loss_count += 1
+                now = time.monotonic()
+                position.seconds = now - self._started
+                position.step_seconds += now - before
+                before = now
+                bar.update()
+                bar.set_postfix_str(self._postfix(float(loss)), refresh=False)
+                for callback in self.callbacks:
+                    callback.on_step(self, float(loss))
+                if self._stopping:
+                    break
 
-    def _provide(self, until: int, started: float, saved: "_Saved") -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _provide(self, until: int) -> Iterator[tuple[Any, ...]]:
         limit = self.config.training.max_minutes
         for step in range(self.position.step, until):
-            over = limit is not None and time.monotonic() - started >= 60 * limit
+            over = limit is not None and time.monotonic() - self._started >= 60 * limit
             # At least one update lies between two checkpoints, however long it takes.
-            if self.stopped_by or over or (step > saved.step and self._overdue(saved)):
+            if self.stopped_by or over or (step > self._saved.step and self._overdue()):
                 return
             yield as_step(self.samples.sample(step), self.config.training.loss)
 
     def _ends(self) -> bool:
         limit = self.config.training.max_minutes
-        over = limit is not None and self.position.seconds >= 60 * limit
-        return bool(self.stopped_by) or over or self.position.step >= self.config.training.updates
+        if self.stopped_by:
+            self.reason = "interrupted"
+        elif self._stopping:
+            self.reason = "stopped"
+        elif self.step >= self.config.training.updates:
+            self.reason = "updates"
+        elif limit is not None and self.position.seconds >= 60 * limit:
+            self.reason = "time"
+        else:
+            return False
+        return True
+
+    def _rate(self) -> float:
+        if self.schedule is not None:
+            return float(self.schedule(self.step))
+        return learning_rate(self.config.training, self.step)
 
     def _next_event(self) -> int:
         """Return the number of updates at which something is due next."""
         log, step = self.config.log, self.position.step
         periods = [self.config.training.rate_every, log.every, log.checkpoint_every]
         periods += [log.test_every] if self.test or self.train_test else []
+        periods += [log.validate_every] if self._validates else []
         return min(self.config.training.updates, *((step // period + 1) * period for period in periods))
 
-    def _checkpoint_due(self, saved: "_Saved") -> bool:
+    @property
+    def _validates(self) -> bool:
+        return bool(self.regions) and self.config.log.validate_every > 0
+
+    def _due(self, period: int) -> bool:
+        return self.step == self.config.training.updates or self.step % period == 0
+
+    def _checkpoint_due(self) -> bool:
         at_number = self.position.step % self.config.log.checkpoint_every == 0
-        return self.position.step > saved.step and (at_number or self._overdue(saved))
+        return self.position.step > self._saved.step and (at_number or self._overdue())
 
-    def _overdue(self, saved: "_Saved") -> bool:
-        return time.monotonic() - saved.at > 60 * self.config.log.checkpoint_minutes
+    def _overdue(self) -> bool:
+        return time.monotonic() - self._saved.at > 60 * self.config.log.checkpoint_minutes
 
-    def _row_if_due(self, bar: "tqdm[None]") -> None:
+    def _row_if_due(self, bar: "tqdm[None]") -> bool:
+        """Measure what is due and note it; return whether the model is the best so far."""
         position, log = self.position, self.config.log
-        last = position.step == self.config.training.updates
-        tests = (self.test or self.train_test) and (last or position.step % log.test_every == 0)
-        if position.loss_count == 0 or not (last or tests or position.step % log.every == 0):
-            return
-        train_error = test_loss = test_error = None
+        tests = bool(self.test or self.train_test) and self._due(log.test_every)
+        regions = self._validates and self._due(log.validate_every)
+        if position.loss_count == 0 or not (tests or regions or self._due(log.every)):
+            return False
+        measured: dict[str, float] = {}
         if tests and self.train_test:
-            _, train_error = self.measure(self.train_test)
+            measured["train_error"] = self.measure(self.train_test)[1]
         if tests and self.test:
-            test_loss, test_error = self.measure(self.test)
-            self.last_test_error = test_error
+            measured["test_loss"], measured["test_error"] = self.measure(self.test)
+            self.last_test_error = measured["test_error"]
+        if regions:
+            measured |= self.validate().row()
         mean = position.loss_sum / position.loss_count
-        rate = self.model.learning_rate
-        row = Row(position.step, position.seconds, rate, mean, train_error, test_loss, test_error)
-        append_row(self.folder / CURVE, row)
+        row = Row(position.step, position.seconds, self.model.learning_rate, mean, **measured)
+        with saving(self.folder / CURVE, self.kept()):
+            append_row(self.folder / CURVE, row)
         position.loss_sum, position.loss_count = 0.0, 0
         bar.set_postfix_str(self._postfix(mean))
+        best = self._is_best(row)
+        self._tell(lambda callback: callback.on_log(self, row))
+        if row.measured:
+            self._tell(lambda callback: callback.on_test(self, row))
+        return best
+
+    def validate(self) -> Validation:
+        """Predict the held-out regions as a whole and measure."""
+        self.validation = validate(self.model, self.regions, self.segments)
+        self.validated_at = self.step
+        return self.validation
+
+    def _is_best(self, row: Row) -> bool:
+        error, position = row.region_error if self._validates else row.test_error, self.position
+        if error is None or (position.best_error is not None and error >= position.best_error):
+            return False
+        position.best_error, position.best_step = error, row.step
+        return True
+
+    def _tell(self, call: Callable[[Callback], None]) -> None:
+        for callback in self.callbacks:
+            call(callback)
+
+    def _signalled(self, number: int) -> None:
+        self.stopped_by = number
+
+    def kept(self) -> str:
+        """Say which checkpoint there is."""
+        if not (self.folder / MODEL).exists():
+            return "No checkpoint was written yet."
+        return f"The checkpoint of update {self._saved.step} is kept."
 
     def _postfix(self, loss: float) -> str:
         limit = self.config.training.max_minutes
@@ -172,18 +304,6 @@ class Loop:
         if limit is not None:
             parts.append(f"{self.position.seconds / 60:.1f} of at most {limit:g} min")
         return ", ".join(parts)
-
-    def _bar(self, progress: bool) -> "tqdm[None]":
-        return tqdm(
-            total=self.config.training.updates,
-            initial=self.position.step,
-            unit=" updates",
-            desc="training",
-            disable=not progress,
-            dynamic_ncols=True,
-            # Into a file a line now and then will do.
-            mininterval=0.2 if sys.stderr.isatty() else 10.0,
-        )
 
 
 @dataclass(frozen=True)
@@ -198,30 +318,10 @@ class _Saved:
         return self.position.step
 
 
-def as_step(sample: Sample, loss: str) -> tuple[np.ndarray, np.ndarray]:
+def as_step(sample: Sample | tuple[Any, ...], loss: str) -> tuple[Any, ...]:
     """Return a sample as `Model.step` wants it: for softmax a class per voxel, without the channel."""
+    if not isinstance(sample, Sample):
+        return tuple(sample)
     if loss == "softmax":
         return sample.image, sample.target[:, 0].astype(np.int64)
     return sample.image, sample.target
-
-
-@contextmanager
-def _signals(loop: Loop) -> Iterator[None]:
-    """Let the first Ctrl-C (or SIGTERM) end the loop after its update; a second one acts as usual."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        loop.stopped_by = number
-        for name, handler in before.items():
-            signal.signal(name, handler)
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        for number in before:
-            signal.signal(number, stop)
-    except ValueError:  # not in the main thread, where signals do not arrive either
-        before = {}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

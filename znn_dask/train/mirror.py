@@ -4,15 +4,90 @@ The outermost voxel is not repeated (numpy calls this "reflect"). A box is three
 per axis, so flips are reversed arrays and a mirrored border costs nothing but the look-up.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from znn_dask.errors import ConfigError
 from znn_dask.geometry import ONE, Triple, subtract
+from znn_dask.io.stored import Region
 from znn_dask.model.predict import half_of
+from znn_dask.net import Network
+from znn_dask.net.shapes import lines
 
 
-def margins(field_of_view: Triple) -> tuple[Triple, Triple]:
-    """Return how many voxels the input reaches (before, after) the output along each axis.
+class Margins(NamedTuple):
+    """How many voxels (z, y, x) an input reaches before and after the output, along each axis."""
+
+    before: Triple
+    after: Triple
+
+    @property
+    def view(self) -> Triple:
+        """The voxels (z, y, x) that an input of one output voxel would have."""
+        z, y, x = (b + a + 1 for b, a in zip(self.before, self.after, strict=True))
+        return z, y, x
+
+
+def margins(field_of_view: Triple) -> Margins:
+    """Return how many voxels the input reaches (before, after) the output of a valid network along each axis.
 
     An output voxel belongs to the middle of its field of view, which for an even size is the earlier of the
     two in the middle. `Model.predict` has the same rule.
     """
     before = half_of(field_of_view)
-    return before, subtract(subtract(field_of_view, ONE), before)
+    return Margins(before, subtract(subtract(field_of_view, ONE), before))
+
+
+def margins_of(net: Network, output_size: Triple) -> dict[str, Margins]:
+    """Return the margins of every input for an output patch; the smaller half comes before.
+
+    They are those of the sizes, so that a network that pads needs less than its field of view.
+
+    Raises
+    ------
+    ConfigError
+        If an input is of another scale than the output, or smaller.
+    ShapeError
+        If there can be no such output.
+    """
+    sizes = net.node_sizes(output_size)
+    found = {}
+    for name in net.inputs:
+        scales = {
+            of_output[name].scale for of_output in lines(net.graph, _sparsities(net)).values() if name in of_output
+        }
+        extra = subtract(sizes[name], output_size)
+        if scales != {(1, 1, 1)} or min(extra) < 0:
+            raise ConfigError(
+                f"`train` needs an output for every voxel, but the input {name!r} has {sizes[name]} voxels (z, y, x) "
+                f"for an output of {output_size}; upsample what was pooled, or use max-filters, which stay dense"
+            )
+        before = extra[0] // 2, extra[1] // 2, extra[2] // 2
+        found[name] = Margins(before, subtract(extra, before))
+    return found
+
+
+def _sparsities(net: Network) -> dict[str, Triple]:
+    return {name: net.sparsity_of(name) for name in net.nodes}
+
+
+def read_box(array: Region, places: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the voxels of an array (..., z, y, x) at the coordinates given for its last three axes.
+
+    Parameters
+    ----------
+    array : array, read by region
+        Only the box that holds all of them is read.
+    places : three int arrays
+        Coordinates along z, y and x, inside the array.
+    """
+    box = tuple(slice(int(p.min()), int(p.max()) + 1) for p in places)
+    values = np.asarray(array[(..., *box)])
+    for axis, (place, side) in enumerate(zip(places, box, strict=True), values.ndim - 3):
+        count = side.stop - side.start
+        if len(place) == count and (count == 1 or (np.diff(place) == 1).all()):
+            continue
+        values = np.take(values, place - side.start, axis=axis)
+    return values

@@ -1,10 +1,19 @@
-"""Images to comparable values, the same way in training and prediction."""
+"""Images to comparable values, the same way in training and prediction, and by region.
 
-from typing import Literal, TypeAlias
+What must be known of the whole volume is computed once, section after section, so that volumes may be larger than
+memory and a region is the same as that part of the whole, bit for bit.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from znn_dask.io.stored import Region, as_box
+
 Method: TypeAlias = Literal["section", "volume", "rescale", "none"]
+Clip: TypeAlias = tuple[float, float] | None
 # What ZNN's job files call them.
 ZNN_METHODS: dict[str, Method] = {
     "standard2D": "section",
@@ -12,33 +21,138 @@ ZNN_METHODS: dict[str, Method] = {
     "symetric_rescale": "rescale",
     "none": "none",
 }
+SLAB = 1 << 24  # voxels that are read at once
+SECTION_PART = 1 << 22  # voxels of a section that are summed at once; results depend on it in the last bits
 
 
-def preprocess(image: np.ndarray, method: Method) -> np.ndarray:
+def preprocess(image: np.ndarray, method: Method, clip: Clip = None) -> np.ndarray:
     """Give every section or the whole volume mean 0 and standard deviation 1, channel by channel.
 
     Parameters
     ----------
     image : float32 array of shape (channel, z, y, x)
     method : "section", "volume", "rescale" or "none"
-        ``"rescale"`` makes the least value of the volume -1 and the greatest 1; ``"none"`` leaves the values as they
-        are stored.
+        ``"rescale"`` makes the least value of the volume (or of ``clip``) -1 and the greatest 1; ``"none"`` leaves the
+        values as they are stored.
+    clip : (least, greatest), optional
+        Values beyond become these, before anything else.
 
     Returns
     -------
     float32 array of shape (channel, z, y, x)
         What is constant becomes 0.
     """
-    if method == "none":
+    if method == "none" and clip is None:
         return image
-    if method == "rescale":
-        low = image.min(axis=(1, 2, 3), keepdims=True).astype(np.float64)
-        half = (image.max(axis=(1, 2, 3), keepdims=True) - low) / 2
-        rescaled: np.ndarray = np.where(half > 0, (image - low) / np.where(half > 0, half, 1) - 1, 0)
-        return rescaled.astype(np.float32)
-    axes = (2, 3) if method == "section" else (1, 2, 3)
-    mean = image.mean(axis=axes, keepdims=True, dtype=np.float64)
-    deviation = image.std(axis=axes, keepdims=True, dtype=np.float64)
-    deviation[deviation == 0] = 1.0
-    result: np.ndarray = ((image - mean) / deviation).astype(np.float32)
-    return result
+    return Prepared(image, method, clip)[...]
+
+
+class Prepared:
+    """A volume whose regions are prepared where they are read.
+
+    Parameters
+    ----------
+    image : array of shape (channel, z, y, x), read by region
+    method : "section", "volume", "rescale" or "none"
+    clip : (least, greatest), optional
+        As for `preprocess`.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, image: Region, method: Method = "none", clip: Clip = None) -> None:
+        self.image, self.method, self.clip = image, method, clip
+        self.shape = tuple(int(n) for n in image.shape)
+        self.chunks = getattr(image, "chunks", None)
+        self.ndim = 4
+        self._shift, self._scale = self._levels()
+
+    def __getitem__(self, where: Any) -> np.ndarray:
+        """Return a region as float32."""
+        box, rest = as_box(where, self.shape, "the image")
+        values = _clipped(np.asarray(self.image[box]), self.clip)
+        if self._scale is not None:
+            # Levels are those of the volume, or one for every section.
+            part = (box[0], box[1] if self._scale.shape[1] > 1 else slice(None))
+            scaled = (values - self._shift[part]) / self._scale[part]
+            if self.method == "rescale":
+                scaled = np.where(self._flat[box[0]], 0.0, scaled - 1.0)
+            values = scaled.astype(np.float32)
+        return np.asarray(values[rest])
+
+    def _levels(self) -> tuple[np.ndarray, np.ndarray | None]:
+        self._flat = np.zeros((self.shape[0], 1, 1, 1), bool)
+        nothing = np.zeros((1, 1, 1, 1))
+        if self.method == "none":
+            return nothing, None
+        if self.method == "rescale":
+            if self.clip is None:
+                found = statistics(self.image, None)
+                low, high = found.low.min(axis=1), found.high.max(axis=1)
+            else:
+                low, high = (np.full(self.shape[0], value) for value in self.clip)
+            half = (high.astype(np.float64) - low) / 2
+            self._flat = (half <= 0).reshape(-1, 1, 1, 1)
+            shape = (-1, 1, 1, 1)
+            return low.astype(np.float64).reshape(shape), np.where(half > 0, half, 1.0).reshape(shape)
+        found = statistics(self.image, self.clip)
+        mean, variance = found.mean, found.variance
+        if self.method == "volume":
+            variance = (variance + (mean - mean.mean(axis=1, keepdims=True)) ** 2).mean(axis=1, keepdims=True)
+            mean = mean.mean(axis=1, keepdims=True)
+        deviation = np.sqrt(variance)
+        deviation[deviation == 0] = 1.0
+        return mean[:, :, None, None], deviation[:, :, None, None]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of every section of every channel, each a float64 array of shape (channel, z)."""
+
+    mean: np.ndarray
+    variance: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def statistics(image: Region, clip: Clip = None) -> Statistics:
+    """Read a volume once and return the statistics of its sections.
+
+    The results do not depend on how much is read at once (Chan, Golub and LeVeque, "Updating formulae and a pairwise
+    algorithm for computing sample variances", 1979, for sections that are summed in parts).
+    """
+    channels, depth = (int(n) for n in image.shape[:2])
+    mean, squares = np.zeros((channels, depth)), np.zeros((channels, depth))
+    low, high = np.full((channels, depth), np.inf), np.full((channels, depth), -np.inf)
+    counts = np.zeros(depth)
+    for sections, rows in _parts(image):
+        block = _clipped(np.asarray(image[:, sections, rows]), clip)
+        count = block.shape[2] * block.shape[3]
+        average = block.mean(axis=(2, 3), dtype=np.float64)
+        spread = block.var(axis=(2, 3), dtype=np.float64) * count
+        before = counts[sections]
+        step = average - mean[:, sections]
+        mean[:, sections] += step * (count / (before + count))
+        squares[:, sections] += spread + step**2 * (before * count / (before + count))
+        counts[sections] += count
+        low[:, sections] = np.minimum(low[:, sections], block.min(axis=(2, 3)))
+        high[:, sections] = np.maximum(high[:, sections], block.max(axis=(2, 3)))
+    return Statistics(mean, squares / counts, low, high)
+
+
+def _parts(image: Region) -> Iterator[tuple[slice, slice]]:
+    """Yield sections and rows to be read at once: whole chunks where that is known."""
+    channels, depth, height, width = (int(n) for n in image.shape)
+    rows = max(1, min(height, SECTION_PART // max(1, width)))
+    chunks = getattr(image, "chunks", None)
+    deep = max(1, SLAB // (channels * rows * width))
+    if chunks is not None and chunks[1] < deep:
+        deep -= deep % int(chunks[1])
+    for first in range(0, depth, deep):
+        for row in range(0, height, rows):
+            yield slice(first, min(depth, first + deep)), slice(row, min(height, row + rows))
+
+
+def _clipped(values: np.ndarray, clip: Clip) -> np.ndarray:
+    values = values.astype(np.float32, copy=False)
+    return values if clip is None else np.clip(values, np.float32(clip[0]), np.float32(clip[1]))

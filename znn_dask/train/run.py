@@ -16,12 +16,9 @@ from znn_dask.io.checkpoint import read_metadata
 from znn_dask.train.config import Config
 from znn_dask.train.config_file import flat, from_json, to_json
 
-MODEL, CURVE, CURVE_PICTURE, CONFIG = (
-    "model.safetensors",
-    "learning_curve.csv",
-    "learning_curve.png",
-    "config.yaml",
-)
+MODEL, BEST, KEPT = "model.safetensors", "best.safetensors", "checkpoints"
+CURVE, CURVE_PICTURE, CONFIG = "learning_curve.csv", "learning_curve.png", "config.yaml"
+METRICS, PREDICTION_PICTURE, REPORT, BOARD = "metrics.json", "prediction.png", "report.html", "tensorboard"
 
 
 class Position(msgspec.Struct, kw_only=True):
@@ -31,16 +28,31 @@ class Position(msgspec.Struct, kw_only=True):
     ----------
     step : int
         Updates made.
+    before : int
+        Steps that the model had made before the run.
     seconds : float
         Time spent, all resumed parts together.
+    step_seconds : float
+        What of that was spent on updates alone, not on tests and files.
     loss_sum, loss_count
         Losses since the last row of the learning curve.
+    best_error, best_step
+        The smallest held-out error so far, and after which update; None before the first.
+    window_sum, window_count, first_mean
+        Losses since the last look at whether they grow, and the mean over the first window.
     """
 
     step: int = 0
+    before: int = 0
     seconds: float = 0.0
+    step_seconds: float = 0.0
     loss_sum: float = 0.0
     loss_count: int = 0
+    best_error: float | None = None
+    best_step: int | None = None
+    window_sum: float = 0.0
+    window_count: int = 0
+    first_mean: float | None = None
 
 
 @dataclass(frozen=True)

@@ -4,89 +4,89 @@ So samples do not depend on who draws them, in which order, or whether the run w
 ZNN lost its random state on a resume, and drew among volumes uniformly instead of by their size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Any
 
 import numpy as np
 
-from znn_dask.errors import ConfigError, ShapeError
-from znn_dask.geometry import Triple, volume
-from znn_dask.io.volumes import read_image, read_label
+from znn_dask.geometry import Triple
 from znn_dask.model.predict import mirrored
 from znn_dask.randomness import generator
-from znn_dask.train.config import DataSection, VolumeSection
-from znn_dask.train.mirror import margins
-from znn_dask.train.preprocess import preprocess
-from znn_dask.train.targets import target_map
+from znn_dask.train.augment import Augmentation, Elastic, Rotate, Shifted, change_greys
+from znn_dask.train.mirror import Margins, margins, read_box
+from znn_dask.train.places import Blocks, Places
+from znn_dask.train.targets import Labels, TargetSpec
+from znn_dask.train.volumes import Box, Volume, check_channels, check_size, cut_region, load_volumes
+from znn_dask.train.warp import Motion, make_motion
 
-Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+__all__ = ["Sample", "Samples", "Volume", "check_channels", "check_size", "cut_region", "load_volumes"]
+
+INPUT, OUTPUT = "input", "output"  # the names of the only input and output of a volume that gives none
+_Ranges = tuple[Triple, Triple]
 
 
 @dataclass(frozen=True)
-class Volume:
-    """An image with its target and the part of it that counts.
+class Sample:
+    """What `Model.steps` takes: iterating gives image, target and, where not all counts, the weight.
 
     Attributes
     ----------
-    image : float32 array of shape (channel, z, y, x)
-        Preprocessed.
-    target : uint8 array of shape (z, y, x)
-        0 or 1.
-    region : three pairs (from, to) of int
-        Voxels whose target may be used, along z, y and x.
-    reach : three pairs (from, to) of int
-        Voxels of the image that inputs may see.
-    name : str
-        For messages.
+    image : float32 array of shape (batch, channel, z, y, x), or dict of input to these
+    target : float32 array of shape (batch, channel, z, y, x), or dict of output to these
+        Of classes their numbers, with one channel.
+    weight : float32 array of shape (batch, 1 or channel, z, y, x), or dict of output to these, or None
+        0 where the target does not count, else 1.
     """
 
-    image: np.ndarray
-    target: np.ndarray
-    region: Box
-    reach: Box
-    name: str
+    image: Any
+    target: Any
+    weight: Any = None
+
+    def __iter__(self) -> Iterator[Any]:
+        yield self.image
+        yield self.target
+        if self.weight is not None:
+            yield self.weight
 
 
-class Sample(NamedTuple):
-    """An input (batch, channel, z, y, x) float32 and its target, (batch, 1, z, y, x) float32."""
+@dataclass(frozen=True)
+class _Cut:
+    """A patch: where it lies in a volume, and which way round.
 
-    image: np.ndarray
-    target: np.ndarray
-
-
-def load_volumes(data: DataSection, sections: Sequence[VolumeSection], role: str) -> list[Volume]:
-    """Read and prepare volumes; each file is read once.
-
-    Raises
-    ------
-    ConfigError
-        If a volume has no image or label.
-    DataError, ShapeError
-        If a file cannot be used, or a region lies outside its volume.
+    Coordinates of the patch are 0 at the lowest corner of its output, before flips.
     """
-    images: dict[str, np.ndarray] = {}
-    targets: dict[tuple[str, str], np.ndarray] = {}
-    volumes = []
-    for number, section in enumerate(sections):
-        image, label = section.image or data.image, section.label or data.label
-        for what, value in (("image", image), ("label", label)):
-            if value is None:
-                raise ConfigError(
-                    f"data.{role}.{number} has no {what}; give data.{what}=FILE for all volumes "
-                    f"or data.{role}.{number}.{what}=FILE for this one"
-                )
-        assert image is not None
-        assert label is not None
-        if image not in images:
-            images[image] = preprocess(read_image(image), data.preprocess)
-        if (image, label) not in targets:
-            labels = read_label(label, images[image].shape)
-            targets[image, label] = target_map(labels, data.target, data.threshold, data.invert, data.in_plane)
-        region = _region(section, images[image].shape, f"data.{role}.{number}")
-        reach = region if section.reach == "region" else _whole(images[image].shape)
-        volumes.append(Volume(images[image], targets[image, label], region, reach, image))
-    return volumes
+
+    start: Triple  # along the axes of the volume
+    size: Triple  # along those of the patch
+    flips: tuple[bool, bool, bool]
+    exchange: bool
+
+    def places(self, low: Triple, high: Triple) -> list[np.ndarray]:
+        """Return the coordinates in the volume, along its axes, of a box of the patch."""
+        order = (0, 2, 1) if self.exchange else (0, 1, 2)
+        found: list[np.ndarray] = [np.empty(0)] * 3
+        for axis, own in enumerate(order):
+            offsets = np.arange(low[axis], high[axis])
+            if self.flips[axis]:
+                # The margins change sides, too: the network's "before" lies after.
+                offsets = self.size[axis] - 1 - offsets
+            found[own] = self.start[own] + offsets
+        return found
+
+    def read(self, array: Any, bounds: Box, low: Triple, high: Triple) -> np.ndarray:
+        """Return a box of the patch, mirrored at bounds in the volume."""
+        places = [mirrored(p, *pair) for p, pair in zip(self.places(low, high), bounds, strict=True)]
+        values = read_box(array, places)
+        return np.ascontiguousarray(values.swapaxes(-1, -2) if self.exchange else values)
+
+    def inside(self, bounds: Box, low: Triple, high: Triple) -> np.ndarray:
+        """Return which voxels of a box of the patch lie inside bounds in the volume."""
+        z, y, x = ((p >= a) & (p < b) for p, (a, b) in zip(self.places(low, high), bounds, strict=True))
+        if self.exchange:
+            y, x = x, y
+        return np.asarray(z[:, None, None] & y[:, None] & x)
 
 
 class Samples:
@@ -95,7 +95,7 @@ class Samples:
     Parameters
     ----------
     volumes : sequence of Volume
-    field_of_view : (z, y, x)
+    field_of_view : (z, y, x), Margins, or dict of input to Margins
         Of the network.
     output_size : (z, y, x)
         Of the patches' targets.
@@ -107,20 +107,24 @@ class Samples:
     transpose : bool
         Whether y and x are exchanged with probability 1/2.
     mirror : bool
-        Whether inputs may reach over what they may see, by mirroring.
+        Whether inputs may reach over what they may see, by mirroring. What moves voxels always mirrors.
     purpose : str
         Names the random numbers; other purposes give other patches.
+    augment : sequence of Augmentation
+        What else is done to patches.
 
     Raises
     ------
     ShapeError
         If no patch fits into a volume.
+    DataError
+        If a mask leaves nothing of a region.
     """
 
     def __init__(
         self,
         volumes: Sequence[Volume],
-        field_of_view: Triple,
+        field_of_view: Triple | Margins | Mapping[str, Margins],
         output_size: Triple,
         *,
         seed: int = 0,
@@ -129,16 +133,26 @@ class Samples:
         transpose: bool = False,
         mirror: bool = True,
         purpose: str = "sample",
+        augment: Sequence[Augmentation] = (),
     ) -> None:
         self.volumes = tuple(volumes)
         self.output_size = output_size
         self.seed, self.batch, self.purpose = seed, batch, purpose
         self.flip, self.transpose, self.mirror = flip, transpose, mirror
-        self._margins = margins(field_of_view)
-        # By whether y and x are exchanged: the places (from, count) of each volume along its own axes.
-        self._places = {False: self._all_places((0, 1, 2))}
-        if transpose:
-            self._places[True] = self._all_places((0, 2, 1))
+        self.augment = tuple(augment)
+        self._margins = _by_input(field_of_view, self.volumes)
+        warped = any(isinstance(item, Elastic | Rotate | Shifted) for item in self.augment)
+        self._weighs = warped or any(
+            v.mask is not None or any(s.spec.weighs for s in _targets(v).values()) for v in self.volumes
+        )
+        widest = _widest(list(self._margins.values()))
+        blocks = [None if item.mask is None else Blocks(item) for item in self.volumes]
+        # By whether y and x are exchanged.
+        orders = {False: (0, 1, 2), True: (0, 2, 1)}
+        self._places = {
+            exchange: Places(self.volumes, output_size, widest, orders[exchange], mirror, flip, blocks)
+            for exchange in ((False, True) if transpose else (False,))
+        }
 
     def sample(self, step: int) -> Sample:
         """Return the sample of a step.
@@ -146,136 +160,125 @@ class Samples:
         Returns
         -------
         Sample
-            image : float32 array of shape (batch, channel, z, y, x); target : of shape (batch, 1, z, y, x).
+            With a weight for every step or for none.
         """
         random = generator(self.seed, step, self.purpose)
-        patches = [self._patch(random) for _ in range(self.batch)]
-        return Sample(np.stack([p.image for p in patches]), np.stack([p.target for p in patches]))
+        patches = [self._patch(random, step, entry) for entry in range(self.batch)]
+        return Sample(*(_stacked([patch[part] for patch in patches]) for part in range(3)))
 
-    def _patch(self, random: np.random.Generator) -> Sample:
+    def _patch(self, random: np.random.Generator, step: int, entry: int) -> tuple[Any, Any, Any]:
         # Every choice draws its number whether or not it is used, so that options do not shift each other.
         flips = random.random(3) < 0.5
         exchange = bool(random.random() < 0.5) and self.transpose
-        places = self._places[exchange]
-        counts = [volume(count) for _, count in places]
-        draw = int(random.integers(sum(counts)))
-        number = 0
-        while draw >= counts[number]:
-            draw -= counts[number]
-            number += 1
-        first, count = places[number]
-        corner = np.unravel_index(draw, count)
-        start = tuple(int(c) + f for c, f in zip(corner, first, strict=True))
-        return self._cut(self.volumes[number], start, flips, exchange)
+        number, start = self._places[exchange].draw(random)
+        z, y, x = (bool(flips[axis]) and name in self.flip for axis, name in enumerate("zyx"))
+        cut = _Cut(start, self.output_size, (z, y, x), exchange)
+        random_of = partial(self._random_of, step, entry)
+        item, motion = self.volumes[number], None
+        if self.augment:
+            motion = make_motion(self.augment, *self._box(item), self.output_size, random_of)
+        images = self._images(item, cut, motion)
+        if self.augment:
+            images = change_greys(self.augment, images, random_of)
+        made = {name: self._target(item, labels, cut, motion) for name, labels in _targets(item).items()}
+        targets = {name: values.astype(np.float32) for name, (values, _) in made.items()}
+        weights = {name: weight for name, (_, weight) in made.items()}
+        return _only(images), _only(targets), _only(weights) if self._weighs else None
 
-    def _cut(self, source: Volume, start: Sequence[int], flips: np.ndarray, exchange: bool) -> Sample:
-        """Cut a patch; `start` is the lowest corner of its target along the axes of the volume."""
-        order = (0, 2, 1) if exchange else (0, 1, 2)  # the axis of the volume behind each axis of the patch
-        inputs: list[np.ndarray] = [np.empty(0)] * 3
-        outputs: list[np.ndarray] = [np.empty(0)] * 3
-        for axis, name in enumerate("zyx"):
-            own, size = order[axis], self.output_size[axis]
-            before, after = self._margins[0][axis], self._margins[1][axis]
-            offsets, reach = np.arange(size), np.arange(-before, size + after)
-            if flips[axis] and name in self.flip:
-                # The margins change sides, too: the network's "before" lies after.
-                offsets, reach = size - 1 - offsets, size - 1 - reach
-            outputs[own] = start[own] + offsets
-            inputs[own] = mirrored(start[own] + reach, *source.reach[own])
-        image = source.image[:, inputs[0][:, None, None], inputs[1][:, None], inputs[2]]
-        target = source.target[outputs[0][:, None, None], outputs[1][:, None], outputs[2]]
-        if exchange:
-            image, target = image.transpose(0, 1, 3, 2), target.transpose(0, 2, 1)
-        return Sample(np.ascontiguousarray(image), np.ascontiguousarray(target[None], dtype=np.float32))
+    def _random_of(self, step: int, entry: int, name: str) -> np.random.Generator:
+        return generator(self.seed, step, f"{self.purpose}/{entry}/{name}")
 
-    def _all_places(self, order: tuple[int, int, int]) -> list[tuple[Triple, Triple]]:
-        """Return (from, count) of the lowest corners of targets, for each volume along its own axes."""
-        places = []
-        for item in self.volumes:
-            first, count = [], []
-            for own in range(3):
-                axis = order[own]  # exchanging y and x is its own inverse
-                low, high = item.region[own]
-                if not self.mirror:
-                    before, after = self._margins[0][axis], self._margins[1][axis]
-                    if "zyx"[axis] in self.flip:  # flips exchange the margins, so a place must suit both
-                        before = after = max(before, after)
-                    low = max(low, item.reach[own][0] + before)
-                    high = min(high, item.reach[own][1] - after)
-                first.append(low)
-                count.append(high - low - self.output_size[axis] + 1)
-            if min(count) < 1:
-                size = tuple(self.output_size[a] for a in order)
-                raise ShapeError(
-                    f"no output patch of {size} (z, y, x) fits into region {_text(item.region)} of "
-                    f"{item.name}. "
-                    "Use a smaller training.output_size or a larger region"
-                )
-            places.append(((first[0], first[1], first[2]), (count[0], count[1], count[2])))
-        return places
+    def _box(self, item: Volume) -> _Ranges:
+        """Return the box of a patch that any input or target needs."""
+        low, high = [0, 0, 0], list(self.output_size)
+        around = [*self._margins.values(), *(labels.spec.halo for labels in _targets(item).values())]
+        for before, after in around:
+            for axis in range(3):
+                low[axis] = min(low[axis], -before[axis])
+                high[axis] = max(high[axis], self.output_size[axis] + after[axis])
+        return (low[0], low[1], low[2]), (high[0], high[1], high[2])
 
+    def _images(self, item: Volume, cut: _Cut, motion: Motion | None) -> dict[str, np.ndarray]:
+        images = {}
+        for name, image in (item.images or {next(iter(self._margins)): item.image}).items():
+            low, high = _around(self.output_size, *self._margins[name])
+            if motion is None:
+                images[name] = cut.read(image, item.reach, low, high)
+                continue
+            part = motion.part(low, high)
+            first, last = part.source()
+            images[name] = part.image(cut.read(image, item.reach, first, last), first)
+        return images
 
-def check_size(item: Volume, field_of_view: Triple) -> None:
-    """Raise unless what inputs may see holds at least one field of view.
-
-    Raises
-    ------
-    ShapeError
-    """
-    size = tuple(high - low for low, high in item.reach)
-    if any(s < f for s, f in zip(size, field_of_view, strict=True)):
-        raise ShapeError(
-            f"{item.name} offers {size} voxels (z, y, x), less than the network's field of view "
-            f"{field_of_view}. "
-            "Use a larger volume or region, or a network with a smaller field of view"
-        )
+    def _target(
+        self, item: Volume, labels: Labels, cut: _Cut, motion: Motion | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the target and weights of a patch, (channel, z, y, x)."""
+        low, high = _around(self.output_size, *labels.spec.halo)
+        bounds = _bounds(item, labels.spec)
+        part = None if motion is None else motion.part(low, high, labels=True)
+        first, last = (low, high) if part is None else part.source()
+        ids = cut.read(labels.ids, bounds, first, last)
+        known = None
+        if self._weighs:
+            known = cut.inside(item.region, first, last)
+            if item.mask is not None:
+                known &= cut.read(item.mask, bounds, first, last) != 0
+        if part is not None:
+            ids = part.nearest(ids, first)
+            known = None if known is None else part.nearest(known, first)
+        target = labels.spec.make(ids, known)
+        if not self._weighs:
+            return target.values, None
+        valid = np.ones((1, *self.output_size), bool) if target.valid is None else target.valid
+        return target.values, valid.astype(np.float32)
 
 
-def check_channels(item: Volume, channels: int) -> None:
-    """Raise unless the image has as many channels as the network reads.
-
-    Raises
-    ------
-    ShapeError
-    """
-    if item.image.shape[0] != channels:
-        raise ShapeError(
-            f"{item.name} has {item.image.shape[0]} channels, but the network reads {channels}; set network.in_channels"
-        )
+def _by_input(given: Triple | Margins | Mapping[str, Margins], volumes: Sequence[Volume]) -> dict[str, Margins]:
+    """Return the margins of every input."""
+    if isinstance(given, Mapping):
+        return dict(given)
+    same = given if isinstance(given, Margins) else margins(given)
+    names = list(volumes[0].images) if volumes and volumes[0].images else [INPUT]
+    return dict.fromkeys(names, same)
 
 
-def cut_region(item: Volume, field_of_view: Triple) -> np.ndarray:
-    """Return the input whose valid output is the region of a volume, mirrored at the border of what may be
-    seen.
-
-    Returns
-    -------
-    float32 array of shape (channel, z, y, x)
-        Larger than the region by ``field_of_view - 1``.
-    """
-    before, after = margins(field_of_view)
-    z, y, x = (
-        mirrored(np.arange(low - b, high + a), *reach)
-        for (low, high), reach, b, a in zip(item.region, item.reach, before, after, strict=True)
-    )
-    cut: np.ndarray = item.image[:, z[:, None, None], y[:, None], x]
-    return cut
+def _widest(found: list[Margins]) -> Margins:
+    before, after = ([max(m[side][axis] for m in found) for axis in range(3)] for side in (0, 1))
+    return Margins((before[0], before[1], before[2]), (after[0], after[1], after[2]))
 
 
-def _region(section: VolumeSection, shape: tuple[int, ...], name: str) -> Box:
-    box = []
-    for axis, length in zip("zyx", shape[1:], strict=True):
-        pair = getattr(section, axis)
-        low, high = (0, length) if pair is None else pair
-        if not 0 <= low < high <= length:
-            raise ShapeError(f"{name}.{axis} is [{low}, {high}), but its volume has 0 to {length} along {axis}")
-        box.append((low, high))
-    return box[0], box[1], box[2]
+def _around(size: Triple, before: Triple, after: Triple) -> _Ranges:
+    return (-before[0], -before[1], -before[2]), (size[0] + after[0], size[1] + after[1], size[2] + after[2])
 
 
-def _whole(shape: tuple[int, ...]) -> Box:
-    return (0, shape[1]), (0, shape[2]), (0, shape[3])
+def _targets(item: Volume) -> dict[str, Labels]:
+    """Return labels by output; a plain array is a target already."""
+    given = item.targets or {OUTPUT: item.target}
+    return {
+        name: value if isinstance(value, Labels) else Labels(value, TargetSpec("classes"))
+        for name, value in given.items()
+    }
 
 
-def _text(region: Box) -> str:
-    return ", ".join(f"{axis} {low}:{high}" for axis, (low, high) in zip("zyx", region, strict=True))
+def _bounds(item: Volume, spec: TargetSpec) -> Box:
+    """Return the voxels whose labels may be read: boundaries also look at those around the region."""
+    if spec.kind != "boundary":
+        return item.region
+    pairs = zip(item.region, item.shape, *spec.halo, strict=True)
+    z, y, x = ((max(0, low - b), min(n, high + a)) for (low, high), n, b, a in pairs)
+    return z, y, x
+
+
+def _stacked(values: list[Any]) -> Any:
+    """Return the patches of a sample as one array, or one for every name."""
+    if values[0] is None:
+        return None
+    if isinstance(values[0], dict):
+        return {name: np.stack([v[name] for v in values]) for name in values[0]}
+    return np.stack(values)
+
+
+def _only(values: Mapping[str, Any]) -> Any:
+    """Return the only value, or all by name."""
+    return next(iter(values.values())) if len(values) == 1 else dict(values)

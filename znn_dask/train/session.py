@@ -4,19 +4,23 @@ from pathlib import Path
 
 from znn_dask.errors import CheckpointError
 from znn_dask.geometry import Triple
-from znn_dask.io.atomic import remove_leftovers, replacing
+from znn_dask.io.atomic import replacing
 from znn_dask.model import SGD, Model
 from znn_dask.net import Network
+from znn_dask.train.checkpoints import tidy
 from znn_dask.train.config import Config
 from znn_dask.train.config_file import to_yaml
 from znn_dask.train.curve import keep_until
+from znn_dask.train.heldout import Segments
 from znn_dask.train.loop import Loop
 from znn_dask.train.resolve import check_net, make_network, output_size
 from znn_dask.train.run import CONFIG, CURVE, MODEL, Position, check_same_run, read_stored
 from znn_dask.train.samples import Sample, Samples, Volume, check_channels, check_size, load_volumes
 
 
-def open_run(config: Config, folder: Path, restart: bool = False) -> tuple[Loop, list[Volume]]:
+def open_run(
+    config: Config, folder: Path, restart: bool = False, model: Model | None = None
+) -> tuple[Loop, list[Volume]]:
     """Make everything ready, from the checkpoint in the folder if there is one.
 
     Everything is checked before the first file is written.
@@ -28,6 +32,9 @@ def open_run(config: Config, folder: Path, restart: bool = False) -> tuple[Loop,
         Holds the model file and the learning curve; made if it is missing.
     restart : bool
         Start over; what the folder holds of an earlier run is replaced.
+    model : Model, optional
+        To be trained instead of a new one; its network, output size and loss count. If there is a checkpoint, it
+        becomes that.
 
     Returns
     -------
@@ -43,16 +50,10 @@ def open_run(config: Config, folder: Path, restart: bool = False) -> tuple[Loop,
     ConfigError, DataError, ShapeError, NetworkError, ParameterError
         If something does not fit.
     """
-    net = make_network(config.network)
+    net = make_network(config.network) if model is None else model.net
     check_net(config, net)
     size = output_size(config, net)
-    path = folder / MODEL
-    position = Position()
-    resumed = path.exists() and not restart
-    if resumed:
-        stored = read_stored(path)
-        check_same_run(path, stored.config, config)
-        position = stored.position
+    resumed, position = find_position(config, folder, restart, model)
     train = load_volumes(config.data, config.data.train, "train")
     test = load_volumes(config.data, config.data.test, "test")
     (channels,) = net.inputs.values()
@@ -69,20 +70,62 @@ def open_run(config: Config, folder: Path, restart: bool = False) -> tuple[Loop,
         transpose=config.data.transpose,
         mirror=config.data.border == "mirror",
     )
-    train_test = _fixed(config, train, net.field_of_view, size, "test on training data")
-    held_out = _fixed(config, test, net.field_of_view, size, "test") if test else []
-    model = _load(path, net, position, config) if resumed else _make(config, net, size)
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(folder)
+    train_test = fixed_samples(config, train, net.field_of_view, size, "test on training data")
+    held_out = fixed_samples(config, test, net.field_of_view, size, "test") if test else []
+    if model is not None:
+        restore(model, folder, position, resumed)
+    else:
+        model = _load(folder / MODEL, net, position, config) if resumed else _make(config, net, size)
+    prepare(config, folder, position, resumed)
+    how = segments_of(config, net)
+    return Loop(config, folder, model, samples, position, held_out, train_test, test, how), test
+
+
+def find_position(config: Config, folder: Path, restart: bool, model: Model | None) -> tuple[bool, Position]:
+    """Return whether a folder holds a checkpoint to resume from, and where the run is.
+
+    Raises
+    ------
+    CheckpointError
+        If the folder holds another run.
+    """
+    path = folder / MODEL
+    if restart or not path.exists():
+        return False, Position(before=0 if model is None else model.step_count)
+    stored = read_stored(path)
+    check_same_run(path, stored.config, config)
+    return True, stored.position
+
+
+def restore(model: Model, folder: Path, position: Position, resumed: bool) -> None:
+    """Make a model that was given what the checkpoint says, if there is one."""
     if resumed:
+        model.restore(folder / MODEL)
+        _check_step(model, folder / MODEL, position)
+
+
+def prepare(config: Config, folder: Path, position: Position, resumed: bool) -> None:
+    """Make the folder ready: what is of another run or after the checkpoint goes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if resumed:
+        tidy(folder, position.step)
         keep_until(folder / CURVE, position.step)
     else:
         # The old model goes first: without it nothing else of the old run can be taken for the new one's.
-        path.unlink(missing_ok=True)
+        (folder / MODEL).unlink(missing_ok=True)
         (folder / CURVE).unlink(missing_ok=True)
+        tidy(folder, None)
     with replacing(folder / CONFIG) as temporary:
         temporary.write_text(to_yaml(config), encoding="utf-8")
-    return Loop(config, folder, model, samples, position, held_out, train_test), test
+
+
+def segments_of(config: Config, net: Network) -> Segments:
+    """Return which voxels of the target form segments, and whether sections are taken one by one."""
+    how = config.log.segments
+    if how == "auto":
+        # Cells lie between boundaries; objects are what a binary target marks.
+        how = "background" if (config.data.target == "boundary") != config.data.invert else "foreground"
+    return Segments(how, config.data.in_plane or net.field_of_view[0] == 1)
 
 
 def _make(config: Config, net: Network, size: Triple) -> Model:
@@ -113,17 +156,23 @@ def _load(path: Path, net: Network, position: Position, config: Config) -> Model
             f"{net.field_of_view}. "
             "Give --restart to start over, or --out for another folder"
         )
-    if model.step_count != position.step:
+    try:
+        _check_step(model, path, position)
+    except CheckpointError:
         model.close()
-        raise CheckpointError(
-            f"{path} is of update {model.step_count}, but its run says {position.step}; it was changed "
-            "after training. "
-            "Give --restart to start over, or --out for another folder"
-        )
+        raise
     return model
 
 
-def _fixed(config: Config, volumes: list[Volume], view: Triple, size: Triple, purpose: str) -> list[Sample]:
+def _check_step(model: Model, path: Path, position: Position) -> None:
+    if model.step_count != position.before + position.step:
+        raise CheckpointError(
+            f"{path} is of update {model.step_count}, but its run says {position.before + position.step}; it was "
+            "changed after training. Give --restart to start over, or --out for another folder"
+        )
+
+
+def fixed_samples(config: Config, volumes: list[Volume], view: Triple, size: Triple, purpose: str) -> list[Sample]:
     """Return the patches, always the same and never flipped, on which errors are measured.
 
     They are smaller than those of training where a region is.
