@@ -237,7 +237,9 @@ def _fits(net: Network, axis: int, n: int) -> bool:
     whole = any(isinstance(e.op, Crop | Normalisation) or _padding(e).total != NOTHING for e in net.edges.values())
     if whole and any(size % net.sparsity_of(node)[axis] for node, size in sizes.items()):
         return False
-    return all(_reach(edge)[axis] < sizes[edge.source] // net.edge_sparsity(edge.name)[axis] for edge in net.edges.values())
+    return all(
+        _reach(edge)[axis] < sizes[edge.source] // net.edge_sparsity(edge.name)[axis] for edge in net.edges.values()
+    )
 
 
 def _reach(edge: Edge) -> tuple[int, int, int]:

@@ -27,7 +27,9 @@ def narrow(net: Network, width: int) -> Network:
     """Return a network with at most so many maps inside, or as many as come out, that drops nothing."""
     width = max(width, *net.outputs.values(), 1)
     ends = {*net.inputs, *net.outputs}
-    nodes = [node if node.name in ends else replace(node, channels=min(width, node.channels)) for node in net.graph.nodes]
+    nodes = [
+        node if node.name in ends else replace(node, channels=min(width, node.channels)) for node in net.graph.nodes
+    ]
     return Network(nodes, [undropped(edge) for edge in net.edges.values()], net.ndim)
 
 
