@@ -5,7 +5,7 @@
     python bench/unet.py --net rsunet --size 18,160,160
 
 The peer is `Model.to_torch` of the same model: contiguous and channels-last, with ``--compile`` each under
-`torch.compile` too. Output and every gradient are compared before anything is timed. Turns alternate.
+`torch.compile` too. Loss, and the norm of all gradients, are compared before anything is timed. Turns alternate.
 """
 
 import argparse
