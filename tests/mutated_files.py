@@ -37,8 +37,20 @@ def originals(folder):
         model.step(random.standard_normal(shape, np.float32), np.zeros((2, 4, 4, 4), np.float32))
         model.save(folder / "good.safetensors")
         model.save(folder / "good.h5")
-    NET.save(folder / "good.znn")
+    network_of_many_words().save(folder / "good.znn")
     return {kind: (folder / f"good.{kind}").read_bytes() for kind in ("znn", "h5", "safetensors")}
+
+
+def network_of_many_words():
+    """Return a network with most of the types and keys that the text form has."""
+    net = znn.Network.builder(padding="mirror")
+    a = net.conv(net.input("image"), 4, norm="group(2)", transfer="tanh(1.7, 0.6)")
+    b = net.conv(net.dropout(net.average_pool(a), 0.2), 8, stride=2, norm="batch", transfer="elu")
+    up = net.transposed_conv(net.upsample(b, 2, "trilinear"), 4, 3, stride=2, crop=(0, 0, 0))
+    x = net.concat([net.softmax(up), a], crop=True)
+    x = net.maxout([net.conv(x, 2), net.conv(x, 2, 1)]) + net.crop(net.conv(net.input("other"), 2), (1, 0, 2))
+    net.output(net.bias(net.max_filter(x, 2)))
+    return net.build()
 
 
 def mutate(content, seed):

@@ -76,7 +76,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs matplotlib and readers of volumes only when it is asked for."""
+    """Import what needs matplotlib only when it is asked for."""
     if name in ("Callback", "Trainer"):
         from znn_dask.train import trainer
 

@@ -9,7 +9,8 @@ import reference_network as plain
 import znn_dask as znn
 from znn_dask.io.checkpoint import read_checkpoint, write_checkpoint
 from znn_dask.io.znn_hdf5 import ZnnFile, read_znn, write_znn
-from znn_dask.model.znn_file import interpret
+from znn_dask.model.znn_file import compose, interpret
+from znn_dask.net import Crop, Identity
 
 pytestmark = pytest.mark.timeout(100)
 
@@ -188,6 +189,39 @@ def test_networks_of_ours_can_be_written(tmp_path, net):
             assert again.optimizer == optimizer
             assert again.loss == ("softmax" if net.outputs["output"] > 1 else "square")
             assert all(np.array_equal(model.parameters[n], again.parameters[n]) for n in net.parameters)
+
+
+def test_crop_maxout_and_dummy_come_back_as_they_were(tmp_path):
+    filters = learning("filters", (1, 2, 1, 3, 3))
+    found = {
+        "a": node("a", "input", 1),
+        "b": node("b", "sum", 2),
+        "conv": edge("conv", "conv", "a", "b", size=np.array([1, 3, 3]), stride=np.array([1, 1, 1]), **filters),
+        "crop": edge("crop", "crop", "b", "c", offset=np.array([0, 1, 2])),
+        "c": node("c", "sum", 2),
+        "d": node("d", "maxout", 2),
+        "one": edge("one", "maxout", "c", "d"),
+        "two": edge("two", "dummy", "c", "d"),
+        "out": node("out", "transfer", 2, function="linear", **learning("biases", (2,))),
+        "three": edge("three", "dummy", "d", "out"),
+    }
+    write_znn(tmp_path / "net.h5", ZnnFile(dict(sorted(found.items())), CURVES))
+    file = read_znn(tmp_path / "net.h5")
+    meaning = interpret(file, "net.h5")
+    assert [meaning.net.edges[name].op for name in ("crop", "one", "two")] == [Crop((0, 1, 2)), Identity(), Identity()]
+    assert meaning.net.nodes["d"].join == "max"
+    assert meaning.net.input_size(1) == (1, 5, 7)
+    velocities = meaning.velocities
+    assert same_file(compose(meaning.net, meaning.parameters, velocities, meaning.optimizer, meaning.origin), file)
+    ours = compose(meaning.net, meaning.parameters, velocities, meaning.optimizer)
+    assert interpret(ours, "ours.h5").net == meaning.net
+    assert ours.groups["crop"]["offset"].tolist() == [0, 1, 2]
+
+
+def test_what_a_normalisation_learns_has_no_place():
+    net = znn.zoo.unet3d(widths=(2, 4), norm="batch")
+    with pytest.raises(znn.NetworkError, match=r"no place for what normalisation 'norm1' learns .*\.safetensors"):
+        compose(net, {}, {}, znn.SGD())
 
 
 def test_rates_that_differ_are_told(file):

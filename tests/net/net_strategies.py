@@ -187,19 +187,23 @@ def graphs(draw) -> Case:
 def joined_graphs(draw) -> Network:
     """Layers of any operations, paddings and strides too, whose images meet in sums, concatenations and maxima."""
     sparsity, count = (1, 1, 1), iter(range(1000))
-    previous = [Node(f"n{next(count)}", draw(st.integers(1, 4))) for _ in range(draw(st.integers(1, 2)))]
+    previous = [Node(f"in{place}", draw(st.integers(1, 4))) for place in range(draw(st.integers(1, 2)))]
     nodes, edges = list(previous), []
-    for _ in range(draw(st.integers(1, 5))):
+    for depth in range(draw(st.integers(1, 5))):
         op = draw(st.one_of(changes(sparsity), operations(sparsity == (1, 1, 1))))
         if isinstance(op, Normalisation):
             op = draw(normalisations(math.gcd(*(node.channels for node in previous))))
         if isinstance(op, MaxFilter):
             sparsity = tuple(a * b for a, b in zip(sparsity, op.stride, strict=True))
         current = []
-        for _ in range(draw(st.integers(1, 2))):
+        for place in range(draw(st.integers(1, 2))):
             sources = draw(st.lists(st.sampled_from(previous), min_size=1, max_size=3))
-            node, sources = draw(joins(f"n{next(count)}", op, sources))
-            edges += [Edge(f"e{next(count)}", source.name, node.name, op) for source in sources]
+            first = f"e{next(count)}"
+            # Names that a text of ZNN would make up, where a transfer follows.
+            name = draw(st.sampled_from([first, f"n{depth}{place}", f"n{depth + 1}{place}.sum"]))
+            node, sources = draw(joins(name, op, sources))
+            names = [first, *(f"e{next(count)}" for _ in sources[1:])]
+            edges += [Edge(name, source.name, node.name, op) for name, source in zip(names, sources, strict=True)]
             current.append(node)
         nodes += current
         previous = current

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from znn_dask.errors import CheckpointError, NetworkError, ParameterError
 from znn_dask.io.znn_hdf5 import Groups, Value, ZnnFile
 from znn_dask.model.optimizers import SGD
-from znn_dask.net import Network, Parameter
+from znn_dask.net import Network, Normalisation, Parameter
 from znn_dask.net.blocks import Block, check_blocks
 from znn_dask.net.text import assemble, blocks_of
 
@@ -30,7 +30,7 @@ MOMENTUM = "momentum_vol"
 _KINDS = {"node": "nodes", "edge": "edges"}
 _OF_GROUPS = ("name", "group_type", *WEIGHTS, MOMENTUM)  # keys that say nothing about the network
 _RATES = {"eta": "learning_rate", "momentum": "momentum", "weight_decay": "weight_decay"}
-_TRIPLES = ("size", "stride")  # stored as integers, not as text
+_TRIPLES = ("size", "stride", "offset")  # stored as integers, not as text
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,12 @@ def _network(groups: Groups) -> tuple[Network, dict[str, str]]:
         entries = {key: (_text(group, key, value), 0) for key, value in keys.items() if key not in _OF_GROUPS}
         blocks[group] = Block(kind, name, 0, entries, f"group {group!r}")
     reading = assemble(list(blocks.values()), check_blocks(blocks.values()))
+    for edge in reading.edges:
+        if isinstance(edge.op, Normalisation):
+            raise NetworkError(
+                f"files of ZNN have no place for what normalisation {edge.name!r} learns and keeps; save the model as "
+                ".safetensors"
+            )
     by_block = {(block.kind, block.name): group for group, block in blocks.items()}
     return Network.from_reading(reading), {by_block[block]: name for block, name in reading.learned.items()}
 

@@ -12,14 +12,14 @@ from znn_dask.errors import NetworkError, nearest
 from znn_dask.geometry import Triple
 
 _TRANSFER_KEYS = ("function", "function_args", "init", "init_args", "bias")
-_NODE_TYPES: dict[str, tuple[str, ...]] = {
+NODE_TYPES: dict[str, tuple[str, ...]] = {
     "input": ("size",),
     "sum": ("size",),
-    "concat": ("size",),
+    "concat": ("size", "order"),
     "maxout": ("size",),
     "transfer": ("size", *_TRANSFER_KEYS, "edge"),
 }
-_EDGE_TYPES: dict[str, tuple[str, ...]] = {
+EDGE_TYPES: dict[str, tuple[str, ...]] = {
     "conv": ("size", "stride", "step", "padding", "padding_after", "mode", "init", "init_args"),
     "max_filter": ("size", "stride"),
     "max_pool": ("size", "stride"),
@@ -225,7 +225,7 @@ def _check(block: Block) -> None:
 
 
 def _keys(block: Block) -> tuple[str, ...]:
-    types = _NODE_TYPES if block.kind == "nodes" else _EDGE_TYPES
+    types = NODE_TYPES if block.kind == "nodes" else EDGE_TYPES
     if block.type not in types:
         raise NetworkError(
             f"{block.where('type')}: unknown type {block.type!r} of {block.kind} {block.name!r}."

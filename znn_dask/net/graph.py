@@ -7,10 +7,9 @@ summed. Sizes are another matter (`shapes`).
 import heapq
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import repeat
 
 from znn_dask.errors import NetworkError, nearest
 from znn_dask.net.operations import Convolution, Normalisation, Op, TransposedConvolution
@@ -99,7 +98,8 @@ class Graph:
         found = _by_node(self.nodes, self.edges, "target")
         for node in self.nodes:
             if node.order:
-                found[node.name] = tuple(sorted(found[node.name], key=lambda edge: node.order.index(edge.name)))
+                by_name = {edge.name: edge for edge in found[node.name]}
+                found[node.name] = tuple(by_name[name] for name in node.order)
         return found
 
     @cached_property
@@ -138,10 +138,7 @@ def arrange(nodes: Iterable[Node], edges: Iterable[Edge]) -> Graph:
     _check_unique("node", [node.name for node in nodes])
     _check_unique("edge", [edge.name for edge in edges])
     _check_ends(nodes, edges)
-    # A join of one is no join, and equal meaning is equal value.
-    several = {name for name, count in Counter(edge.target for edge in edges).items() if count > 1}
-    nodes = tuple(node if node.join == "sum" or node.name in several else replace(node, join="sum") for node in nodes)
-    nodes = tuple(map(_ordered, nodes, repeat(edges)))
+    nodes = tuple(_joined(nodes, edges))
     _check_maps(nodes, edges)
     order = {name: place for place, name in enumerate(_sorted_names(nodes, edges))}
     return Graph(
@@ -179,36 +176,49 @@ def _check_ends(nodes: Sequence[Node], edges: Sequence[Edge]) -> None:
         raise NetworkError(f"node {alone[0]!r} has no edge; connect it or leave it out", about=("node", alone[0]))
 
 
-def _ordered(node: Node, edges: Sequence[Edge]) -> Node:
-    """Return a node with the order of the maps that converge on it; only of those one after the other there is one."""
-    if node.join != "concat":
-        return replace(node, order=()) if node.order else node
-    given = tuple(edge.name for edge in edges if edge.target == node.name)
-    if node.order and sorted(node.order) != sorted(given):
-        raise NetworkError(
-            f"node {node.name!r} puts maps in the order {', '.join(node.order)}, but the edges that lead to it are "
-            f"{', '.join(given)}. Name each of these once",
-            about=("node", node.name),
-        )
-    return replace(node, order=node.order or given)
+def _joined(nodes: Sequence[Node], edges: Sequence[Edge]) -> Iterator[Node]:
+    """Yield the nodes as they compare: a join of one edge is a sum, and maps one after the other have their order."""
+    into = _by_node(nodes, edges, "target")
+    for node in nodes:
+        if node.join != "concat" or len(into[node.name]) < 2:
+            plain = "sum" if len(into[node.name]) < 2 else node.join
+            yield node if (node.join, node.order) == (plain, ()) else replace(node, join=plain, order=())
+            continue
+        given = {edge.name: edge.name for edge in into[node.name]}
+        if node.order and (len(node.order) != len(given) or set(node.order) != set(given)):
+            raise NetworkError(
+                f"node {node.name!r} puts maps in the order {', '.join(node.order)}, but the edges that lead to it are "
+                f"{', '.join(given)}. Name each of these once",
+                about=("node", node.name),
+            )
+        yield replace(node, order=tuple(given[name] for name in node.order or given))
 
 
 def _check_maps(nodes: Sequence[Node], edges: Sequence[Edge]) -> None:
     """Raise unless the maps of every node are those that its edges bring."""
     node = {each.name: each for each in nodes}
-    joined = {each.name: 0 for each in nodes if each.join == "concat"}
+    brought = {each.name: 0 for each in nodes if each.join == "concat"}
     for edge in edges:
-        source, target = node[edge.source], node[edge.target]
-        n_out = maps_after(edge.op, source.channels)
-        if target.name in joined:
+        if edge.target in brought:
+            n_out = maps_after(edge.op, node[edge.source].channels)
             if n_out is None:
                 raise NetworkError(
-                    f"edge {edge.name!r} ({edge.op.kind}) leads to node {target.name!r}, which puts the maps of its "
+                    f"edge {edge.name!r} ({edge.op.kind}) leads to node {edge.target!r}, which puts the maps of its "
                     f"edges one after the other: give it a node of its own, and lead that there by an Identity",
                     about=("edge", edge.name),
                 )
-            joined[target.name] += n_out
-        elif n_out not in (None, target.channels):
+            brought[edge.target] += n_out
+    for name, count in brought.items():
+        if count != node[name].channels:
+            raise NetworkError(
+                f"node {name!r} has {node[name].channels} maps, but its edges bring {count} one after the other. "
+                f"Give it {count}",
+                about=("node", name),
+            )
+    for edge in edges:
+        source, target = node[edge.source], node[edge.target]
+        n_out = maps_after(edge.op, source.channels)
+        if target.name not in brought and n_out not in (None, target.channels):
             rule = (
                 f"keeps the number of maps, but node {source.name!r} has {source.channels} and node {target.name!r} "
                 f"has {target.channels}. Only a convolution changes it: give both nodes the same number, or put a "
@@ -218,13 +228,6 @@ def _check_maps(nodes: Sequence[Node], edges: Sequence[Edge]) -> None:
             )
             raise NetworkError(f"edge {edge.name!r} ({edge.op.kind}) {rule}", about=("edge", edge.name))
         _check_groups(edge, source.channels)
-    for name, count in joined.items():
-        if count != node[name].channels:
-            raise NetworkError(
-                f"node {name!r} has {node[name].channels} maps, but its edges bring {count} one after the other. "
-                f"Give it {count}",
-                about=("node", name),
-            )
 
 
 def maps_after(op: Op, n_in: int) -> int | None:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from math import lcm
 from pathlib import Path
 from typing import TypeAlias
@@ -183,6 +184,11 @@ class Network:
         return not any(shapes.pads(edge.op) or shapes.needs_dense(edge.op) for edge in self.graph.edges)
 
     @property
+    def is_dense(self) -> bool:
+        """Whether outputs have a voxel for every voxel of the inputs, but for those that windows take at the ends."""
+        return all(line.scale == (1, 1, 1) for name in self.graph.inputs for line in self._lines[name].values())
+
+    @property
     def sparsity(self) -> Triple:
         """The sparsity (z, y, x) of the output lattice: the product of the strides of all max-filters.
 
@@ -251,9 +257,10 @@ class Network:
             for side in (self.inputs, self.outputs)
         )
         kernels = sum(p.size for p in self.parameters.values() if len(p.shape) > 1 and p.learned)
+        others = "biases and scales" if any(name.endswith("/scale") for name in self.parameters) else "biases"
         summary = (
             f"field of view {_times(self.field_of_view)}, sparsity of the output {_times(self.sparsity)}, "
-            f"{kernels:,} weights + {self.n_parameters - kernels:,} biases = {self.n_parameters:,} parameters"
+            f"{kernels:,} weights + {self.n_parameters - kernels:,} {others} = {self.n_parameters:,} parameters"
         )
         return f"{ends}\n{table(self.graph, self._sparsity, sizes)}\n{summary}"
 
@@ -263,6 +270,9 @@ class Network:
 
     def __str__(self) -> str:
         return self.table()
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
     def __repr__(self) -> str:
         fov = _times(self.field_of_view)

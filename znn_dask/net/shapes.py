@@ -9,6 +9,7 @@ pool divides. What padding adds to a window's size is added to the image too.
 
 from collections.abc import Mapping
 from fractions import Fraction
+from math import ceil, lcm
 from typing import NamedTuple, TypeAlias
 
 from znn_dask.errors import NetworkError, ShapeError
@@ -19,7 +20,7 @@ from znn_dask.net.sampling import AveragePool, Crop, MaxFilter, MaxPool, Merge, 
 
 Fractions: TypeAlias = tuple[Fraction, Fraction, Fraction]
 NOTHING: Triple = (0, 0, 0)
-MOST_SEARCHED = 4096  # voxels an axis
+MOST_SEARCHED = 65536  # sizes an axis
 
 
 class Line(NamedTuple):
@@ -309,11 +310,18 @@ def _told(values: Fractions) -> str:
 
 def _smallest(some: list[Line], axis: int, start: int, step: int) -> int | None:
     """Return the first size from ``start`` on at which an axis of all lines fits."""
-    for n in range(start, start + step * MOST_SEARCHED, step):
-        if n < 1:
-            return None
-        sizes = [line.scale[axis] * n + line.offset[axis] for line in some]
-        if all(size.denominator == 1 and size >= 1 for size in sizes):
+    pairs = {(line.scale[axis], line.offset[axis]) for line in some}
+    least = max(1, *(ceil((1 - offset) / scale) for scale, offset in pairs))
+    first = max(start, least) if step > 0 else start
+    # Whether sizes are whole comes round with the denominators of the scales.
+    period = min(lcm(*(scale.denominator for scale, _ in pairs)), MOST_SEARCHED)
+    whole = [
+        (scale.numerator * offset.denominator, offset.numerator * scale.denominator, common)
+        for scale, offset in pairs
+        if (common := scale.denominator * offset.denominator) > 1
+    ]
+    for n in range(first, first + step * period, step):
+        if n >= least and all((a * n + b) % common == 0 for a, b, common in whole):
             return n
     return None
 

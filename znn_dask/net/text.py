@@ -192,7 +192,8 @@ def _node_entries(graph: Graph, node: Node, transfer: Edge | None) -> Entries:
         entries = [("type", "transfer"), *op_entries(transfer.op)]
         if transfer.name != node.name:
             entries.append(("edge", transfer.name))
-    return [*entries, ("size", str(node.channels))]
+    order = [("order", " ".join(node.order))] if node.order else []
+    return [*entries, ("size", str(node.channels)), *order]
 
 
 def _check_ends(edge_blocks: Sequence[Block], nodes: list[str]) -> None:
@@ -210,7 +211,9 @@ def _check_ends(edge_blocks: Sequence[Block], nodes: list[str]) -> None:
 def _read_node(block: Block, names: _Names) -> tuple[list[Node], list[Edge]]:
     before = names.before[block.name]
     channels = block.whole("size")
-    node = attempt(block, Node, block.name, channels, _JOINS.get(block.type, "sum"))
+    node = attempt(
+        block, Node, block.name, channels, _JOINS.get(block.type, "sum"), tuple(block.text("order", "").split())
+    )
     if (block.type == "input") == bool(before):
         rule = (
             f"of type input, but edge {before[0]!r} leads to it. Make it a sum, or take the edge away"

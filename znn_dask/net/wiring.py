@@ -188,7 +188,6 @@ class _Finish:
         self.taken = set(draft.taken)
         self.nodes: list[Node] = []
         self.edges: list[Edge] = []
-        self.place = {name: place for place, name in enumerate(draft.nodes)}
         labels = Counter(draft.outputs.values())
         self.renamed = {
             node: label
@@ -205,22 +204,24 @@ class _Finish:
             if name in absorbed:
                 continue
             if name in draft.joined:
-                self.edges += [self._edge(name, part) for part in self._ordered(name, into[name])]
+                self.edges += [self._edge(name, part) for part in into[name]]
             elif name in draft.made:
                 self.edges.append(replace(draft.made[name], target=self._target(name)))
-            self.nodes.append(replace(node, name=self._target(name)))
+            if name not in self.renamed:
+                self.nodes.append(node)
+        # Outputs come last, in the order in which they were named.
         for label, name in draft.outputs.items():
-            if self._target(name) != label:
+            if name in self.renamed:
+                self.nodes.append(replace(draft.nodes[name], name=label))
+            elif name != label:
                 self.nodes.append(Node(label, draft.nodes[name].channels))
                 self.edges.append(self._link(name, label))
         return self.nodes, self.edges
 
     def _leads(self, join: str) -> list[Edge | str]:
         """Return what converges on a join: edges that end there, or names of nodes that an Identity is for."""
-        sources, how = self.draft.joined[join], self.draft.nodes[join].join
-        direct: list[Edge | str] = [self._direct(source, how) for source in sources]
-        # Maps follow one another in the order of the nodes that they come from.
-        return direct if how != "concat" or self._in_order(direct) else list(sources)
+        how = self.draft.nodes[join].join
+        return [self._direct(source, how) for source in self.draft.joined[join]]
 
     def _direct(self, source: str, how: str) -> Edge | str:
         edge = self.draft.made.get(source)
@@ -228,25 +229,6 @@ class _Finish:
             return source
         leads = how != "concat" or maps_after(edge.op, self.draft.nodes[edge.source].channels) is not None
         return edge if leads else source
-
-    def _ordered(self, join: str, parts: list[Edge | str]) -> list[Edge | str]:
-        """Put copies of nodes in the place of those that would come too early in a concatenation."""
-        if self.draft.nodes[join].join != "concat" or self._in_order(parts):
-            return parts
-        found: list[Edge | str] = []
-        for place, part in enumerate(parts):
-            if place and not self._in_order(parts[: place + 1]):
-                name = fresh("identity", self.taken)
-                self.taken.add(name)
-                self.nodes.append(Node(name, self.draft.nodes[str(part)].channels))
-                self.edges.append(Edge(name, self._target(str(part)), name, Identity()))
-                part = name
-            found.append(part)
-        return found
-
-    def _in_order(self, parts: Sequence[Edge | str]) -> bool:
-        places = [self.place[part.source if isinstance(part, Edge) else part] for part in parts]
-        return places == sorted(places)
 
     def _edge(self, join: str, part: Edge | str) -> Edge:
         if isinstance(part, Edge):
@@ -266,6 +248,9 @@ def _check_ends(draft: Draft, readers: Mapping[str, int]) -> None:
     if not draft.outputs:
         raise NetworkError("the network has no output; name one with net.output(x)")
     ends = set(draft.outputs.values())
+    for label, name in draft.outputs.items():
+        if label == name and (readers.get(name) or not (name in draft.made or name in draft.joined)):
+            raise NetworkError(f"{name!r} is an input or is read further, so its output needs another name")
     idle = [name for name in draft.nodes if not readers.get(name) and name not in ends]
     if idle:
         raise NetworkError(

@@ -21,7 +21,7 @@ from znn_dask.train.balance import UNBALANCED, Balance
 from znn_dask.train.callbacks import Callback
 from znn_dask.train.checkpoints import saving, write_checkpoint_files
 from znn_dask.train.config import Config
-from znn_dask.train.curve import Row, append_row
+from znn_dask.train.curve import Row, append_row, read_rows
 from znn_dask.train.given import Source
 from znn_dask.train.heldout import NO_SEGMENTS, Segments, Validation, validate
 from znn_dask.train.losses import measured
@@ -94,6 +94,11 @@ class Loop:
     def seconds(self) -> float:
         """Time spent, all resumed parts together."""
         return self.position.seconds
+
+    @property
+    def rows(self) -> list[Row]:
+        """The learning curve so far."""
+        return read_rows(self.folder / CURVE)
 
     def stop(self) -> None:
         """End the run after this update, with a checkpoint."""
