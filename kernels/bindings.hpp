@@ -52,3 +52,6 @@ std::vector<znn::Block> blocks_of(const std::vector<A>& data, int channel_axis) 
 void bind_convolution(nb::module_& m);
 void bind_elementwise(nb::module_& m);
 void bind_learning(nb::module_& m);
+void bind_sampling(nb::module_& m);
+void bind_node(nb::module_& m);
+void bind_warping(nb::module_& m);

@@ -6,6 +6,7 @@ its reference, in shapes that leave rests of vectors, and prints what it ran on.
 
 import numpy as np
 import pytest
+import sampling_cases
 from ops_cases import SETS, run_with_instruction_set
 
 from znn_dask import _kernels
@@ -95,6 +96,8 @@ def main() -> None:
     for n_out in (1, 3, 4, 5, 8, 13, 16, 17, 24, 31, 33, 40, 49):
         check_convolution(rng, n_in=int(rng.integers(1, 18)), n_out=n_out, batch=int(rng.integers(1, 9)))
         check_pointwise(rng, channels=n_out, batch=int(rng.integers(1, 4)))
+    for channels in sampling_cases.CHANNELS:
+        sampling_cases.check_all(rng, channels)
     print(_kernels.isa())
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from znn_dask.errors import ParameterError
 from znn_dask.io.atomic import replacing
 from znn_dask.model import Model
+from znn_dask.train.balance import make_balance
 from znn_dask.train.callbacks import Callback
 from znn_dask.train.checkpoints import saving
 from znn_dask.train.config import Config
@@ -304,8 +305,10 @@ def _open_given(
     if regions:
         size = model.output_size
         assert not isinstance(size, dict)
-        held_out = fixed_samples(config, regions, model.net.field_of_view, size, "test")
+        held_out = fixed_samples(config, regions, model.net, size, "test")
     resumed, position = find_position(config, folder, restart, model)
     restore(model, folder, position, resumed)
     prepare(config, folder, position, resumed)
-    return Loop(config, folder, model, provider, position, held_out, [], regions, segments_of(config, model.net))
+    how = segments_of(config, model.net)
+    balance = make_balance(config.training.rebalance, model.loss, model.net.outputs, None)
+    return Loop(config, folder, model, provider, position, held_out, [], regions, how, balance=balance)
