@@ -256,8 +256,10 @@ def test_wrong_arguments_are_refused():
 
 
 def test_one_image_for_several_outputs():
-    found = agree(Bare(lambda m, x: (x, m.c(x), m.c2(x).relu()), c=nn.Conv2d(1, 2, 1), c2=nn.Conv2d(1, 2, 1)), IMAGE) if 0 else read_module(
-        Bare(lambda m, x: (x, m.c(x)), c=nn.Conv2d(1, 2, 1)), IMAGE
+    found = (
+        agree(Bare(lambda m, x: (x, m.c(x), m.c2(x).relu()), c=nn.Conv2d(1, 2, 1), c2=nn.Conv2d(1, 2, 1)), IMAGE)
+        if 0
+        else read_module(Bare(lambda m, x: (x, m.c(x)), c=nn.Conv2d(1, 2, 1)), IMAGE)
     )
     assert list(found.output_size.values()) == [(1, 6, 6)] * 2
     assert sorted(found.net.outputs) == ["output0", "output1"]
