@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from znn_dask.cli import main
 from znn_dask.infer import metrics, segment, streamed
+from znn_dask.infer.prepare import boxes_of
 from znn_dask.infer.segment import Cutting, blocks_of, segment_blocks
 from znn_dask.infer.sink import Sink
 from znn_dask.io.source import parse_source
@@ -107,7 +108,7 @@ def test_the_command_and_evaluation_of_its_segments(tmp_path, capsys, monkeypatc
 def test_streamed_figures_are_those_of_the_whole(size, slab, seed):
     rng = np.random.default_rng(seed)
     prediction, target = rng.random(size).astype(np.float32), rng.random(size) < 0.4
-    boxes = list(streamed.boxes_of(size, slab))
+    boxes = list(boxes_of(size, slab))
     bounds = streamed.value_range(lambda box: prediction[box], boxes)
     found = streamed.pixel_scores(lambda box: prediction[box], lambda box: target[box], boxes, bounds, 0.4)
     expected = metrics.pixel_scores(prediction, target, 0.4)
@@ -118,7 +119,7 @@ def test_streamed_figures_are_those_of_the_whole(size, slab, seed):
 def test_scores_of_ids_are_scikit_image_s():
     rng = np.random.default_rng(0)
     segments, cells = rng.integers(0, 5, (6, 7, 8)), rng.integers(0, 4, (6, 7, 8))
-    boxes = list(streamed.boxes_of((6, 7, 8), 60))
+    boxes = list(boxes_of((6, 7, 8), 60, (2, 3, 3)))
     found = streamed.id_scores(lambda box: segments[box], lambda box: cells[box], boxes)
     counted = cells != 0
     rand = metrics.adapted_rand_error(cells[counted], segments[counted], ignore_labels=())[0]
@@ -143,3 +144,17 @@ def test_predictions_of_few_bits_count_from_0_to_1(tmp_path, capsys):
     for report in reports[1:]:
         assert report["error"] == pytest.approx(reports[0]["error"], abs=0.01)
         assert report["best_threshold"] == pytest.approx(reports[0]["best_threshold"], abs=0.02)
+
+
+sides = st.tuples(*[st.integers(1, 20)] * 3)
+
+
+@given(sides, st.integers(1, 3000), st.none() | sides)
+def test_boxes_cover_a_volume_in_whole_chunks(size, most, chunk):
+    seen = np.zeros(size, int)
+    unit = (1, 1, 1) if chunk is None else tuple(map(min, chunk, size))
+    for box in boxes_of(size, most, chunk):
+        seen[box] += 1
+        assert all(side.start % n == 0 for side, n in zip(box, unit, strict=True))
+        assert seen[box].size <= max(most, np.prod(unit))
+    assert (seen == 1).all()

@@ -65,6 +65,7 @@ UPDATE = (
 )
 BACKWARD = (
     "backward-pad",
+    "backward-pad-image",
     "backward-crop",
     "backward-split",
     "backward-merge",

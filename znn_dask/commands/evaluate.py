@@ -12,6 +12,7 @@ from znn_dask.commands.common import debug_option, parse_region
 from znn_dask.errors import DataError, ParameterError, ShapeError
 from znn_dask.infer import streamed
 from znn_dask.infer.metrics import PixelScores, SegmentationScores, best_segmentation, segmentation_scores
+from znn_dask.infer.prepare import boxes_of
 from znn_dask.infer.source import FileRegion
 from znn_dask.train.targets import boundary_map
 
@@ -31,6 +32,8 @@ class Pair(NamedTuple):
     size : (z, y, x)
     top : int or None
         The largest integer of the prediction's type, if it is stored as integers.
+    chunks : tuple of int or None
+        What is stored together of the prediction.
     """
 
     prediction: Read
@@ -38,6 +41,7 @@ class Pair(NamedTuple):
     boundaries: Callable[[Box, bool], np.ndarray]
     size: tuple[int, ...]
     top: int | None
+    chunks: tuple[int, ...] | None
 
 
 @click.command()
@@ -86,7 +90,7 @@ def evaluate(
       znn-dask evaluate cells.zarr truth.h5:/ids --segmentation
     """
     pair = _open(prediction, label, channel, region)
-    boxes = list(streamed.boxes_of(pair.size))
+    boxes = list(boxes_of(pair.size, streamed.SLAB, pair.chunks))
     voxels = int(np.prod(pair.size))
     if segmentation:
         scores = streamed.id_scores(pair.prediction, pair.truth, boxes)
@@ -148,6 +152,7 @@ def _open(prediction: str, label: str, channel: int | None, region: str | None) 
         boundaries,
         size,
         int(np.iinfo(values.dtype).max) if values.dtype.kind in "iu" else None,
+        values.chunks,
     )
 
 

@@ -1,8 +1,9 @@
 """Images as the network wants them, region by region: four axes, float32, prepared as in training.
 
-Means and deviations of sections or of the volume are taken in one pass over it that holds a slab at a time.
+Means and deviations of sections or of the volume are taken in one pass over it that holds a part at a time.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -15,7 +16,7 @@ from znn_dask.errors import DataError, ParameterError
 
 Array = npt.NDArray[np.float32]
 METHODS = ("section", "volume", "rescale", "none")
-SLAB = 1 << 24  # voxels that a pass holds
+SLAB = 1 << 21  # voxels that a pass holds
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,9 @@ def moments_of(image: Prepared, method: str) -> Moments | None:
     count = np.zeros((channels, n_parts))
     mean, square = np.zeros_like(count), np.zeros_like(count)
     low, high = np.full_like(count, np.inf), np.full_like(count, -np.inf)
-    for box in slabs(image.shape, SLAB):
+    chunks = getattr(image.volume, "chunks", None)
+    for inner in boxes_of(image.shape[1:], max(1, SLAB // channels), chunks):
+        box = (slice(0, channels), *inner)
         values = image[box].astype(np.float64)
         axes = (2, 3) if method == "section" else (1, 2, 3)
         part = box[1] if method == "section" else slice(0, 1)
@@ -111,11 +114,19 @@ def moments_of(image: Prepared, method: str) -> Moments | None:
     return Moments(mean.tolist(), np.where(deviation == 0, 1.0, deviation).tolist())
 
 
-def slabs(shape: tuple[int, ...], most: int) -> Iterator[tuple[slice, ...]]:
-    """Yield boxes (channel, z, y, x) that cover an image in order, each of all channels and a number of voxels."""
-    channels, depth, height, width = shape
-    row = channels * width
-    rows = max(1, min(height, most // row))
-    sections = max(1, most // (row * height)) if rows == height else 1
-    for z, y in product(range(0, depth, sections), range(0, height, rows)):
-        yield slice(0, channels), slice(z, min(z + sections, depth)), slice(y, min(y + rows, height)), slice(0, width)
+def boxes_of(size: tuple[int, ...], most: int, chunk: tuple[int, ...] | None = None) -> Iterator[tuple[slice, ...]]:
+    """Yield boxes (z, y, x) that cover a volume, each of whole chunks and of a number of voxels at most, or one chunk.
+
+    Parameters
+    ----------
+    chunk : (.., z, y, x), optional
+        What is stored together, and had better be read at once.
+    """
+    unit = (1, 1, 1) if chunk is None else tuple(min(c, n) for c, n in zip(chunk[-3:], size, strict=True))
+    sides = list(unit)
+    # Along x first, as values lie.
+    for axis in (2, 1, 0):
+        others = math.prod(sides) // sides[axis]
+        sides[axis] = min(size[axis], max(unit[axis], most // others // unit[axis] * unit[axis]))
+    for low in product(*(range(0, n, side) for n, side in zip(size, sides, strict=True))):
+        yield tuple(slice(a, min(a + side, n)) for a, side, n in zip(low, sides, size, strict=True))

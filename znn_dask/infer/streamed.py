@@ -1,6 +1,6 @@
 """How good a prediction is, of volumes larger than memory: the figures of `metrics`, counted slab by slab."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -14,17 +14,7 @@ Values = npt.NDArray[Any]
 Box = tuple[slice, ...]
 Read = Callable[[Box], Values]
 LEVELS = 1024  # bins between the smallest and the largest value, as in `metrics.best_cut`
-SLAB = 1 << 23  # voxels that are held
-
-
-def boxes_of(size: tuple[int, ...], most: int = SLAB) -> Iterator[Box]:
-    """Yield boxes (z, y, x) that cover a volume, each of a number of voxels at most where rows allow it."""
-    depth, height, width = size
-    rows = max(1, min(height, most // width))
-    sections = max(1, most // (width * height)) if rows == height else 1
-    for z in range(0, depth, sections):
-        for y in range(0, height, rows):
-            yield slice(z, min(z + sections, depth)), slice(y, min(y + rows, height)), slice(0, width)
+SLAB = 1 << 22  # voxels that are held
 
 
 def value_range(read: Read, boxes: Iterable[Box]) -> tuple[float, float]:

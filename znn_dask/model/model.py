@@ -17,15 +17,13 @@ from znn_dask.model.filed import Filed
 from znn_dask.model.losses import Losses, as_losses, targets_of
 from znn_dask.model.memory import as_bytes, planned
 from znn_dask.model.optimizers import Optimizer, as_optimizer, as_rate
-from znn_dask.model.outputs import Finish
 from znn_dask.model.outward import Outward
 from znn_dask.model.pipeline import pipelined
-from znn_dask.model.predict import Progress, Request
 from znn_dask.model.samples import Batch, as_seed, output_sizes, read_images, read_sample, single
 from znn_dask.model.shown import Shown
 from znn_dask.model.state import PlanReport
 from znn_dask.model.views import graph_of
-from znn_dask.model.volumes import predict_volume
+from znn_dask.model.volumes import Predicting
 from znn_dask.net import Network
 from znn_dask.ops.losses import Target
 from znn_dask.sched.scheduler import resolve_workers
@@ -35,7 +33,7 @@ Array = npt.NDArray[np.float32]
 Size: TypeAlias = Triple | dict[str, Triple]
 
 
-class Model(Filed, Outward, Shown):
+class Model(Filed, Outward, Predicting, Shown):
     """A network with parameters, planned and compiled for this machine.
 
     Parameters
@@ -250,57 +248,6 @@ class Model(Filed, Outward, Shown):
     def flush(self) -> None:
         """Apply pending updates."""
         self._core.flush()
-
-    def predict(
-        self,
-        volume: Any,
-        out: Any = None,
-        border: str | None = "mirror",
-        progress: Progress | None = None,
-        *,
-        region: Any = None,
-        mask: Any = None,
-        channels: Iterable[int] | None = None,
-        dtype: str = "float32",
-        probabilities: bool = False,
-        blend: str = "gaussian",
-    ) -> Any:
-        """Compute the output for every voxel of a volume, tile by tile.
-
-        Parameters
-        ----------
-        volume : array of shape (z, y, x) or (channel, z, y, x)
-            Of any size; numpy, zarr, h5py or dask, read by region. Or dict of input to these.
-        out : array of shape (channel, z, y, x), optional
-            Where to write, for instance a zarr array; else a new numpy array. Or dict of output to these.
-        border : "mirror" | "constant" | None
-            What lies outside the volume: its mirror image, or zeros. None keeps to what is inside: the output is then
-            smaller by ``field_of_view - 1``. A padded network has a border of its own.
-        progress : callable(done, total), optional
-            Told about tiles.
-        region : three slices, optional
-            The part of the result that is wanted; it sees what lies around it.
-        mask : array of shape (z, y, x), optional
-            Of the volume's size; where it is 0 nothing is predicted, which gives 0.
-        channels, dtype, probabilities : ints; "float32" | "float16" | "uint8" | "uint16"; bool
-            The outputs wanted; their type (as integers, 0 to 1 is 0 to the largest); whether softmax or logistic, as
-            the loss says, is applied.
-        blend : "gaussian" | "bump"
-            How overlapping tiles of a padded network are weighed.
-
-        Returns
-        -------
-        array of shape (channel, z, y, x)
-            ``out`` if that was given; a dask array, of which nothing is computed yet, for a dask array; else numpy.
-            A dict where there are several outputs.
-
-        Raises
-        ------
-        ShapeError, ParameterError
-            If something does not fit, an argument has no valid value, or the network is not dense: pools or strides.
-        """
-        finish = Finish.of(self.loss, probabilities, channels, dtype)
-        return single(predict_volume(self._core, volume, out, Request(border, region, mask, blend, finish), progress))
 
     # ---- graphs
 

@@ -1,5 +1,6 @@
 """`Model.predict`: whole volumes in memory, in files of others' making, or as dask arrays."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import dask.array
@@ -9,9 +10,67 @@ from znn_dask.geometry import Triple
 from znn_dask.model import predict
 from znn_dask.model.core import Core
 from znn_dask.model.lazy import lazy_result
+from znn_dask.model.outputs import Finish
 from znn_dask.model.predict import Progress, Request, check_out, choose_tiling, predict_scene, see
 from znn_dask.model.predictor import Predictor
-from znn_dask.model.samples import by_name
+from znn_dask.model.samples import by_name, single
+
+
+class Predicting:
+    """The part of `Model` that predicts whole volumes."""
+
+    _core: Core
+
+    def predict(
+        self,
+        volume: Any,
+        out: Any = None,
+        border: str | None = "mirror",
+        progress: Progress | None = None,
+        *,
+        region: Any = None,
+        mask: Any = None,
+        channels: Iterable[int] | None = None,
+        dtype: str = "float32",
+        probabilities: bool = False,
+        blend: str = "gaussian",
+    ) -> Any:
+        """Compute the output for every voxel of a volume, tile by tile.
+
+        Parameters
+        ----------
+        volume : array of shape (z, y, x) or (channel, z, y, x)
+            Of any size; numpy, zarr, h5py or dask, read by region. Or dict of input to these.
+        out : array of shape (channel, z, y, x), optional
+            Where to write, for instance a zarr array; else a new numpy array. Or dict of output to these.
+        border : "mirror" | "constant" | None
+            What lies outside the volume: its mirror image, or zeros. None keeps to what is inside: the output is then
+            smaller by ``field_of_view - 1``. A padded network has a border of its own.
+        progress : callable(done, total), optional
+            Told about tiles.
+        region : three slices, optional
+            The part of the result that is wanted; it sees what lies around it.
+        mask : array of shape (z, y, x), optional
+            Of the volume's size; where it is 0 nothing is predicted, which gives 0.
+        channels, dtype, probabilities : ints; "float32" | "float16" | "uint8" | "uint16"; bool
+            The outputs wanted; their type (as integers, 0 to 1 is 0 to the largest); whether softmax or logistic, as
+            the loss says, is applied.
+        blend : "gaussian" | "bump"
+            How overlapping tiles of a padded network are weighed.
+
+        Returns
+        -------
+        array of shape (channel, z, y, x)
+            ``out`` if that was given; a dask array, of which nothing is computed yet, for a dask array; else numpy.
+            A dict where there are several outputs.
+
+        Raises
+        ------
+        ShapeError, ParameterError
+            If something does not fit, an argument has no valid value, or the network is not dense: pools or strides.
+        """
+        finish = Finish.of(self._core.loss, probabilities, channels, dtype)
+        return single(predict_volume(self._core, volume, out, Request(border, region, mask, blend, finish), progress))
 
 
 def predict_volume(core: Core, volume: Any, out: Any, request: Request, progress: Progress | None) -> dict[str, Any]:
