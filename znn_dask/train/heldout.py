@@ -18,7 +18,7 @@ from znn_dask.infer.metrics import (
     watershed_segments,
 )
 from znn_dask.model import Model
-from znn_dask.train.losses import foreground
+from znn_dask.train.losses import kind_of, probabilities, wanted
 from znn_dask.train.samples import Volume, cut_region
 
 _MARGIN = 16  # voxels around a region that the widest smoothing of the baseline may see
@@ -113,14 +113,14 @@ def validate(model: Model, volumes: Sequence[Volume], segments: Segments = NO_SE
     segments : Segments
         What to compare as segments.
     """
-    predictions = []
+    predictions, compared = [], []
     for item in volumes:
         output = np.asarray(model.predict(cut_region(item, model.net.field_of_view), border=None))
-        predictions.append(foreground(output, model.loss))
-    targets = [item.target[_slices(item)] for item in volumes]
-    scores = pixel_scores(
-        np.concatenate([p.ravel() for p in predictions]), np.concatenate([t.ravel() for t in targets])
-    )
+        probability, truth = _compared(item, output, model)
+        compared.append((probability, truth))
+        predictions.append(_seen(output, model))
+    targets = [np.asarray(item.target[_slices(item)]) for item in volumes]
+    scores = pixel_scores(np.concatenate([p for p, _ in compared]), np.concatenate([t for _, t in compared]))
     return Validation(scores, _segments(predictions, targets, segments), predictions)
 
 
@@ -157,6 +157,41 @@ def _segments(
     return compare_segments(number_on(made), cells)
 
 
+def plain_target(item: Volume) -> np.ndarray:
+    """Return the target of a region as it is drawn, (z, y, x): of affinities the least, so 0 at any boundary."""
+    target = np.asarray(item.target[_slices(item)])
+    return target if target.ndim == 3 else target.min(axis=0)
+
+
+def _seen(output: np.ndarray, model: Model) -> np.ndarray:
+    """Return what is drawn of an output, (z, y, x): the probability of 1, of affinities their mean."""
+    p = probabilities(output, model.loss)
+    if kind_of(model.loss) == "softmax":
+        return np.asarray(p[1] if len(p) == 2 else 1 - p[0])
+    return np.asarray(p.mean(axis=0))
+
+
+def _compared(item: Volume, output: np.ndarray, model: Model) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities and targets of 0 and 1 over all that counts in a region.
+
+    Several classes are told from the first one, and ids compared as affinities.
+    """
+    target, counts = np.asarray(item.target[_slices(item)]), item.counts()
+    if kind_of(model.loss) == "softmax":
+        probability, truth = _seen(output, model)[None], (target > 0)[None]
+    else:
+        probability = probabilities(output, model.loss)
+        given = target[None] if target.ndim == 4 else target[None, None]
+        made, valid = wanted(given, None, len(probability), model.loss)
+        truth = made[0]
+        if valid is not None:
+            counts = valid[0] if counts is None else valid[0] & counts
+    if counts is None:
+        return probability.ravel(), truth.ravel()
+    where = np.broadcast_to(counts, probability.shape)
+    return probability[where], truth[where]
+
+
 def _slices(item: Volume) -> tuple[slice, ...]:
     return tuple(slice(low, high) for low, high in item.region)
 
@@ -164,11 +199,12 @@ def _slices(item: Volume) -> tuple[slice, ...]:
 def _scene(item: Volume) -> Scene:
     """Return the surroundings of a region, cut so that smoothing does not cover the whole volume."""
     outer, inner = [], []
-    for (low, high), length in zip(item.region, item.target.shape, strict=True):
+    for (low, high), length in zip(item.region, item.shape, strict=True):
         start = max(0, low - _MARGIN)
         outer.append(slice(start, min(length, high + _MARGIN)))
         inner.append(slice(low - start, high - start))
-    return Scene(item.image[(0, *outer)], item.target[tuple(outer)], tuple(inner))
+    target = np.asarray(item.target[tuple(outer)])
+    return Scene(item.image[(0, *outer)], target if target.ndim == 3 else target.min(axis=0), tuple(inner))
 
 
 def _ratio(a: float, b: float) -> float:

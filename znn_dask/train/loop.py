@@ -22,7 +22,7 @@ from znn_dask.train.config import Config
 from znn_dask.train.curve import Row, append_row
 from znn_dask.train.given import Source
 from znn_dask.train.heldout import NO_SEGMENTS, Segments, Validation, validate
-from znn_dask.train.losses import foreground, mean_loss, pixel_error
+from znn_dask.train.losses import agreement
 from znn_dask.train.progress import progress_bar
 from znn_dask.train.resolve import learning_rate
 from znn_dask.train.run import CURVE, MODEL, Position, to_metadata
@@ -159,9 +159,7 @@ class Loop:
         loss = self.config.training.loss
         results = []
         for sample in samples:
-            probability = foreground(self._outputs(sample), loss)
-            target = sample.target[:, 0]
-            results.append((mean_loss(probability, target, loss), pixel_error(probability, target)))
+            results.append(agreement(self._outputs(sample), sample.target, sample.weight, loss))
         mean = np.mean(results, axis=0)
         return float(mean[0]), float(mean[1])
 
@@ -169,7 +167,9 @@ class Loop:
         if sample.target.shape[2:] == self.model.output_size:
             return np.asarray(self.model.forward(sample.image))
         # A held-out region may be smaller than the patches of training.
-        return np.stack([np.asarray(self.model.predict(image, border=None)) for image in sample.image])
+        image, count = sample.image, len(sample.target)
+        patches = [{k: v[n] for k, v in image.items()} if isinstance(image, dict) else image[n] for n in range(count)]
+        return np.stack([np.asarray(self.model.predict(patch, border=None)) for patch in patches])
 
     def _stretch(self, until: int, bar: "tqdm[None]") -> None:
         position = self.position
@@ -322,6 +322,9 @@ def as_step(sample: Sample | tuple[Any, ...], loss: str) -> tuple[Any, ...]:
     """Return a sample as `Model.step` wants it: for softmax a class per voxel, without the channel."""
     if not isinstance(sample, Sample):
         return tuple(sample)
+    weight = () if sample.weight is None else (sample.weight,)
     if loss == "softmax":
-        return sample.image, sample.target[:, 0].astype(np.int64)
-    return sample.image, sample.target
+        # One value per voxel, so one weight per voxel too.
+        weight = tuple(values[:, 0] for values in weight)
+        return sample.image, sample.target[:, 0].astype(np.int64), *weight
+    return sample.image, sample.target, *weight
