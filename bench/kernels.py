@@ -9,6 +9,7 @@ one core for arithmetic, a copy of as many bytes for element-wise passes; the pe
 """
 
 import argparse
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import Any
 from kernel_cases import WANTED, Case, cases
 from limits import copy_run, fma_peak_run, together
 from measure import environment, write_json
+from unet_cases import unet_cases
 
 from znn_dask import _kernels
 
@@ -109,7 +111,7 @@ def main() -> None:
     parser.add_argument("--json", help="write the report here")
     args = parser.parse_args()
     report: dict[str, Any] = {"environment": {**environment(args.workers), "isa": _kernels.isa()}, "kernels": {}}
-    for case in cases():
+    for case in itertools.chain(cases(), unet_cases()):
         if not any(part in case.name for part in args.only):
             continue
         error = case.check()

@@ -53,3 +53,5 @@ void bind_convolution(nb::module_& m);
 void bind_elementwise(nb::module_& m);
 void bind_learning(nb::module_& m);
 void bind_sampling(nb::module_& m);
+void bind_node(nb::module_& m);
+void bind_warping(nb::module_& m);

@@ -7,8 +7,9 @@
 
 namespace {
 
-// What forward and backward share.
-void direct_product(znn::DirectForward& a, const std::vector<Image>& images, const std::vector<Kernel>& kernels, Array<float, 5>& out) {
+// What forward and backward share. before, after: zeros thought around the image of the forward pass.
+void direct_product(znn::DirectForward& a, const std::vector<Image>& images, const std::vector<Kernel>& kernels, const Ints& before,
+                    const Ints& after, Array<float, 5>& out) {
   require(!images.empty() && images.size() == kernels.size(), "direct convolution needs one kernel per image");
   std::vector<znn::Block> blocks = blocks_of(images, 4);
   const int inner = a.turned ? 4 : 3, outer = a.turned ? 3 : 4;  // the kernels' channels of the images, of the output
@@ -25,10 +26,19 @@ void direct_product(znn::DirectForward& a, const std::vector<Image>& images, con
     require(blocks[j].channels > 0, "batch and channels must not be empty");
     blocks[j].kernel = kernels[j].data();
   }
-  if (a.turned) a.pad = {a.kernel.z - 1, a.kernel.y - 1, a.kernel.x - 1};
-  const znn::Size m = valid({a.size.z + 2 * a.pad.z, a.size.y + 2 * a.pad.y, a.size.x + 2 * a.pad.x}, a.kernel);
+  const int taps[3] = {a.kernel.z, a.kernel.y, a.kernel.x};
+  for (int axis = 0; axis < 3; axis++)
+    require(before[axis] >= 0 && after[axis] >= 0 && before[axis] < taps[axis] && after[axis] < taps[axis],
+            "the padding must be at least 0 and smaller than the kernel");
+  a.pad = size_of(before);
+  a.after = size_of(after);
+  if (a.turned) {  // what was added is left out of the full product
+    a.pad = {a.kernel.z - 1 - before[0], a.kernel.y - 1 - before[1], a.kernel.x - 1 - before[2]};
+    a.after = {a.kernel.z - 1 - after[0], a.kernel.y - 1 - after[1], a.kernel.x - 1 - after[2]};
+  }
+  const znn::Size m = valid({a.size.z + a.pad.z + a.after.z, a.size.y + a.pad.y + a.after.y, a.size.x + a.pad.x + a.after.x}, a.kernel);
   require(positive(m) && same(size_of(out, 1), m) && (int)out.shape(0) == a.batch,
-          "the output's size must be image + 2 padding - kernel + 1, at least 1");
+          "the output's size must be image + padding - kernel + 1, at least 1");
   a.n_blocks = (int)blocks.size();
   a.blocks = blocks.data();
   a.out = out.data();
@@ -39,7 +49,7 @@ void direct_product(znn::DirectForward& a, const std::vector<Image>& images, con
 
 // function: -1 stores the sums as they are; otherwise it is applied to each sum with its bias.
 void direct_forward(const std::vector<Image>& images, const std::vector<Kernel>& kernels, Array<float, 5> out,
-                    std::optional<Array<const float, 1>> bias, int function, float a, float b) {
+                    std::optional<Array<const float, 1>> bias, int function, float a, float b, const Ints& before, const Ints& after) {
   znn::DirectForward f{};
   f.transfer = function >= 0;
   if (f.transfer) {
@@ -50,13 +60,14 @@ void direct_forward(const std::vector<Image>& images, const std::vector<Kernel>&
     f.a = a;
     f.b = b;
   }
-  direct_product(f, images, kernels, out);
+  direct_product(f, images, kernels, before, after, out);
 }
 
-void direct_backward(const std::vector<Image>& d_outputs, const std::vector<Kernel>& kernels, Array<float, 5> d_image) {
+void direct_backward(const std::vector<Image>& d_outputs, const std::vector<Kernel>& kernels, Array<float, 5> d_image,
+                     const Ints& before, const Ints& after) {
   znn::DirectForward a{};
   a.turned = true;
-  direct_product(a, d_outputs, kernels, d_image);
+  direct_product(a, d_outputs, kernels, before, after, d_image);
 }
 
 void direct_gradient(const Image& image, const Image& d_out, Array<float, 5> d_kernel) {
@@ -304,8 +315,8 @@ void join_complex(const Array<const float, 5>& spectrum, size_t first, size_t co
 
 void bind_convolution(nb::module_& m) {
   m.def("direct_forward", &direct_forward, "images"_a, "kernels"_a, "out"_a, "bias"_a = nb::none(), "function"_a = -1, "a"_a = 0.0f,
-        "b"_a = 0.0f);
-  m.def("direct_backward", &direct_backward, "d_outputs"_a, "kernels"_a, "d_image"_a);
+        "b"_a = 0.0f, "before"_a = Ints{}, "after"_a = Ints{});
+  m.def("direct_backward", &direct_backward, "d_outputs"_a, "kernels"_a, "d_image"_a, "before"_a = Ints{}, "after"_a = Ints{});
   m.def("direct_gradient", &direct_gradient, "image"_a, "d_out"_a, "d_kernel"_a);
   m.def("spectral_product", &spectral_product, "images"_a, "kernels"_a, "transform"_a, "twiddles"_a, "backward"_a, "out"_a);
   m.def("stored_product", &stored_product, "images"_a, "kernels"_a, "transform"_a, "backward"_a, "out"_a);

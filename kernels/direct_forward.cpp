@@ -310,8 +310,8 @@ size_t direct_forward_scratch(const DirectForward& a) {
 }
 
 void direct_forward(const DirectForward& a) {
-  const Size m = {a.size.z + 2 * a.pad.z - a.kernel.z + 1, a.size.y + 2 * a.pad.y - a.kernel.y + 1,
-                  a.size.x + 2 * a.pad.x - a.kernel.x + 1};
+  const Size m = {a.size.z + a.pad.z + a.after.z - a.kernel.z + 1, a.size.y + a.pad.y + a.after.y - a.kernel.y + 1,
+                  a.size.x + a.pad.x + a.after.x - a.kernel.x + 1};
   int inputs = a.blocks[0].channels;
   for (int block = 1; block < a.n_blocks; block++) inputs = min_of(inputs, a.blocks[block].channels);
   for (int first = 0; first < a.out_channels;) {

@@ -32,6 +32,30 @@ void dropout(const Dropout&, const float*, const int64_t*, float*);
 void sgd(const Sgd&, size_t, const float*, const float*, const float*, float*, float*);
 void adam(const Adam&, size_t, const float*, const float*, const float*, const float*, float*, float*, float*);
 double square_sum(size_t, const float*);
+size_t rearrange_scratch(const Rearrange&);
+void take(const Rearrange&, const float* const*, float*, float*);
+void put(const Rearrange&, const float*, float* const*, float*);
+size_t fold_scratch(const Fold&);
+void fold(const Fold&, const float*, float*, float*);
+size_t window_sum_scratch(const Resample&);
+void window_sum(const Resample&, const float*, float*, float*);
+void repeat(const Resample&, const float*, float*);
+size_t interpolate_scratch(const Resample&);
+void interpolate(const Resample&, const float*, float*, float*);
+size_t interpolate_backward_scratch(const Resample&);
+void interpolate_backward(const Resample&, const float*, float*, float*);
+size_t moments_scratch(const Normalise&);
+void moments(const Normalise&, const float*, double*, float*);
+size_t gradient_moments_scratch(const Normalise&);
+void gradient_moments(const Normalise&, const float*, const float*, const float*, double*, float*);
+size_t normalise_scratch(const Normalise&);
+void normalise_forward(const Normalise&, const float*, const float*, const float*, const float*, float*, float*);
+void normalise_backward(const Normalise&, const float*, const float*, const float*, const float*, const float*, float*, float*);
+size_t softmax_scratch(const Softmax&);
+void softmax_forward(const Softmax&, const float* const*, float* const*, float*);
+void softmax_backward(const Softmax&, const float* const*, const float* const*, float* const*, float*);
+void largest(size_t, const float* const*, int, float*, uint8_t*);
+void largest_backward(size_t, const float*, const uint8_t*, int, float* const*);
 double fma_peak(size_t, float*);
 
 #define ZNN_TEXT_OF(x) #x
@@ -54,6 +78,16 @@ const Table TABLE = {
     loss_scratch,             loss,
     dropout,                  sgd,
     adam,                     square_sum,
+    rearrange_scratch, take, put,
+    fold_scratch, fold,
+    window_sum_scratch, window_sum, repeat,
+    interpolate_scratch, interpolate,
+    interpolate_backward_scratch, interpolate_backward,
+    moments_scratch, moments,
+    gradient_moments_scratch, gradient_moments,
+    normalise_scratch, normalise_forward, normalise_backward,
+    softmax_scratch, softmax_forward, softmax_backward,
+    largest, largest_backward,
     fma_peak,
 };
 

@@ -24,7 +24,8 @@ enum Function { LINEAR, RELU, TANH, LOGISTIC, SOFTSIGN, ELU, LEAKY_RELU, FORWARD
 struct DirectForward {
   Size size;    // of the input image
   Size kernel;  // taps
-  Size pad;     // zeros thought around the image
+  Size pad;     // zeros thought before the image
+  Size after;   // and after it
   bool turned;  // kernels are (.., out, in) of this product, turned around: the input gradient
   int batch, n_blocks, out_channels;
   const Block* blocks;
@@ -158,6 +159,44 @@ struct Adam {
   float step, shrink, root, epsilon, new_in_moment, beta2, new_in_square, decay, scale, most;
 };
 
+// Voxels of one image, the whole, that are those of others, the parts. Along each axis a voxel of the whole has a place
+// in a part, or -1 where none has it; the number of its part is the sum of those of the three axes.
+struct Rearrange {
+  Size size, part_size;
+  int batch, channels;
+  const int *parts[3], *places[3];
+};
+
+// The gradient of an image that was padded with its own voxels. Along each axis voxel v of the image was repeated to
+// sources[starts[v]] .. sources[starts[v + 1] - 1] of the padded one, of which before + v is its own.
+struct Fold {
+  Size size, padded, before;
+  int batch, channels;
+  const int *starts[3], *sources[3];
+};
+
+// An image of `size`, and one that is larger by `factor`.
+struct Resample {
+  Size size, factor;
+  int batch, channels;
+  float scale;  // of sums and repeated voxels
+};
+
+// A block of the channels of a node. Statistics and coefficients are (example, 2, all_channels), moments are
+// (n_examples, 2, channels).
+struct Normalise {
+  size_t voxels;
+  int batch, channels, first_channel, all_channels, n_examples;
+  const int* examples;  // of every entry
+};
+
+// A node in blocks, of `voxels` voxels in all entries together.
+struct Softmax {
+  size_t voxels;
+  int n_blocks, all_channels;
+  const int* channels;
+};
+
 constexpr size_t PEAK_SUMS = 24 * 16;
 
 struct Table {
@@ -197,6 +236,35 @@ struct Table {
   void (*adam)(const Adam&, size_t n, const float* parameter, const float* moment, const float* square,
                const float* gradient, float* new_parameter, float* new_moment, float* new_square);
   double (*square_sum)(size_t n, const float* values);
+  size_t (*rearrange_scratch)(const Rearrange&);
+  void (*take)(const Rearrange&, const float* const* parts, float* whole, float* scratch);
+  void (*put)(const Rearrange&, const float* whole, float* const* parts, float* scratch);
+  size_t (*fold_scratch)(const Fold&);
+  void (*fold)(const Fold&, const float* d_out, float* d_image, float* scratch);
+  size_t (*window_sum_scratch)(const Resample&);
+  void (*window_sum)(const Resample&, const float* larger, float* image, float* scratch);
+  void (*repeat)(const Resample&, const float* image, float* larger);
+  size_t (*interpolate_scratch)(const Resample&);
+  void (*interpolate)(const Resample&, const float* image, float* larger, float* scratch);
+  size_t (*interpolate_backward_scratch)(const Resample&);
+  void (*interpolate_backward)(const Resample&, const float* d_larger, float* d_image, float* scratch);
+  size_t (*moments_scratch)(const Normalise&);
+  void (*moments)(const Normalise&, const float* image, double* sums, float* scratch);
+  size_t (*gradient_moments_scratch)(const Normalise&);
+  void (*gradient_moments)(const Normalise&, const float* d_out, const float* image, const float* statistics, double* sums,
+                           float* scratch);
+  size_t (*normalise_scratch)(const Normalise&);
+  // Scale and shift may be null.
+  void (*normalise_forward)(const Normalise&, const float* image, const float* statistics, const float* scale,
+                            const float* shift, float* out, float* scratch);
+  void (*normalise_backward)(const Normalise&, const float* d_out, const float* image, const float* statistics,
+                             const float* coefficients, const float* scale, float* d_image, float* scratch);
+  size_t (*softmax_scratch)(const Softmax&);
+  void (*softmax_forward)(const Softmax&, const float* const* images, float* const* out, float* scratch);
+  void (*softmax_backward)(const Softmax&, const float* const* d_out, const float* const* out, float* const* d_images,
+                           float* scratch);
+  void (*largest)(size_t n, const float* const* images, int n_images, float* out, uint8_t* argmax);
+  void (*largest_backward)(size_t n, const float* d_out, const uint8_t* argmax, int n_images, float* const* d_images);
   double (*fma_peak)(size_t n, float* sums);  // n rounds; returns the operations; sums: PEAK_SUMS floats
 };
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ops_cases import SEEDS, SETS, grow, normal, run_with_instruction_set, triples
 
 from znn_dask import _kernels
-from znn_dask.ops import direct, reference, transfer
+from znn_dask.ops import border, direct, reference, transfer
 from znn_dask.ops.transfer import Activation
 
 # Around the lanes of every instruction set (4, 8, 16), and what they are divided into: whole vectors and half ones.
@@ -91,6 +91,47 @@ def test_a_fused_transfer_function_changes_no_bit(problem, function, has_bias):
     check_fused(problem, function, has_bias)
 
 
+def check_padded(problem, fractions):
+    """Compare all passes with those of a padded image, of which a part is added inside."""
+    images, kernels, d_output = arrays(*problem)
+    # At least one voxel of the image is left, and there is less padding than the kernel has taps.
+    room = [min(n, k) - 1 for n, k in zip(images[0].shape[1:4], kernels[0].shape[:3], strict=True)]
+    before = tuple(min(n, b) for n, (b, _) in zip(room, fractions, strict=True))
+    left = [n - b - 1 for n, b in zip(images[0].shape[1:4], before, strict=True)]
+    after = tuple(min(n, m, a) for n, m, (_, a) in zip(room, left, fractions, strict=True))
+    cropped = [border.crop(image, before, after) for image in images]
+    padded = [border.pad(image, before, after, "zero") for image in cropped]
+    padding = before, after
+    assert_near(direct.forward(cropped, kernels, padding), direct.forward(padded, kernels))
+    bias, activation = np.ones(d_output.shape[4], np.float32), Activation("tanh")
+    expected = transfer.forward(direct.forward(cropped, kernels, padding), bias, activation)
+    np.testing.assert_array_equal(direct.forward_transfer(cropped, kernels, bias, activation, padding), expected)
+    expected = border.crop(direct.backward([d_output], kernels[:1]), before, after)
+    assert_near(direct.backward([d_output], kernels[:1], padding), expected)
+    for share in ((0, 1), (1, 2)):
+        found = direct.kernel_gradient(cropped[0], d_output, share, padding)
+        np.testing.assert_array_equal(found, direct.kernel_gradient(padded[0], d_output, share))
+
+
+@settings(max_examples=200)
+@given(PROBLEMS, st.tuples(*[st.tuples(st.integers(0, 4), st.integers(0, 4))] * 3))
+@example((0, (5, 5, 5), (3, 3, 3), 2, [16], 16), ((1, 1),) * 3)
+@example((0, (8, 8, 20), (3, 3, 3), 1, [32, 16], 32), ((1, 1),) * 3)
+@example((0, (1, 1, 1), (5, 5, 5), 1, [3], 17), ((2, 2),) * 3)
+def test_padding_inside_equals_a_padded_image(problem, fractions):
+    check_padded(problem, fractions)
+
+
+def test_a_padding_as_large_as_the_kernel_is_refused():
+    image, kernel, d_output = (np.zeros(shape, np.float32) for shape in (IMAGE, KERNEL, D_OUTPUT))
+    for call in (
+        lambda: direct.forward([image], [kernel], ((0, 0, 2), (0, 0, 0))),
+        lambda: direct.backward([d_output], [kernel], ((0, 0, 0), (0, 2, 0))),
+    ):
+        with pytest.raises(ValueError, match="smaller than the kernel"):
+            call()
+
+
 @pytest.mark.parametrize("function", ["linear", "relu", "leaky_relu"])
 @pytest.mark.parametrize("n_out", [1, 8, 16, 40])
 def test_what_is_no_number_stays_where_it_is(function, n_out):
@@ -154,6 +195,7 @@ def main() -> None:
             size, kernel = shapes[(seed + n_in) % len(shapes)]
             problem = seed, size, kernel, batch, [n_in, 2] if n_in == 5 else [n_in], n_out
             check(*problem)
+            check_padded(problem, ((1, 0), (1, 1), (0, 2)))
             for function in transfer.FUNCTIONS:
                 check_fused(problem, function, n_in > 1)
     print(_kernels.isa())

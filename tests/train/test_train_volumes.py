@@ -14,7 +14,7 @@ from znn_dask.net import Convolution, Edge, Network, zoo
 from znn_dask.net.operations import Padding
 from znn_dask.train.config_file import make_config
 from znn_dask.train.heldout import evaluate_regions
-from znn_dask.train.losses import agreement
+from znn_dask.train.losses import measured
 from znn_dask.train.mirror import Margins, margins, margins_of, read_box
 from znn_dask.train.places import BLOCK, Blocks
 from znn_dask.train.preprocess import SLAB, Prepared, preprocess, statistics
@@ -337,21 +337,21 @@ def test_what_does_not_count_is_not_measured() -> None:
     target = np.array([1, 0, 0, 0], np.float32).reshape(output.shape)
     weight = np.array([1, 1, 0, 1], np.float32).reshape(output.shape)
     low = np.log1p(np.exp(-3))
-    assert agreement(output, target, None, "logistic") == pytest.approx((low + 3 / 4, 0.25))
-    assert agreement(output, target, weight, "logistic") == pytest.approx((low, 0.0), rel=1e-5)
+    assert measured(output, target, None, "logistic") == pytest.approx((low + 3 / 4, 0.25))
+    assert measured(output, target, weight, "logistic") == pytest.approx((low * 3 / 4, 0.0), rel=1e-5)
 
 
 def test_classes_and_ids_are_measured_as_what_they_are() -> None:
     output = np.zeros((1, 3, 1, 1, 2), np.float32)
     output[0, 2, 0, 0, 0] = 50
     output[0, 1, 0, 0, 1] = 50
-    loss, error = agreement(output, np.array([2, 0]).reshape(1, 1, 1, 1, 2), None, "softmax")
+    loss, error = measured(output, np.array([2, 0]).reshape(1, 1, 1, 1, 2), None, "softmax")
     assert error == 0.5
     assert loss > 5
     ids = np.array([[5, 5, 7]]).reshape(1, 1, 1, 1, 3)
     affinities = np.full((1, 1, 1, 1, 3), 9.0, np.float32)
     # One pair of two is of one segment; the first voxel has no neighbour before it.
-    assert agreement(affinities, ids, None, "malis(0,0,-1)")[1] == 0.5
+    assert measured(affinities, ids, None, "malis(0,0,-1)")[1] == 0.5
 
 
 @pytest.mark.timeout(120)

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from znn_dask.errors import DataError
+from znn_dask.errors import DataError, ZnnError
 from znn_dask.infer.job import Job, Stage, blend_step, compute_step, read_step, stages, write_step
 from znn_dask.infer.journal import Journal
 from znn_dask.infer.run import Progress, record
@@ -53,12 +53,16 @@ def run_on_cluster(client: Any, job: Job, journal: Journal, progress: Progress |
                 f"workers of the cluster died {RETRIES} times or more over one tile; give them more memory or predict "
                 "with less (--memory), and run the command again: it goes on where it stopped"
             ) from error
-        except (CancelledError, CommClosedError, OSError) as error:
-            if client.status == "running" and attempt + 1 < ATTEMPTS:
-                continue
-            raise DataError(
-                "the connection to the Dask cluster was lost; run the command again: it goes on where it stopped"
-            ) from error
+        except ZnnError:
+            raise
+        except Exception as error:  # a client whose scheduler is gone raises whatever it likes
+            lost = client.status != "running"
+            if not lost and not isinstance(error, CancelledError | CommClosedError):
+                raise
+            if lost or attempt + 1 == ATTEMPTS:
+                raise DataError(
+                    "the connection to the Dask cluster was lost; run the command again: it goes on where it stopped"
+                ) from error
         else:
             return
 
@@ -127,8 +131,9 @@ class _Tasks:
 
     def forget(self, stage: Stage) -> None:
         """Drop the tiles that no later block needs."""
-        for n in [n for n in self._kept if self._job.tiling.readers(n)[-1] <= stage.number]:
-            del self._kept[n]
+        for n in self._job.tiling.overlapping(stage.number):
+            if self._job.tiling.readers(n)[-1] <= stage.number:
+                self._kept.pop(n, None)
 
     def _task(self, kind: str, n: int, function: Any, *args: Any) -> Any:
         # Tiles in order, and what a tile has begun before the next: fewer are held.

@@ -30,56 +30,60 @@ METHODS: dict[str, Method] = {method: method for method in ZNN_METHODS.values()}
 
 def options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give the command its options."""
-    some = [
-        click.option(
-            "--border",
-            type=click.Choice(list(BORDERS)),
-            default="mirror",
-            show_default=True,
-            help="What lies outside: the mirror image, zeros, or nothing (the output is then smaller).",
-        ),
-        click.option(
-            "--preprocess",
-            type=click.Choice(list(METHODS)),
-            help="Mean 0 and deviation 1 of every section or the volume, values from -1 to 1, or nothing; or as ZNN "
-            "calls them.  [default: as in training]",
-        ),
-        click.option("--region", help="Part to predict as FROM:TO for z, y, x, for instance 40:50 or 40:50,:,10:90."),
-        click.option("--mask", metavar="VOLUME", help="Where it is 0 nothing is predicted, which gives 0."),
-        click.option("--channels", help="Outputs to keep, for instance 1 or 0,2.  [default: all]"),
-        click.option(
-            "--dtype",
-            type=click.Choice(TYPES),
-            default="float32",
-            show_default=True,
-            help="Of the result; as integers, 0 to 1 is 0 to the largest.",
-        ),
-        click.option("--raw", is_flag=True, help="Outputs as they are, without softmax or logistic function."),
-        click.option(
-            "--loss",
-            type=click.Choice(list(LOSSES)),
-            help="Says what outputs mean: softmax and logistic make probabilities.  [default: that of training; for "
-            "ZNN's networks softmax where there are several linear outputs, else square]",
-        ),
-        click.option("--memory", help="Most that a process may take in all, for instance '2 GiB'."),
-        click.option("--tile", help="Output voxels of a tile as Z,Y,X.  [default: the largest that fit the memory]"),
-        click.option(
-            "--blend",
-            type=click.Choice(BLENDS),
-            default="gaussian",
-            show_default=True,
-            help="Weights of overlapping tiles, which padded networks need.",
-        ),
-        click.option("--shards", is_flag=True, help="Pack the chunks of a zarr block into one file."),
-        click.option("--zarr-format", type=click.Choice(["2", "3"]), default="3", show_default=True),
-        click.option("--overwrite", is_flag=True, help="Replace DESTINATION if it exists."),
-        click.option("--restart", is_flag=True, help="Throw an unfinished prediction with other settings away."),
-        *CLUSTER_OPTIONS,
-        click.option("--quiet", is_flag=True, help="No progress bar."),
-    ]
-    for option in reversed(some):
+    for option in reversed([*_WHAT, *_HOW, *CLUSTER_OPTIONS]):
         function = option(function)
     return function
+
+
+_WHAT = (
+    click.option(
+        "--border",
+        type=click.Choice(list(BORDERS)),
+        default="mirror",
+        show_default=True,
+        help="What lies outside: the mirror image, zeros, or nothing (the output is then smaller).",
+    ),
+    click.option(
+        "--preprocess",
+        type=click.Choice(list(METHODS)),
+        help="Mean 0 and deviation 1 of every section or the volume, values from -1 to 1, or nothing; or as ZNN "
+        "calls them.  [default: as in training]",
+    ),
+    click.option("--region", help="Part to predict as FROM:TO for z, y, x, for instance 40:50 or 40:50,:,10:90."),
+    click.option("--mask", metavar="VOLUME", help="Where it is 0 nothing is predicted, which gives 0."),
+    click.option("--channels", help="Outputs to keep, for instance 1 or 0,2.  [default: all]"),
+    click.option(
+        "--dtype",
+        type=click.Choice(TYPES),
+        default="float32",
+        show_default=True,
+        help="Of the result; as integers, 0 to 1 is 0 to the largest.",
+    ),
+    click.option("--raw", is_flag=True, help="Outputs as they are, without softmax or logistic function."),
+    click.option(
+        "--loss",
+        type=click.Choice(list(LOSSES)),
+        help="Says what outputs mean: softmax and logistic make probabilities.  [default: that of training; for "
+        "ZNN's networks softmax where there are several linear outputs, else square]",
+    ),
+)
+_HOW = (
+    click.option("--memory", help="Most that a process may take in all, for instance '2 GiB'."),
+    click.option("--tile", help="Output voxels of a tile as Z,Y,X.  [default: the largest that fit the memory]"),
+    click.option("--measure", is_flag=True, help="Time that tile against smaller ones and take the fastest."),
+    click.option(
+        "--blend",
+        type=click.Choice(BLENDS),
+        default="gaussian",
+        show_default=True,
+        help="Weights of overlapping tiles, which padded networks need.",
+    ),
+    click.option("--shards", is_flag=True, help="Pack the chunks of a zarr block into one file."),
+    click.option("--zarr-format", type=click.Choice(["2", "3"]), default="3", show_default=True),
+    click.option("--overwrite", is_flag=True, help="Replace DESTINATION if it exists."),
+    click.option("--restart", is_flag=True, help="Throw an unfinished prediction with other settings away."),
+    click.option("--quiet", is_flag=True, help="No progress bar."),
+)
 
 
 @click.command()
@@ -172,6 +176,7 @@ def _settings(given: dict[str, Any], method: Method, source: str, model: Model) 
         preprocess=method,
         memory=_bytes(given["memory"]),
         tile=None if tile is None else as_triple(tile, name="tile"),
+        measure=given["measure"],
         overwrite=given["overwrite"],
         restart=given["restart"],
         shards=given["shards"],

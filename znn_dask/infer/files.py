@@ -18,6 +18,7 @@ from znn_dask.errors import DataError, MemoryLimitError, ParameterError, ShapeEr
 from znn_dask.geometry import Triple
 from znn_dask.infer.job import Job, forget_all, queue_bytes
 from znn_dask.infer.journal import Journal
+from znn_dask.infer.measure import fastest_patch
 from znn_dask.infer.prepare import Moments, Prepared, moments_of
 from znn_dask.infer.run import Progress, run_local
 from znn_dask.infer.sink import CHUNK, FORMATS, Sink, chunk_for
@@ -31,7 +32,7 @@ from znn_dask.model.predict import MEMORY, Box, Request, Scene, choose_tiling, s
 from znn_dask.model.tiling import Tiling, tiling_of
 from znn_dask.model.volumes import predictor_of, tile_bytes_of
 
-MARGIN = 1.15  # of the memory that is predicted: what threads keep for themselves, and crumbs
+MARGIN = 1.25  # of the memory that is predicted: what threads keep for themselves, and crumbs
 ALIGN: Triple = (8, 8, 8)  # voxels; blocks of such sizes divide into chunks
 Runner = Callable[[Job, Journal, Progress | None], None]
 
@@ -56,6 +57,8 @@ class Settings:
         Most that this process may take in all, or every process of a cluster: bytes, or "2 GiB".
     tile : (z, y, x) or None
         Output voxels of a tile; None searches for the best that fits.
+    measure : bool
+        Whether the tile that is found is timed against smaller ones.
     overwrite : bool
         Whether the destination may be replaced.
     restart : bool
@@ -76,6 +79,7 @@ class Settings:
     clip: tuple[float, float] | None = None
     memory: int | str | None = None
     tile: Triple | None = None
+    measure: bool = False
     overwrite: bool = False
     restart: bool = False
     shards: bool = False
@@ -265,6 +269,9 @@ def _tiling(model: Model, scene: Scene, settings: Settings, crew: Crew) -> Tilin
             f"and the smallest tile {format_bytes(least)}. Give {format_bytes(limit - memory + least)} or more, or "
             "fewer workers"
         )
+    if settings.measure:
+        patch = fastest_patch(model, scene, tiling.patch, crew.num_workers)
+        tiling = tiling_of(scene.size, patch, scene.fit, scene.blend, ALIGN)
     return tiling
 
 

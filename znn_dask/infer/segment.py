@@ -58,9 +58,9 @@ class Cutting:
             raise ParameterError(f"halo must be at least 0 and min_size at least 1, got {self.halo}, {self.min_size}")
 
 
-def blocks_of(size: Triple, block: Triple = BLOCK) -> Tiling:
+def blocks_of(size: Triple, block: Triple | None = None) -> Tiling:
     """Return the blocks of a volume."""
-    z, y, x = (min(n, b) for n, b in zip(size, block, strict=True))
+    z, y, x = (min(n, b) for n, b in zip(size, block or BLOCK, strict=True))
     return Tiling(size, (z, y, x), (z, y, x))
 
 

@@ -330,8 +330,9 @@ def predict_scene(
             else:
                 block = cut(tile, kept[tile.number][name])
             array[(slice(None), *tile.box)] = finished(block, inside, finish)
-        for other in [other for other in kept if tiling.readers(other)[-1] <= tile.number]:
-            del kept[other]
+        for other in over:
+            if tiling.readers(other)[-1] <= tile.number:
+                kept.pop(other, None)
     if progress is not None:
         progress(len(tiling), len(tiling))
 

@@ -3,13 +3,21 @@
 Images are float32 of shape ``(entry, z, y, x, channel)``; ``before`` and ``after`` are voxels (z, y, x).
 """
 
-import numpy as np
+from functools import lru_cache
+from typing import Any
 
-from znn_dask.geometry import Triple
+import numpy as np
+import numpy.typing as npt
+
+from znn_dask import _kernels
+from znn_dask.geometry import Triple, add
 from znn_dask.ops import reference_sampling as reference
-from znn_dask.ops.memory import Array
+from znn_dask.ops.memory import Array, empty
+from znn_dask.ops.reference_layout import size_of
 from znn_dask.ops.validation import twin
 from znn_dask.tasks import fresh
+
+Numbers = npt.NDArray[Any]
 
 
 @fresh
@@ -29,25 +37,63 @@ def pad(image: Array, before: Triple, after: Triple, mode: str) -> Array:
     ShapeError
         If a mirrored border is not smaller than the image.
     """
-    return np.ascontiguousarray(reference.pad(image, before, after, mode))
+    size = size_of(image)
+    reference.check_border(size, before, after, mode)
+    larger = add(size, add(before, after))
+    out = empty((len(image), *larger, image.shape[4]))
+    _kernels.take([image], *_moved(size, before, after, mode), out)
+    return out
 
 
 @fresh
 @twin(reference.pad_backward)
 def pad_backward(d_output: Array, before: Triple, after: Triple, mode: str) -> Array:
     """Return the gradient of the image of `pad`: those of the border are added to the voxels it was made of."""
-    return reference.pad_backward(d_output, before, after, mode)
+    if mode == "zero":
+        return crop(d_output, before, after)
+    size = reference.cropped_size(size_of(d_output), before, after)
+    reference.check_border(size, before, after, mode)
+    d_image = empty((len(d_output), *size, d_output.shape[4]))
+    axes = [_sources(n, b, a, mode) for n, b, a in zip(size, before, after, strict=True)]
+    _kernels.fold(d_output, before, [starts for starts, _ in axes], [sources for _, sources in axes], d_image)
+    return d_image
 
 
 @fresh
 @twin(reference.crop)
 def crop(image: Array, before: Triple, after: Triple) -> Array:
     """Leave voxels out at the ends of every axis."""
-    return reference.crop(image, before, after)
+    size = reference.cropped_size(size_of(image), before, after)
+    out = empty((len(image), *size, image.shape[4]))
+    _kernels.put(image, *_moved(size, before, after, "zero"), [out])
+    return out
 
 
 @fresh
 @twin(reference.crop_backward)
 def crop_backward(d_output: Array, before: Triple, after: Triple) -> Array:
     """Return the gradient of the image of `crop`: zeros around."""
-    return reference.crop_backward(d_output, before, after)
+    return pad(d_output, before, after, "zero")
+
+
+def _moved(size: Triple, before: Triple, after: Triple, mode: str) -> tuple[list[Numbers], list[Numbers]]:
+    """Return, along every axis of the larger image, the parts (there is one) and the places in it."""
+    places = [_places(n, b, a, mode) for n, b, a in zip(size, before, after, strict=True)]
+    return [np.zeros_like(p) for p in places], places
+
+
+@lru_cache(maxsize=4096)
+def _places(n: int, before: int, after: int, mode: str) -> Numbers:
+    """Return the voxel of n of which every voxel of a padded axis is made; -1 for none."""
+    inside = np.arange(n, dtype=np.int32)
+    if mode == "zero":
+        return np.pad(inside, (before, after), constant_values=-1)
+    return np.pad(inside, (before, after), reference.MODES[mode])  # type: ignore[call-overload, no-any-return]
+
+
+@lru_cache(maxsize=4096)
+def _sources(n: int, before: int, after: int, mode: str) -> tuple[Numbers, Numbers]:
+    """Return, of the voxels of a padded axis in the order of what they are made of, where those of each begin."""
+    places = _places(n, before, after, mode)
+    starts = np.concatenate([[0], np.cumsum(np.bincount(places, minlength=n))])
+    return starts.astype(np.int32), np.argsort(places, kind="stable").astype(np.int32)

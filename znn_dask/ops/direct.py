@@ -3,6 +3,10 @@
 Images are float32 of shape ``(batch, z, y, x, channel)``, kernels ``(kz, ky, kx, in, out)``, sizes in voxels.
 Convolution is valid cross-correlation: ``output[v, o] = sum_d,i image[v + d, i] * kernel[d, i, o]``.
 Values of a node may come as several blocks of channels, which are summed over in registers.
+
+Every pass takes a ``padding``: voxels (z, y, x) of zeros before the image and after it, fewer than the kernel has taps.
+The result is that of a padded image, of which no copy is made: taps that fall on zeros are left out. (The kernel
+gradient makes the copy.)
 """
 
 from collections.abc import Sequence
@@ -10,15 +14,21 @@ from collections.abc import Sequence
 import numpy as np
 
 from znn_dask import _kernels
-from znn_dask.ops import reference
+from znn_dask.geometry import Triple, add, subtract
+from znn_dask.ops import border, reference, reference_sampling
 from znn_dask.ops.memory import Array, empty, zeros
+from znn_dask.ops.reference_layout import size_of
 from znn_dask.ops.transfer import Activation
 from znn_dask.ops.validation import twin
 from znn_dask.tasks import fresh
 
+Padding = tuple[Triple, Triple]
+NO_PADDING: Padding = ((0, 0, 0), (0, 0, 0))
 
-def _reference_forward(images: Sequence[Array], kernels: Sequence[Array]) -> Array:
-    total: Array = np.sum([reference.conv_forward(i, k) for i, k in zip(images, kernels, strict=True)], axis=0)
+
+def _reference_forward(images: Sequence[Array], kernels: Sequence[Array], padding: Padding = NO_PADDING) -> Array:
+    padded = [reference_sampling.pad(image, *padding, "zero") for image in images]
+    total: Array = np.sum([reference.conv_forward(i, k) for i, k in zip(padded, kernels, strict=True)], axis=0)
     return total
 
 
@@ -27,31 +37,33 @@ def _reference_forward_transfer(
     kernels: Sequence[Array],
     bias: Array | None = None,
     activation: Activation | None = None,
+    padding: Padding = NO_PADDING,
 ) -> Array:
-    image = _reference_forward(images, kernels)
+    image = _reference_forward(images, kernels, padding)
     if activation is None:
         return image
     return reference.transfer_forward(image, bias, activation.function, activation.args)
 
 
-def _reference_backward(d_outputs: Sequence[Array], kernels: Sequence[Array]) -> Array:
+def _reference_backward(d_outputs: Sequence[Array], kernels: Sequence[Array], padding: Padding = NO_PADDING) -> Array:
     total: Array = np.sum(
         [reference.conv_input_gradient(d, k) for d, k in zip(d_outputs, kernels, strict=True)], axis=0
     )
-    return total
+    return reference_sampling.crop(total, *padding)
 
 
-def _empty_output(images: Sequence[Array], kernels: Sequence[Array]) -> Array:
-    (batch, *size, _), kernel = images[0].shape, kernels[0].shape
+def _empty_output(images: Sequence[Array], kernels: Sequence[Array], padding: Padding) -> Array:
+    (batch, *_, _), kernel = images[0].shape, kernels[0].shape
+    size = add(size_of(images[0]), add(*padding))
     valid = tuple(n - k + 1 for n, k in zip(size, kernel[:3], strict=True))
     if min(valid) < 1:
-        raise ValueError(f"a kernel of {kernel[:3]} does not fit an image of {tuple(size)} (z, y, x)")
+        raise ValueError(f"a kernel of {kernel[:3]} does not fit an image of {size} (z, y, x)")
     return empty((batch, *valid, kernel[4]))
 
 
 @fresh
 @twin(_reference_forward)
-def forward(images: Sequence[Array], kernels: Sequence[Array]) -> Array:
+def forward(images: Sequence[Array], kernels: Sequence[Array], padding: Padding = NO_PADDING) -> Array:
     """Convolve.
 
     Parameters
@@ -60,6 +72,8 @@ def forward(images: Sequence[Array], kernels: Sequence[Array]) -> Array:
         The channel blocks of the source.
     kernels : blocks of float32 of shape (kz, ky, kx, in, out)
         One per image block.
+    padding : pair of (z, y, x)
+        Zeros before and after the image; they count to its size below.
 
     Returns
     -------
@@ -70,8 +84,8 @@ def forward(images: Sequence[Array], kernels: Sequence[Array]) -> Array:
     ValueError
         If shapes do not fit.
     """
-    out = _empty_output(images, kernels)
-    _kernels.direct_forward(list(images), list(kernels), out)
+    out = _empty_output(images, kernels, padding)
+    _kernels.direct_forward(list(images), list(kernels), out, before=padding[0], after=padding[1])
     return out
 
 
@@ -82,20 +96,21 @@ def forward_transfer(
     kernels: Sequence[Array],
     bias: Array | None = None,
     activation: Activation | None = None,
+    padding: Padding = NO_PADDING,
 ) -> Array:
     """Convolve, then add the bias and apply the transfer function if one is given, as the sums leave the registers.
 
     The values are those of `forward` and `transfer.forward`, bit for bit.
     """
-    out = _empty_output(images, kernels)
-    function = () if activation is None else (bias, activation.code, activation.a, activation.b)
-    _kernels.direct_forward(list(images), list(kernels), out, *function)
+    out = _empty_output(images, kernels, padding)
+    code, a, b = (-1, 0.0, 0.0) if activation is None else (activation.code, activation.a, activation.b)
+    _kernels.direct_forward(list(images), list(kernels), out, bias, code, a, b, *padding)
     return out
 
 
 @fresh
 @twin(_reference_backward)
-def backward(d_outputs: Sequence[Array], kernels: Sequence[Array]) -> Array:
+def backward(d_outputs: Sequence[Array], kernels: Sequence[Array], padding: Padding = NO_PADDING) -> Array:
     """Return the gradient of the image: a full convolution with the turned kernel.
 
     Parameters
@@ -104,15 +119,20 @@ def backward(d_outputs: Sequence[Array], kernels: Sequence[Array]) -> Array:
         The channel blocks of the target's gradient.
     kernels : blocks of float32 of shape (kz, ky, kx, in, out)
         One per gradient block.
+    padding : pair of (z, y, x)
+        What the image was padded with; its gradient is left out.
 
     Returns
     -------
-    float32 array of shape (batch, z + kz - 1, y + ky - 1, x + kx - 1, in)
+    float32 array of shape (batch, z + kz - 1, y + ky - 1, x + kx - 1, in), less the padding
     """
     kz, ky, kx, n_in, _ = kernels[0].shape
     batch, z, y, x, _ = d_outputs[0].shape
-    d_image = empty((batch, z + kz - 1, y + ky - 1, x + kx - 1, n_in))
-    _kernels.direct_backward(list(d_outputs), list(kernels), d_image)
+    size = subtract((z + kz - 1, y + ky - 1, x + kx - 1), add(*padding))
+    if min(size) < 1:
+        raise ValueError(f"a padding of {padding} leaves nothing of an image (z, y, x)")
+    d_image = empty((batch, *size, n_in))
+    _kernels.direct_backward(list(d_outputs), list(kernels), d_image, *padding)
     return d_image
 
 
@@ -126,13 +146,18 @@ def _shared(image: Array, d_output: Array, share: tuple[int, int]) -> tuple[Arra
     return np.ascontiguousarray(parts[0]), np.ascontiguousarray(parts[1])
 
 
-def _reference_kernel_gradient(image: Array, d_output: Array, share: tuple[int, int] = (0, 1)) -> Array:
+def _reference_kernel_gradient(
+    image: Array, d_output: Array, share: tuple[int, int] = (0, 1), padding: Padding = NO_PADDING
+) -> Array:
+    image = reference_sampling.pad(image, *padding, "zero")
     return reference.conv_kernel_gradient(*_shared(image, d_output, share))
 
 
 @fresh
 @twin(_reference_kernel_gradient)
-def kernel_gradient(image: Array, d_output: Array, share: tuple[int, int] = (0, 1)) -> Array:
+def kernel_gradient(
+    image: Array, d_output: Array, share: tuple[int, int] = (0, 1), padding: Padding = NO_PADDING
+) -> Array:
     """Return the gradient of the kernel, of shape (kz, ky, kx, in, out).
 
     A ``share`` (i, n) is the i-th of n parts that add up to it: what some of the entries or positions give.
@@ -142,7 +167,11 @@ def kernel_gradient(image: Array, d_output: Array, share: tuple[int, int] = (0, 
     image : float32 of shape (batch, z, y, x, in)
     d_output : float32 of shape (batch, z - kz + 1, y - ky + 1, x - kx + 1, out)
     share : (int, int)
+    padding : pair of (z, y, x)
+        Zeros before and after the image; they count to its size above.
     """
+    if padding != NO_PADDING:
+        image = border.pad(image, *padding, "zero")
     size = tuple(n - m + 1 for n, m in zip(image.shape[1:4], d_output.shape[1:4], strict=True))
     d_kernel = empty((*size, image.shape[4], d_output.shape[4]))
     if share != (0, 1):

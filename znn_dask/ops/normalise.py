@@ -6,7 +6,8 @@ example may be in several, as fragments or tiles), ``channels`` the first map of
 Forward: `moments` of every block and batch group, `statistics` of them all, `apply` to every block. Backward:
 `gradient_moments`, `coefficients`, `backward` in the same way. Moments are float64 of shape (example, 2, channel of
 the block); statistics and coefficients are float32 of shape (example, 2, all channels), whatever is normalised
-together, so that `apply` and `backward` need not know.
+together, so that `apply` and `backward` need not know. What is done with these small tables is numpy, and its own
+reference.
 """
 
 from collections.abc import Sequence
@@ -15,8 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from znn_dask import _kernels
+from znn_dask.errors import ShapeError
 from znn_dask.ops import reference_normalise as reference
-from znn_dask.ops.memory import Array
+from znn_dask.ops.memory import Array, empty
 from znn_dask.ops.validation import twin
 from znn_dask.tasks import fresh, overwrites
 
@@ -28,11 +31,12 @@ Values = npt.NDArray[Any]
 @twin(reference.moments)
 def moments(image: Array, examples: Sequence[int], n_examples: int) -> Moments:
     """Return the sums of x and x * x over the voxels of every example, of shape (example, 2, channel)."""
-    return reference.moments(image, examples, n_examples)
+    sums = np.empty((n_examples, 2, image.shape[4]))
+    _kernels.moments(image, np.array(examples, np.int32), sums)
+    return sums
 
 
 @fresh
-@twin(reference.statistics)
 def statistics(
     moments: Sequence[Sequence[Moments]], n_voxels_per_example: int, over: str, groups: int, epsilon: float
 ) -> Array:
@@ -57,7 +61,6 @@ def statistics(
 
 
 @fresh
-@twin(reference.batch_averages)
 def batch_averages(moments: Sequence[Sequence[Moments]], n_voxels: int) -> tuple[Array, Array]:
     """Return mean and unbiased variance of every channel, for running averages.
 
@@ -72,7 +75,6 @@ def batch_averages(moments: Sequence[Sequence[Moments]], n_voxels: int) -> tuple
 
 
 @fresh
-@twin(reference.fixed_statistics)
 def fixed_statistics(mean: Array, variance: Array, n_examples: int, epsilon: float) -> Array:
     """Return the statistics, of shape (example, 2, channel), that running averages of shape (channel,) stand for."""
     return reference.fixed_statistics(mean, variance, n_examples, epsilon)
@@ -105,7 +107,10 @@ def apply(
     out : float32 of the image's shape, optional
         Where to write; may be the image.
     """
-    return reference.apply(image, statistics, examples, channels, scale, shift)
+    result = empty(image.shape) if out is None else out
+    _check_block(image, channels)
+    _kernels.normalise_forward(image, statistics, np.array(examples, np.int32), channels[0], scale, shift, result)
+    return result
 
 
 @fresh
@@ -128,11 +133,13 @@ def gradient_moments(
         As in `apply`.
     n_examples : int
     """
-    return reference.gradient_moments(d_output, image, statistics, examples, channels, n_examples)
+    sums = np.empty((n_examples, 2, image.shape[4]))
+    _check_block(image, channels)
+    _kernels.gradient_moments(d_output, image, statistics, np.array(examples, np.int32), channels[0], sums)
+    return sums
 
 
 @fresh
-@twin(reference.coefficients)
 def coefficients(
     moments: Sequence[Sequence[Moments]],
     scales: Sequence[Array | None],
@@ -174,18 +181,26 @@ def backward(
 
     Coefficients of zero give that of a normalisation with fixed statistics. ``out`` may be ``d_output``.
     """
-    return reference.backward(d_output, image, statistics, coefficients, examples, channels, scale)
+    d_image = empty(image.shape) if out is None else out
+    _check_block(image, channels)
+    _kernels.normalise_backward(
+        d_output, image, statistics, coefficients, np.array(examples, np.int32), channels[0], scale, d_image
+    )
+    return d_image
 
 
 @fresh
-@twin(reference.parameter_gradients)
 def parameter_gradients(moments: Sequence[Moments]) -> tuple[Array, Array]:
     """Return the gradients of scale and shift of a block, from the gradient moments of every batch group."""
     return reference.parameter_gradients(moments)
 
 
 @fresh
-@twin(reference.average)
 def average(running: Array, new: Array, momentum: float) -> Array:
     """Return ``running + momentum * (new - running)``."""
     return reference.average(running, new, momentum)
+
+
+def _check_block(image: Array, channels: tuple[int, int]) -> None:
+    if image.shape[4] != channels[1] - channels[0]:
+        raise ShapeError(f"a block of channels {channels} cannot have {image.shape[4]}")

@@ -190,10 +190,15 @@ def upsample_backward(d_output: Array, factor: Triple, mode: str) -> Array:
     return np.ascontiguousarray(d_image.astype(d_output.dtype))
 
 
-def interpolation(n: int, factor: int, mode: str) -> Array:
-    """Return how much of each of n voxels every voxel of the upsampled axis takes, of shape (factor * n, n)."""
+def check_mode(mode: str) -> None:
+    """Raise unless there is such a mode of upsampling."""
     if mode not in UPSAMPLINGS:
         raise ParameterError(f"mode of an upsampling must be one of {', '.join(UPSAMPLINGS)}, got {mode!r}")
+
+
+def interpolation(n: int, factor: int, mode: str) -> Array:
+    """Return how much of each of n voxels every voxel of the upsampled axis takes, of shape (factor * n, n)."""
+    check_mode(mode)
     voxel = np.arange(n * factor)
     weights = np.zeros((n * factor, n))
     if mode == "nearest":

@@ -1,7 +1,7 @@
 """The held-out error over whole regions, by voxels and as segments, and what would be reached without a network."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from znn_dask.infer.metrics import (
     watershed_segments,
 )
 from znn_dask.model import Model
-from znn_dask.train.losses import kind_of, probabilities, wanted
+from znn_dask.train.losses import loss_of_output, probabilities, wanted
 from znn_dask.train.samples import Volume, cut_region
 
 _MARGIN = 16  # voxels around a region that the widest smoothing of the baseline may see
@@ -59,7 +59,7 @@ class Validation:
 
     scores: PixelScores
     segments: SegmentationScores | None
-    predictions: list[np.ndarray]
+    predictions: list[np.ndarray] = field(repr=False)
 
     def row(self) -> dict[str, float]:
         """Return the columns of the learning curve."""
@@ -166,7 +166,7 @@ def plain_target(item: Volume) -> np.ndarray:
 def _seen(output: np.ndarray, model: Model) -> np.ndarray:
     """Return what is drawn of an output, (z, y, x): the probability of 1, of affinities their mean."""
     p = probabilities(output, model.loss)
-    if kind_of(model.loss) == "softmax":
+    if loss_of_output(model.loss) == "softmax":
         return np.asarray(p[1] if len(p) == 2 else 1 - p[0])
     return np.asarray(p.mean(axis=0))
 
@@ -177,12 +177,12 @@ def _compared(item: Volume, output: np.ndarray, model: Model) -> tuple[np.ndarra
     Several classes are told from the first one, and ids compared as affinities.
     """
     target, counts = np.asarray(item.target[_slices(item)]), item.counts()
-    if kind_of(model.loss) == "softmax":
+    if loss_of_output(model.loss) == "softmax":
         probability, truth = _seen(output, model)[None], (target > 0)[None]
     else:
         probability = probabilities(output, model.loss)
         given = target[None] if target.ndim == 4 else target[None, None]
-        made, valid = wanted(given, None, len(probability), model.loss)
+        made, valid = wanted(given, len(probability), model.loss)
         truth = made[0]
         if valid is not None:
             counts = valid[0] if counts is None else valid[0] & counts

@@ -119,7 +119,7 @@ def check_same_run(path: Path, stored: Config, config: Config) -> None:
 
 def _shaping(values: dict[str, Any], config: Config) -> dict[str, Any]:
     free = {"training.max_minutes", "compute.workers", "data.in_memory"}
-    if config.training.schedule in ("constant", "exponential"):
+    if config.training.schedule in ("constant", "step", "exponential"):
         free.add("training.updates")
     kept = {k: v for k, v in values.items() if k not in free and not k.startswith("log.")}
     for key, value in kept.items():

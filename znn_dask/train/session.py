@@ -5,8 +5,9 @@ from pathlib import Path
 from znn_dask.errors import CheckpointError
 from znn_dask.geometry import Triple
 from znn_dask.io.atomic import replacing
-from znn_dask.model import SGD, Model
+from znn_dask.model import Model
 from znn_dask.net import Network
+from znn_dask.train.balance import make_balance
 from znn_dask.train.checkpoints import tidy
 from znn_dask.train.config import Config
 from znn_dask.train.config_file import to_yaml
@@ -14,7 +15,7 @@ from znn_dask.train.curve import keep_until
 from znn_dask.train.heldout import Segments
 from znn_dask.train.loop import Loop
 from znn_dask.train.mirror import margins_of
-from znn_dask.train.resolve import check_net, make_network, output_size
+from znn_dask.train.resolve import check_net, make_network, make_optimizer, output_size
 from znn_dask.train.run import CONFIG, CURVE, MODEL, Position, check_same_run, read_stored
 from znn_dask.train.samples import Sample, Samples
 from znn_dask.train.volumes import Opened, Volume, check_channels, check_size, load_volumes
@@ -66,7 +67,9 @@ def open_run(
         model = _load(folder / MODEL, net, position, config) if resumed else _make(config, net, size)
     prepare(config, folder, position, resumed)
     how = segments_of(config, net)
-    return Loop(config, folder, model, samples, position, held_out, train_test, test, how), test
+    counted = training_samples(config, net, train, size, "balance")
+    balance = make_balance(config.training.rebalance, model.loss, net.outputs, counted)
+    return Loop(config, folder, model, samples, position, held_out, train_test, test, how, balance=balance), test
 
 
 def open_volumes(config: Config, net: Network) -> tuple[list[Volume], list[Volume]]:
@@ -88,8 +91,10 @@ def open_volumes(config: Config, net: Network) -> tuple[list[Volume], list[Volum
     return train, test
 
 
-def training_samples(config: Config, net: Network, volumes: list[Volume], size: Triple) -> Samples:
-    """Return the samples that a run learns from."""
+def training_samples(
+    config: Config, net: Network, volumes: list[Volume], size: Triple, purpose: str = "sample"
+) -> Samples:
+    """Return the samples that a run learns from, or others like them, but for the images, for another purpose."""
     data = config.data
     return Samples(
         volumes,
@@ -100,7 +105,8 @@ def training_samples(config: Config, net: Network, volumes: list[Volume], size: 
         flip=data.flip,
         transpose=data.transpose,
         mirror=data.border == "mirror",
-        augment=data.augment,
+        augment=data.augment if purpose == "sample" else (),
+        purpose=purpose,
     )
 
 
@@ -157,11 +163,7 @@ def _make(config: Config, net: Network, size: Triple) -> Model:
         net,
         output_size=size,
         loss=training.loss,
-        optimizer=SGD(
-            learning_rate=training.learning_rate,
-            momentum=training.momentum,
-            weight_decay=training.weight_decay,
-        ),
+        optimizer=make_optimizer(training),
         seed=training.seed,
         num_workers=config.compute.workers,
         convolution=config.compute.convolution,

@@ -18,6 +18,7 @@ from znn_dask.train.config_file import make_config
 from znn_dask.train.znn_options import (
     AUTO,
     LOSSES,
+    MALIS,
     OPTIONS,
     PREPROCESS,
     Left,
@@ -160,9 +161,8 @@ def _loss(job: Job, options: dict[str, str]) -> None:
         loss = LOSSES[name]
     else:
         raise ConfigError(f"cost_fn must be one of auto, {', '.join(LOSSES)}, got {name!r}")
-    if name == "square-square":
-        job.warnings.append("cost_fn = square-square became the square loss, which has a gradient within 0.2 too")
-    if loss == "logistic" and _ends_in_logistic(job.raw["network"]["file"]):
+    logistic = _ends_in_logistic(job.raw["network"]["file"])
+    if loss == "logistic" and logistic:
         # Its gradient passes the function unchanged, so that of the square loss is twice that of the cross-entropy.
         loss = "square"
         job.warnings.append(
@@ -174,6 +174,27 @@ def _loss(job: Job, options: dict[str, str]) -> None:
     job.set("training.loss", loss)
     if out_type == "affinity":
         job.set("data.target", "affinity")
+    if _value(options, "is_malis", "no", boolean):
+        _malis(job, options.get("malis_norm_type") or "none", out_type, logistic)
+
+
+def _malis(job: Job, norm: str, out_type: str, logistic: bool) -> None:
+    if norm not in MALIS:
+        raise ConfigError(f"malis_norm_type must be one of {', '.join(MALIS)}, got {norm!r}")
+    if out_type != "affinity":
+        job.warnings.append(f"is_malis = yes was left out: it is for out_type = affinity, not {out_type}")
+    elif logistic:
+        job.warnings.append(
+            "is_malis = yes was left out: here MALIS takes what comes before the logistic function, and the network "
+            "ends in forward_logistics. Write linear there, then training.loss=malis data.target=ids"
+        )
+    else:
+        job.set("training.loss", MALIS[norm])
+        job.set("data.target", "ids")
+        job.warnings.append(
+            f"is_malis = yes became the loss {MALIS[norm]!r}: pairs weigh the squared error of an affinity, those of "
+            "ZNN the gradient of cost_fn"
+        )
 
 
 def _ends_in_logistic(name: str) -> bool:
@@ -232,7 +253,7 @@ def _prepare(job: Job, methods: list[str], targets: list[str]) -> None:
         if len(methods) > 1:
             job.warnings.append(f"images have pp_types {', '.join(methods)}; {methods[0]} was taken for all")
     for target in targets:
-        known = ("affinity",) if job.raw["data"].get("target") == "affinity" else ("binary_class", "one_class")
+        known = ("affinity",) if job.raw["data"].get("target") in ("affinity", "ids") else ("binary_class", "one_class")
         if target not in known:
             made = (
                 "affinities are made of cell ids" if "affinity" in known else "0 and 1 are made of them (data.target)"

@@ -1,0 +1,230 @@
+"""Prediction of whole volumes: voxels a second, beside PyTorch on the same machine.
+
+    python bench/inference.py --net n337 --width 40 --workers 2 --against torch --json bench/results/inference-n337.json
+    python bench/inference.py --net all --width 40 --against torch
+
+Ours computes the largest tile that fits the memory, as `znn-dask predict` does. PyTorch computes the same tile and
+smaller ones, dilated and with fragments in the batch, contiguous and channels-last, each in a process of its own with a
+time limit; its best tile and form count. Every answer is compared with ours before it is timed. Output is dense: one
+value for every voxel. ``--processes`` adds ours on several processes at once.
+"""
+
+import argparse
+import importlib.util
+import json
+import multiprocessing
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import presets
+from measure import environment, write_json
+from torch_peer import LAYOUTS, TorchNet
+
+import znn_dask as znn
+from znn_dask.geometry import Triple, ceil_div
+from znn_dask.model.memory import as_bytes
+from znn_dask.model.tiling import fit_of, halved_patch, search_patch
+from znn_dask.model.volumes import predictor_of, tile_bytes_of
+
+NETS = ("n337", "n537", "n726", "n926", "vd2d")
+WANTED = {"n337": 3.0, "n537": 6.0, "n726": 8.0, "n926": 8.0, "vd2d": 3.0}  # times PyTorch's best
+TOLERANCE = 1e-3  # of the largest value
+SMALLEST = 2
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--net", default="n337", help=f"{', '.join(NETS)}, all, or letters for Network.parse")
+    parser.add_argument("--width", type=int, default=40, help="maps; the published networks have 80")
+    parser.add_argument("--kernel", type=int, default=3, help="of a network given by letters")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--memory", default="4 GiB", help="most that a tile of ours may take")
+    parser.add_argument("--volume", default="64,256,256", help="output voxels to be cut into tiles, as Z,Y,X")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--against", choices=("torch",), help="the peer")
+    parser.add_argument("--tiles", type=int, default=3, help="tiles of PyTorch: ours, half of it, a quarter, ...")
+    parser.add_argument("--timeout", type=float, default=180, help="seconds for one form and tile of PyTorch")
+    parser.add_argument("--processes", type=int, nargs="*", default=[], help="also so many processes of one worker")
+    parser.add_argument("--json", help="write the report here")
+    parser.add_argument(
+        "--child", nargs=4, metavar=("SAMPLE", "FORM", "WORKERS", "REPETITIONS"), help=argparse.SUPPRESS
+    )
+    return parser.parse_args()
+
+
+def network(name: str, width: int, kernel: int) -> znn.Network:
+    """Return a network by name, or by letters."""
+    if name not in NETS:
+        return znn.Network.parse(name, width=width, kernel=kernel)
+    net: znn.Network = getattr(znn.zoo, name)(width=width) if name != "vd2d" else znn.zoo.vd2d()
+    return net
+
+
+def best_tile(model: znn.Model, volume: Triple, memory: int, workers: int) -> Triple:
+    """Return the tile that `znn-dask predict` would choose."""
+    fit, extra = fit_of(model.net)
+    (more,) = extra.values()
+
+    def estimate(patch: Triple) -> int:
+        return tile_bytes_of(model, patch, workers)
+
+    found = search_patch(volume, fit, more, estimate, memory, SMALLEST)
+    return found or halved_patch(volume, fit, estimate, memory, SMALLEST)
+
+
+def timed(run: Any, repetitions: int) -> list[float]:
+    """Return the seconds of every repetition after one that does not count."""
+    run()
+    seconds = []
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def rate(tile: Triple, seconds: list[float]) -> float:
+    """Return output voxels a second, by the median."""
+    return float(np.prod(tile) / np.median(seconds))
+
+
+def measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
+    """Return the report of one network."""
+    net = network(name, args.width, args.kernel)
+    z, y, x = map(int, args.volume.split(","))
+    volume: Triple = (1, y, x) if net.field_of_view[0] == 1 else (z, y, x)
+    with znn.Model(net, 1, num_workers=args.workers, tune=False) as model:
+        tile = best_tile(model, volume, as_bytes(args.memory) or 0, args.workers)
+        predictor = predictor_of(model, tile, args.workers)
+        images = images_of(net, tile)
+        report: dict[str, Any] = {"net": name, "width": args.width, "tile": tile, "volume": volume, "torch": []}
+        seconds = timed(lambda: predictor(images), args.repetitions)
+        report["ours"] = {"seconds": seconds, "voxels_per_s": rate(tile, seconds)}
+        print(f"{name} width {args.width}: ours {rate(tile, seconds):,.0f} voxels/s, tile {tile}", flush=True)
+        if args.against == "torch":
+            torch_forms(args, model, report)
+        report["processes"] = {n: many(args, name, n) for n in args.processes}
+    return report
+
+
+def images_of(net: znn.Network, tile: Triple) -> dict[str, np.ndarray]:
+    """Return what is read for a tile; the same every time."""
+    size = net.node_sizes(dict.fromkeys(net.outputs, tile))
+    rng = np.random.default_rng(0)
+    return {name: rng.standard_normal((n, *size[name]), dtype=np.float32) for name, n in net.inputs.items()}
+
+
+def torch_forms(args: argparse.Namespace, model: znn.Model, report: dict[str, Any]) -> None:
+    """Add what PyTorch reaches with every form and tile, and the ratio to its best."""
+    if importlib.util.find_spec("torch") is None:
+        print("PyTorch is absent: pip install torch==2.13.0")
+        return
+    net, tile = model.net, report["tile"]
+    for k in range(args.tiles):
+        smaller = tuple(max(1, ceil_div(n, 2**k)) for n in tile)
+        (image,) = images_of(net, smaller).values()
+        expected = next(iter(predictor_of(model, smaller, args.workers)({next(iter(net.inputs)): image}).values()))
+        with tempfile.TemporaryDirectory() as folder:
+            sample = Path(folder) / "sample.npz"
+            arrays = {f"parameter {n}": v for n, v in model.parameters.items()}
+            layers = np.array(json.dumps(presets.layers(net)))
+            np.savez(sample, layers=layers, image=image[np.newaxis], expected=expected, **arrays)
+            for form in LAYOUTS:
+                report["torch"].append(try_form(args, sample, form, smaller))
+    done = [t for t in report["torch"] if "voxels_per_s" in t]
+    if not done:
+        return
+    ours = report["ours"]["voxels_per_s"]
+    same = [t for t in done if tuple(t["tile"]) == tuple(tile)]
+    best = max(done, key=lambda t: t["voxels_per_s"])
+    report["times_best"] = ours / best["voxels_per_s"]
+    report["times_same_tile"] = ours / max(t["voxels_per_s"] for t in same) if same else None
+    wanted = WANTED.get(report["net"])
+    print(
+        f"  {report['times_best']:.2f} times PyTorch's best ({best['form']}, tile {best['tile']})"
+        + (f"; wanted {wanted}" if wanted else "")
+    )
+
+
+def try_form(args: argparse.Namespace, sample: Path, form: str, tile: tuple[int, ...]) -> dict[str, Any]:
+    """Time one form of PyTorch with one tile, in a process that is ended when it takes too long."""
+    found: dict[str, Any] = {"form": form, "tile": tile}
+    command = [sys.executable, __file__, "--child", str(sample), form, str(args.workers), str(args.repetitions)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=args.timeout, check=False)
+    except subprocess.TimeoutExpired:
+        found["note"] = f"ended after {args.timeout:.0f} s"
+    else:
+        if done.returncode:
+            found["note"] = f"fails: {(done.stderr.strip().splitlines() or ['no message'])[-1][:200]}"
+        else:
+            found |= json.loads(done.stdout.strip().splitlines()[-1])
+            if not found["difference"] < TOLERANCE:
+                sys.exit(f"the answers differ from PyTorch's ({form}) by {found['difference']}: nothing was timed")
+            found["voxels_per_s"] = float(np.prod(tile) / np.median(found["seconds"]))
+    print(f"  {form:28} tile {tile}: {found.get('note') or format(found['voxels_per_s'], ',.0f')}", flush=True)
+    return found
+
+
+def child(sample: str, form: str, workers: str, repetitions: str) -> None:
+    """Be a process with PyTorch: check one form, time it, print JSON."""
+    import torch
+
+    torch.set_num_threads(int(workers))
+    with np.load(sample) as file:
+        arrays = {name: file[name] for name in file.files}
+    parameters = {n.removeprefix("parameter "): v for n, v in arrays.items() if n.startswith("parameter ")}
+    net = TorchNet(torch, json.loads(str(arrays["layers"])), parameters, form, 0.0, 0.0)
+    image, expected = arrays["image"], arrays["expected"]
+    size = expected.shape[1:]
+    with torch.inference_mode():
+        x = net._tensor(image)
+
+        def run() -> Any:
+            return net.forward(x)
+
+        y = run().numpy()[0]
+        y = y[:, np.newaxis] if y.ndim == 3 else y
+        y = y[(slice(None), *map(slice, size))]
+        difference = float(np.abs(y - expected).max() / np.abs(expected).max())
+        print(json.dumps({"difference": difference, "seconds": timed(run, int(repetitions))}))
+
+
+def many(args: argparse.Namespace, name: str, n_processes: int) -> dict[str, float]:
+    """Return the voxels a second of several processes of one worker at once, all together."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(n_processes) as pool:
+        each = pool.starmap(alone, [(args, name)] * n_processes)
+    return {"voxels_per_s": sum(each), "processes": n_processes}
+
+
+def alone(args: argparse.Namespace, name: str) -> float:
+    """Return the voxels a second of one worker in this process."""
+    net = network(name, args.width, args.kernel)
+    z, y, x = map(int, args.volume.split(","))
+    with znn.Model(net, 1, num_workers=1, tune=False) as model:
+        volume: Triple = (1, y, x) if net.field_of_view[0] == 1 else (z, y, x)
+        memory = (as_bytes(args.memory) or 0) // max(1, *args.processes)
+        tile = best_tile(model, volume, memory, 1)
+        predictor, images = predictor_of(model, tile, 1), images_of(net, tile)
+        return rate(tile, timed(lambda: predictor(images), args.repetitions))
+
+
+def main() -> None:
+    args = arguments()
+    if args.child:
+        child(*args.child)
+        return
+    names = NETS if args.net == "all" else (args.net,)
+    reports = [measure(args, name) for name in names]
+    if args.json:
+        write_json(args.json, {"environment": environment(args.workers), "networks": reports})
+
+
+if __name__ == "__main__":
+    main()
