@@ -113,6 +113,31 @@ def test_what_is_of_after_the_checkpoint_goes(tmp_path: Path) -> None:
     assert (tmp_path / KEPT / "other.txt").exists()
 
 
+@pytest.mark.parametrize("keep", [1, 3])
+def test_who_dies_before_the_best_has_its_name_has_not_changed_the_current_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: int
+) -> None:
+    """Else the run would go on from a checkpoint that says that there is a better best one than there is."""
+    original, named = checkpoints._link, []
+
+    def link(source: Path, path: Path) -> None:
+        named.append(path.name)
+        if path.name == MODEL:
+            raise KeyboardInterrupt
+        original(source, path)
+
+    def save(path: Path) -> None:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("new")
+
+    (tmp_path / MODEL).write_text("old")
+    monkeypatch.setattr(checkpoints, "_link", link)
+    with pytest.raises(KeyboardInterrupt):
+        write_checkpoint_files(save, tmp_path, 10, keep=keep, best=True)
+    assert named == [BEST, MODEL][keep == 1 :]
+    assert ((tmp_path / MODEL).read_text(), (tmp_path / BEST).read_text()) == ("old", "new")
+
+
 def test_without_hard_links_files_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")

@@ -13,12 +13,14 @@ from znn_dask.errors import ConfigError, DataError, ShapeError
 from znn_dask.net import Convolution, Edge, Network, zoo
 from znn_dask.net.operations import Padding
 from znn_dask.train.config_file import make_config
+from znn_dask.train.heldout import evaluate_regions
+from znn_dask.train.losses import measured
 from znn_dask.train.mirror import Margins, margins, margins_of, read_box
 from znn_dask.train.places import BLOCK, Blocks
 from znn_dask.train.preprocess import SLAB, Prepared, preprocess, statistics
 from znn_dask.train.resolve import check_net
 from znn_dask.train.samples import Samples
-from znn_dask.train.session import open_volumes, training_samples
+from znn_dask.train.session import open_run, open_volumes, training_samples
 from znn_dask.train.targets import NEAREST, Labels, TargetSpec, affinity_map
 from znn_dask.train.volumes import Opened, Volume, check_size, cut_region, load_volumes
 
@@ -325,3 +327,57 @@ def test_targets_that_do_not_suit_the_network(data, training, network, message) 
     config = make_config({"data": data, "training": training, "network": {"letters": "C", **network}})
     with pytest.raises(ConfigError, match=message):
         check_net(config, Network.parse("C", width=1, out_channels=network.get("out_channels", 1)))
+
+
+# ---- what is measured
+
+
+def test_what_does_not_count_is_not_measured() -> None:
+    output = np.array([3.0, -3.0, 3.0, -3.0], np.float32).reshape(1, 1, 1, 1, 4)
+    target = np.array([1, 0, 0, 0], np.float32).reshape(output.shape)
+    weight = np.array([1, 1, 0, 1], np.float32).reshape(output.shape)
+    low = np.log1p(np.exp(-3))
+    assert measured(output, target, None, "logistic") == pytest.approx((low + 3 / 4, 0.25))
+    assert measured(output, target, weight, "logistic") == pytest.approx((low * 3 / 4, 0.0), rel=1e-5)
+
+
+def test_classes_and_ids_are_measured_as_what_they_are() -> None:
+    output = np.zeros((1, 3, 1, 1, 2), np.float32)
+    output[0, 2, 0, 0, 0] = 50
+    output[0, 1, 0, 0, 1] = 50
+    loss, error = measured(output, np.array([2, 0]).reshape(1, 1, 1, 1, 2), None, "softmax")
+    assert error == 0.5
+    assert loss > 5
+    ids = np.array([[5, 5, 7]]).reshape(1, 1, 1, 1, 3)
+    affinities = np.full((1, 1, 1, 1, 3), 9.0, np.float32)
+    # One pair of two is of one segment; the first voxel has no neighbour before it.
+    assert measured(affinities, ids, None, "malis(0,0,-1)")[1] == 0.5
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("target", ["affinity", "classes"])
+def test_a_run_with_masks_and_other_targets(files: dict[str, str], tmp_path: Path, target: str) -> None:
+    affinity = target == "affinity"
+    raw = {
+        "network": {"letters": "CTC", "width": 3, "ndim": 2, "out_channels": 3 if affinity else 4},
+        "training": {"output_size": [2, 4, 4], "updates": 3, "loss": "logistic" if affinity else "softmax", "batch": 2},
+        "data": {
+            **files,
+            "target": target,
+            "ignore": 3 if affinity else None,
+            "train": [{"z": [0, 4]}],
+            "test": [{"z": [4, 6]}],
+            "augment": [{"kind": "rotate"}, {"kind": "grey"}],
+        },
+        "log": {"test_patches": 2, "test_every": 3, "report": False},
+        "compute": {"workers": 1},
+    }
+    loop, _ = open_run(make_config(raw), tmp_path / "run")
+    with loop.model:
+        loop.run(progress=False)
+        assert np.isfinite(loop.last_test_error)
+        found = evaluate_regions(loop.model, loop.regions)
+    assert 0 <= found.scores.error <= 1
+    counted = sum(int(item.counts().sum()) for item in loop.regions)
+    assert counted < 2 * 20 * 21 * (3 if affinity else 1)
+    assert found.predictions[0].shape == (2, 20, 21)

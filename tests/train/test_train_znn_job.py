@@ -154,6 +154,10 @@ LOST = {
     "is_stdio = yes": ("wibble = 3", "wibble = 3 is unknown and was left out"),
     "logging = yes": ("mumentum = 3", "mumentum = 3 is unknown and was left out. Did you mean 'momentum'?"),
     "is_debug = no": ("forward_outsz = 5,100,100", "forward_outsz = 5,100,100 was left out: prediction is a command"),
+    "out_type = boundary": (
+        "out_type = affinity",
+        "labels have pp_types binary_class; affinities are made of cell ids",
+    ),
 }
 
 
@@ -166,7 +170,7 @@ def test_what_is_lost_is_told(job: Path, old: str) -> None:
 
 
 SPECS = {
-    "masks": ("fmasks =", "fmasks = mask.tif", "[label1] fmasks = mask.tif was left out: there are no masks"),
+    "masks": ("fmasks =", "fmasks = mask.tif", "there is no file mask.tif"),
     "files": (
         "fnames = image1.tif",
         "fnames = image1.tif,\n  b.tif",
@@ -191,6 +195,19 @@ def test_what_is_lost_of_the_data_is_told(job: Path, kind: str) -> None:
     path.write_text(path.read_text().replace(old, new, 1))
     warnings = read_job(job).warnings
     assert any(warning in text for text in warnings), warnings
+
+
+def test_affinities_and_masks_are_translated(job: Path) -> None:
+    spec = job.parent / "data.spec"
+    spec.write_text(spec.read_text().replace("fmasks =", "fmasks = mask.tif", 1).replace("binary_class", "affinity"))
+    (job.parent / "mask.tif").touch()
+    found = replaced(job, ("out_type = boundary", "out_type = affinity"))
+    assert found.raw["data"]["target"] == "affinity"
+    assert found.raw["data"]["train"][0]["mask"] == str(job.parent / "mask.tif")
+    assert "mask" not in found.raw["data"]["test"][0]
+    assert "invert" not in found.raw["data"]
+    assert found.raw["training"]["loss"] == "logistic"
+    assert found.warnings == []
 
 
 def test_losses_and_balance_are_those_of_the_job(job: Path) -> None:

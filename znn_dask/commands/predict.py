@@ -1,6 +1,7 @@
 """``znn-dask predict``: a model over a whole volume, or a part of it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from znn_dask.model.outputs import TYPES
 from znn_dask.model.predict import Request, see
 from znn_dask.model.tiling import BLENDS
 from znn_dask.ops.losses import LOSSES
-from znn_dask.train.preprocess import ZNN_METHODS, Method
+from znn_dask.train.preprocess import ZNN_METHODS, Clip, Method
 from znn_dask.train.run import read_stored
 
 BORDERS = {"mirror": "mirror", "constant": "constant", "none": None}
@@ -121,10 +122,10 @@ def predict(
     """
     check_destination(destination, given["overwrite"])
     method = given.pop("preprocess")
-    chosen = _method(model) if method is None else METHODS[method]
+    chosen, clip = _prepared_by(model) if method is None else (METHODS[method], None)
     reach = Reach(scheduler, cluster, workers, tls_ca, tls_cert, tls_key)
     with Model.load(model, num_workers=workers, loss=loss) as loaded, crew_on(reach, loaded) as crew:
-        settings = _settings(given, chosen, source, loaded)
+        settings = replace(_settings(given, chosen, source, loaded), clip=clip)
         with Bar(quiet) as bar:
             sink = predict_file(loaded, source, destination, settings, crew, bar.tell)
     click.echo(f"{destination}: {' x '.join(map(str, sink.stored_shape))} voxels, {sink.dtype}")
@@ -196,11 +197,12 @@ def _bytes(text: str | None) -> int | str | None:
     return int(text) if text is not None and text.isdecimal() else text
 
 
-def _method(model: Path) -> Method:
+def _prepared_by(model: Path) -> tuple[Method, Clip]:
     """Return how the images were prepared that a model was trained with."""
     if is_hdf5(model):
         raise ParameterError(
             f"{model} does not say how its images were prepared; give --preprocess as pp_types in ZNN's .spec, "
             "for instance --preprocess standard2D"
         )
-    return read_stored(model).config.data.preprocess
+    data = read_stored(model).config.data
+    return data.preprocess, data.clip

@@ -51,6 +51,8 @@ class Settings:
         As for `Model.predict`.
     preprocess : "section" | "volume" | "rescale" | "none"
         How the image is prepared.
+    clip : (least, greatest), optional
+        Values of the image beyond become these, before anything else.
     memory : int, str or None
         Most that this process may take in all, or every process of a cluster: bytes, or "2 GiB".
     tile : (z, y, x) or None
@@ -74,6 +76,7 @@ class Settings:
     dtype: str = "float32"
     probabilities: bool = True
     preprocess: str = "none"
+    clip: tuple[float, float] | None = None
     memory: int | str | None = None
     tile: Triple | None = None
     measure: bool = False
@@ -190,8 +193,9 @@ def _prepare(model: Model, image: Prepared, place: Source, settings: Settings, c
         _check_same(place, known.get("asked"), asked)
         moments = None if known["moments"] is None else msgspec.convert(known["moments"], Moments)
     else:
+        image.clip = settings.clip  # what is measured is what is clipped
         moments = moments_of(image, settings.preprocess)
-    image.moments = moments
+    image.moments, image.clip = moments, settings.clip
     mask = None if settings.mask is None else FileRegion(_absolute(settings.mask), "label")
     request = Request(settings.border, settings.region, mask, settings.blend, finish)
     (name,) = model.net.inputs
@@ -228,7 +232,7 @@ def _asked(image: Prepared, settings: Settings, finish: Finish) -> dict[str, Any
         "mask": settings.mask,
         "blend": settings.blend,
         "finish": finish,
-        "preprocess": settings.preprocess,
+        "preprocess": [settings.preprocess, settings.clip],
         "zarr": [settings.shards, settings.zarr_format],
     }
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(asked))

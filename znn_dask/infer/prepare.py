@@ -36,6 +36,8 @@ class Prepared:
     name : str
         For messages.
     moments : Moments, optional
+    clip : (least, greatest), optional
+        Values beyond become these, before anything else.
 
     Attributes
     ----------
@@ -44,10 +46,12 @@ class Prepared:
 
     dtype = np.dtype(np.float32)
 
-    def __init__(self, volume: Any, name: str, moments: Moments | None = None) -> None:
+    def __init__(
+        self, volume: Any, name: str, moments: Moments | None = None, clip: tuple[float, float] | None = None
+    ) -> None:
         if len(volume.shape) not in (3, 4) or 0 in volume.shape:
             raise DataError(f"{name} has shape {tuple(volume.shape)}; an image is (z, y, x) or (channel, z, y, x)")
-        self.volume, self.name, self.moments = volume, name, moments
+        self.volume, self.name, self.moments, self.clip = volume, name, moments, clip
         self.shape = (1,) * (4 - len(volume.shape)) + tuple(int(n) for n in volume.shape)
 
     def __getitem__(self, where: tuple[slice, ...]) -> Array:
@@ -55,6 +59,8 @@ class Prepared:
         values = raw.astype(np.float32).reshape((1,) * (4 - raw.ndim) + raw.shape)
         if raw.dtype.kind == "f" and not np.isfinite(values).all():
             self._complain(values, where)
+        if self.clip is not None:
+            values = np.clip(values, np.float32(self.clip[0]), np.float32(self.clip[1]))
         if self.moments is not None:
             shift, divide = (self._part(part, where) for part in (self.moments.shift, self.moments.divide))
             values = np.asarray((values - shift) / divide, np.float32)

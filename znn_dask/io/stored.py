@@ -122,8 +122,8 @@ def _transposed(stored: Stored, order: list[int]) -> Stored:
     def read(box: Box) -> np.ndarray:
         return np.asarray(stored.read(tuple(box[axis] for axis in back))).transpose(order)
 
-    pick = lambda values: None if values is None else tuple(values[axis] for axis in order)  # noqa: E731
-    return replace(stored, shape=pick(stored.shape), chunks=pick(stored.chunks), read=read)
+    chunks = None if stored.chunks is None else tuple(stored.chunks[axis] for axis in order)
+    return replace(stored, shape=tuple(stored.shape[axis] for axis in order), chunks=chunks, read=read)
 
 
 def _less(values: Sequence[int] | None, axis: int) -> Any:
@@ -211,7 +211,8 @@ def as_box(where: Any, shape: tuple[int, ...], name: str) -> tuple[Box, tuple[An
     parts += [slice(None)] * (len(shape) - len(parts))
     if len(parts) > len(shape):
         raise ShapeError(f"{name} has {len(shape)} axes, but {len(parts)} were indexed")
-    box, rest = [], []
+    box: list[slice] = []
+    rest: list[slice | int] = []
     for part, length in zip(parts, shape, strict=True):
         if isinstance(part, slice):
             start, stop, step = part.indices(length)

@@ -186,7 +186,9 @@ class Network:
     @property
     def is_dense(self) -> bool:
         """Whether outputs have a voxel for every voxel of the inputs, but for those that windows take at the ends."""
-        return all(line.scale == shapes.IDENTITY.scale for name in self.graph.inputs for line in self._lines[name].values())
+        return all(
+            line.scale == shapes.IDENTITY.scale for name in self.graph.inputs for line in self._lines[name].values()
+        )
 
     @property
     def sparsity(self) -> Triple:

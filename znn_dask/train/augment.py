@@ -81,7 +81,7 @@ class Noise(_OfGreyValues, frozen=True, kw_only=True):
         total = parts.sum(axis=0, dtype=np.int16).astype(np.float32)
         total -= np.float32(4 * 127.5)
         total *= np.float32(sigma / math.sqrt(4 * (256**2 - 1) / 12))
-        return image + total.reshape(image.shape)
+        return np.asarray(image + total.reshape(image.shape))
 
 
 class Blur(_OfGreyValues, frozen=True, kw_only=True):
@@ -109,7 +109,7 @@ class Missing(_OfGreyValues, frozen=True, kw_only=True):
     def apply(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """Return an image with gaps."""
         depth = image.shape[1]
-        gone = random.random(depth) < self.share
+        gone = np.asarray(random.random(depth) < self.share)
         level = random.random()
         gone[int(random.integers(depth))] = False  # something is left to see
         if not gone.any():
@@ -130,7 +130,8 @@ class OutOfFocus(_OfGreyValues, frozen=True, kw_only=True, tag="out_of_focus"):
     def apply(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """Return an image with blurred sections."""
         depth = image.shape[1]
-        blurred, widths = random.random(depth) < self.share, self.sigma * random.random(depth)
+        blurred = np.asarray(random.random(depth) < self.share)
+        widths = np.asarray(self.sigma * random.random(depth))
         if depth == 1:  # the chance of the patch is that of its only section
             blurred[:] = True
         if not blurred.any():

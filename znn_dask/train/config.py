@@ -187,7 +187,7 @@ class LogSection(_Section, frozen=True, kw_only=True):
         Literal["auto", "background", "foreground", "none"],
         _key(
             "what Rand error and variation of information compare: connected voxels of 0 (1 separates them), of 1, "
-            "or nothing; auto: the cells of a boundary target, the 1 of a binary one"
+            "or nothing; auto: the cells of a boundary or affinity target, the 1 of a binary one"
         ),
     ] = "auto"
     tensorboard: Annotated[bool, _key("write files for TensorBoard; needs the extra tensorboard")] = False

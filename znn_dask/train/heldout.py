@@ -18,7 +18,7 @@ from znn_dask.infer.metrics import (
     watershed_segments,
 )
 from znn_dask.model import Model
-from znn_dask.train.losses import foreground
+from znn_dask.train.losses import loss_of_output, probabilities, wanted
 from znn_dask.train.samples import Volume, cut_region
 
 _MARGIN = 16  # voxels around a region that the widest smoothing of the baseline may see
@@ -113,15 +113,14 @@ def validate(model: Model, volumes: Sequence[Volume], segments: Segments = NO_SE
     segments : Segments
         What to compare as segments.
     """
-    predictions = []
+    predictions, compared = [], []
     for item in volumes:
         output = np.asarray(model.predict(cut_region(item, model.net.field_of_view), border=None))
-        predictions.append(foreground(output, model.loss))
-    targets = [item.target[_slices(item)] for item in volumes]
-    scores = pixel_scores(
-        np.concatenate([p.ravel() for p in predictions]), np.concatenate([t.ravel() for t in targets])
-    )
-    return Validation(scores, _segments(predictions, targets, segments), predictions)
+        probability, truth = _compared(item, output, model)
+        compared.append((probability, truth))
+        predictions.append(_seen(output, model))
+    scores = pixel_scores(np.concatenate([p for p, _ in compared]), np.concatenate([t for _, t in compared]))
+    return Validation(scores, _segments(predictions, volumes, segments), predictions)
 
 
 def evaluate_regions(
@@ -141,20 +140,59 @@ def evaluate_regions(
     return HeldOut(found.scores, found.segments, found.predictions, baseline)
 
 
-def _segments(
-    predictions: Sequence[np.ndarray], targets: Sequence[np.ndarray], how: Segments
-) -> SegmentationScores | None:
-    """Compare segments over all regions together; None if that is not wanted or there is no cell."""
-    if how.of == "none" or any(target.ndim != 3 for target in targets):
+def _segments(predictions: Sequence[np.ndarray], volumes: Sequence[Volume], how: Segments) -> SegmentationScores | None:
+    """Compare segments over all that counts in all regions; None if that is not wanted or there is no cell."""
+    if how.of == "none":
         return None
     # The foreground is what lies where a "boundary" is improbable.
     boundaries = [1 - p if how.of == "foreground" else p for p in predictions]
-    insides = [(t != 0) == (how.of == "foreground") for t in targets]
+    insides = [_counted((plain_target(item) != 0) == (how.of == "foreground"), item) for item in volumes]
     cells = number_on([components(inside, how.in_plane).ravel() for inside in insides])
     if not cells.any():
         return None
     made = [watershed_segments(boundary, in_plane=how.in_plane).ravel() for boundary in boundaries]
     return compare_segments(number_on(made), cells)
+
+
+def _counted(inside: np.ndarray, item: Volume) -> np.ndarray:
+    """Return where a region is inside a cell and its target counts."""
+    counts = item.counts()
+    return inside if counts is None else inside & (counts if counts.ndim == 3 else counts.all(axis=0))
+
+
+def plain_target(item: Volume) -> np.ndarray:
+    """Return the target of a region as it is drawn, (z, y, x): of affinities the least, so 0 at any boundary."""
+    target = np.asarray(item.target[_slices(item)])
+    return target if target.ndim == 3 else target.min(axis=0)
+
+
+def _seen(output: np.ndarray, model: Model) -> np.ndarray:
+    """Return what is drawn of an output, (z, y, x): the probability of 1, of affinities their mean."""
+    p = probabilities(output, model.loss)
+    if loss_of_output(model.loss) == "softmax":
+        return np.asarray(p[1] if len(p) == 2 else 1 - p[0])
+    return np.asarray(p.mean(axis=0))
+
+
+def _compared(item: Volume, output: np.ndarray, model: Model) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities and targets of 0 and 1 over all that counts in a region.
+
+    Several classes are told from the first one, and ids compared as affinities.
+    """
+    target, counts = np.asarray(item.target[_slices(item)]), item.counts()
+    if loss_of_output(model.loss) == "softmax":
+        probability, truth = _seen(output, model)[None], (target > 0)[None]
+    else:
+        probability = probabilities(output, model.loss)
+        given = target[None] if target.ndim == 4 else target[None, None]
+        made, valid = wanted(given, len(probability), model.loss)
+        truth = made[0]
+        if valid is not None:
+            counts = valid[0] if counts is None else valid[0] & counts
+    if counts is None:
+        return probability.ravel(), truth.ravel()
+    where = np.broadcast_to(counts, probability.shape)
+    return probability[where], truth[where]
 
 
 def _slices(item: Volume) -> tuple[slice, ...]:
@@ -164,11 +202,12 @@ def _slices(item: Volume) -> tuple[slice, ...]:
 def _scene(item: Volume) -> Scene:
     """Return the surroundings of a region, cut so that smoothing does not cover the whole volume."""
     outer, inner = [], []
-    for (low, high), length in zip(item.region, item.target.shape, strict=True):
+    for (low, high), length in zip(item.region, item.shape, strict=True):
         start = max(0, low - _MARGIN)
         outer.append(slice(start, min(length, high + _MARGIN)))
         inner.append(slice(low - start, high - start))
-    return Scene(item.image[(0, *outer)], item.target[tuple(outer)], tuple(inner))
+    target = np.asarray(item.target[tuple(outer)])
+    return Scene(item.image[(0, *outer)], target if target.ndim == 3 else target.min(axis=0), tuple(inner))
 
 
 def _ratio(a: float, b: float) -> float:

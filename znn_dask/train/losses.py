@@ -93,3 +93,17 @@ def measured(output: np.ndarray, target: np.ndarray, weight: np.ndarray | None, 
         wrong = (probabilities(output, loss) > 0.5) != (target > 0.5)
     counted = np.ones(wrong.shape, bool) if weight is None else np.broadcast_to(weight != 0, wrong.shape)
     return value, float(np.sum(wrong & counted) / max(int(np.sum(counted)), 1))
+
+
+def wanted(target: np.ndarray, channels: int, loss: Losses) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the target of every output channel, (batch, channel, z, y, x), and where it is known.
+
+    The segments of MALIS become affinities; of other losses the target stays.
+    """
+    kind = parse_loss(loss_of_output(loss))
+    if kind.target != "segments":
+        return target, None
+    offsets = kind.offsets(channels)
+    values = np.stack([affinity_map(ids[0], offsets) for ids in target.astype(np.int64)])
+    inside = np.stack([affinity_map(np.ones(ids.shape[1:], np.int64), offsets) for ids in target])
+    return values, inside != 0

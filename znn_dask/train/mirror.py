@@ -70,7 +70,7 @@ def is_dense(net: Network) -> bool:
     """Return whether outputs have a voxel for every voxel of the inputs, apart from borders."""
     sparsities = {name: net.sparsity_of(name) for name in net.nodes}
     found = lines(net.graph, sparsities)
-    return all(line.scale == (1, 1, 1) for name in net.inputs for line in found[name].values())
+    return all(set(line.scale) == {1} for name in net.inputs for line in found[name].values())
 
 
 def read_box(array: Region, places: Sequence[np.ndarray]) -> np.ndarray:

@@ -32,8 +32,8 @@ def preprocess(image: np.ndarray, method: Method, clip: Clip = None) -> np.ndarr
     ----------
     image : float32 array of shape (channel, z, y, x)
     method : "section", "volume", "rescale" or "none"
-        ``"rescale"`` makes the least value of the volume (or of ``clip``) -1 and the greatest 1; ``"none"`` leaves the
-        values as they are stored.
+        ``"rescale"`` makes the least value of the volume -1 and the greatest 1; ``"none"`` leaves the values as they
+        are stored.
     clip : (least, greatest), optional
         Values beyond become these, before anything else.
 
@@ -86,11 +86,8 @@ class Prepared:
         if self.method == "none":
             return nothing, None
         if self.method == "rescale":
-            if self.clip is None:
-                found = statistics(self.image, None)
-                low, high = found.low.min(axis=1), found.high.max(axis=1)
-            else:
-                low, high = (np.full(self.shape[0], value) for value in self.clip)
+            found = statistics(self.image, self.clip)
+            low, high = found.low.min(axis=1), found.high.max(axis=1)
             half = (high.astype(np.float64) - low) / 2
             self._flat = (half <= 0).reshape(-1, 1, 1, 1)
             shape = (-1, 1, 1, 1)

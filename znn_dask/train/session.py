@@ -150,10 +150,13 @@ def prepare(config: Config, folder: Path, position: Position, resumed: bool) -> 
 
 def segments_of(config: Config, net: Network) -> Segments:
     """Return which voxels of the target form segments, and whether sections are taken one by one."""
-    how = config.log.segments
-    if how == "auto":
+    how, target = config.log.segments, config.data.target
+    if how == "auto" and target in ("binary", "boundary"):
         # Cells lie between boundaries; objects are what a binary target marks.
-        how = "background" if (config.data.target == "boundary") != config.data.invert else "foreground"
+        how = "background" if (target == "boundary") != config.data.invert else "foreground"
+    elif how == "auto":
+        # Affinities are 1 inside cells; a class has no segments of its own.
+        how = "foreground" if target == "affinity" else "none"
     return Segments(how, config.data.in_plane or net.field_of_view[0] == 1)
 
 

@@ -21,7 +21,7 @@ from znn_dask.train.config import Config
 from znn_dask.train.config_file import load_config, make_config
 from znn_dask.train.curve import Row, read_rows
 from znn_dask.train.given import as_samples, as_volumes, config_for, of_model, with_changes
-from znn_dask.train.heldout import HeldOut, evaluate_regions
+from znn_dask.train.heldout import HeldOut, evaluate_regions, plain_target
 from znn_dask.train.loop import Loop
 from znn_dask.train.pictures import Plot, draw_curve, draw_prediction, levels
 from znn_dask.train.report import write_report
@@ -233,7 +233,7 @@ class Trainer:
             with replacing(self.folder / METRICS) as temporary:
                 temporary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
             where = tuple(slice(low, high) for low, high in test[0].region)
-            image, target = np.asarray(test[0].image[(slice(0, 1), *where)])[0], np.asarray(test[0].target[where])
+            image, target = np.asarray(test[0].image[(slice(0, 1), *where)])[0], plain_target(test[0])
             draw_prediction(self.folder, image, target, found.predictions[0], found.scores.error)
         return found
 

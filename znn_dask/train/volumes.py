@@ -253,7 +253,7 @@ def check_channels(item: Volume, channels: int | Mapping[str, int]) -> None:
             )
 
 
-def cut_region(item: Volume, field_of_view: Triple | Margins) -> np.ndarray:
+def cut_region(item: Volume, field_of_view: Triple | Margins) -> Any:
     """Return the input whose output is the region of a volume, mirrored at the border of what may be seen.
 
     Parameters
@@ -263,7 +263,7 @@ def cut_region(item: Volume, field_of_view: Triple | Margins) -> np.ndarray:
 
     Returns
     -------
-    float32 array of shape (channel, z, y, x)
+    float32 array of shape (channel, z, y, x), or dict of input to these
         Larger than the region by ``field_of_view - 1``.
     """
     around = field_of_view if isinstance(field_of_view, Margins) else margins(field_of_view)
@@ -271,6 +271,8 @@ def cut_region(item: Volume, field_of_view: Triple | Margins) -> np.ndarray:
         mirrored(np.arange(low - b, high + a), *reach)
         for (low, high), reach, b, a in zip(item.region, item.reach, around.before, around.after, strict=True)
     ]
+    if item.images:
+        return {name: np.ascontiguousarray(read_box(image, places)) for name, image in item.images.items()}
     return np.ascontiguousarray(read_box(item.image, places))
 
 

@@ -77,11 +77,12 @@ class Part:
 
     def image(self, values: np.ndarray, low: Triple) -> np.ndarray:
         """Return an image, float32 of shape (channel, z, y, x), from that of its source, which begins at `low`."""
-        result = np.empty((values.shape[0], *self.size), np.float32)
         if self.field is None:
-            for z in range(self.size[0]):
-                y, x = (int(m) + a - o for m, a, o in zip(self.moved[z], self.low[1:], low[1:], strict=True))
-                result[:, z] = values[:, z + self.low[0] - low[0], y : y + self.size[1], x : x + self.size[2]]
+            result = np.empty((values.shape[0], *self.size), np.float32)
+            for number in range(self.size[0]):
+                top, left = (int(m) + a - o for m, a, o in zip(self.moved[number], self.low[1:], low[1:], strict=True))
+                section = values[:, number + self.low[0] - low[0]]
+                result[:, number] = section[:, top : top + self.size[1], left : left + self.size[2]]
             return result
         z, y, x = self.field
         # Without a field along z the kernel counts sections from the first.
@@ -171,7 +172,8 @@ def _full(values: np.ndarray, size: Triple, may_share: bool = False) -> np.ndarr
 def _sum(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
     if a is None or b is None:
         return b if a is None else a
-    return a + b
+    total: np.ndarray = a + b
+    return total
 
 
 def _of_box(field: np.ndarray, cut: Sequence[slice]) -> np.ndarray:

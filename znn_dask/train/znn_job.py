@@ -235,6 +235,9 @@ def _volumes(job: Job, options: dict[str, str], data: configparser.RawConfigPars
             for kind, section in ends.items():
                 file, method = _file(job, data, section, kind)
                 volume[kind] = str(_found(job, path, file))
+                masks = _list(dict(_items(data, section)).get("fmasks", "")) if kind == "label" else []
+                if masks:
+                    volume["mask"] = str(_found(job, path, masks[0]))
                 (methods if kind == "image" else targets)[method] = None
             volumes.append(volume)
         if volumes:
@@ -250,9 +253,17 @@ def _prepare(job: Job, methods: list[str], targets: list[str]) -> None:
         if len(methods) > 1:
             job.warnings.append(f"images have pp_types {', '.join(methods)}; {methods[0]} was taken for all")
     for target in targets:
-        if target not in ("binary_class", "one_class") and not (target == "affinity" and "target" in job.raw["data"]):
-            job.warnings.append(f"labels have pp_types {target}; znn-dask train makes 0 and 1 of them (data.target)")
-    if targets[:1] == ["binary_class"] and job.raw["training"]["loss"] == "softmax":
+        known = ("affinity",) if job.raw["data"].get("target") in ("affinity", "ids") else ("binary_class", "one_class")
+        if target not in known:
+            made = (
+                "affinities are made of cell ids" if "affinity" in known else "0 and 1 are made of them (data.target)"
+            )
+            job.warnings.append(f"labels have pp_types {target}; {made}")
+    if (
+        targets[:1] == ["binary_class"]
+        and job.raw["data"].get("target") != "affinity"
+        and job.raw["training"]["loss"] == "softmax"
+    ):
         # ZNN's first channel is where the label is, ours the second.
         job.set("data.invert", True)
     if len(targets) > 1:
@@ -288,8 +299,6 @@ def _file(job: Job, data: configparser.RawConfigParser, section: str, kind: str)
     for name, value in items.items():
         if name not in _DATA_KEYS[kind]:
             job.warnings.append(f"[{section}] {name} = {value} is unknown and was left out")
-    if _list(items.get("fmasks", "")):
-        job.warnings.append(f"[{section}] fmasks = {items['fmasks']} was left out: there are no masks")
     if len(files) > 1 and _value(items, "is_auto_crop", "no", boolean):
         job.warnings.append(f"[{section}] is_auto_crop was left out: files are not cropped to one size")
     method = (methods or ["none"])[0]
