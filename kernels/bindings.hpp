@@ -54,3 +54,4 @@ void bind_elementwise(nb::module_& m);
 void bind_learning(nb::module_& m);
 void bind_sampling(nb::module_& m);
 void bind_node(nb::module_& m);
+void bind_warping(nb::module_& m);

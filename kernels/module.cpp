@@ -1,5 +1,6 @@
 // The bindings: check shapes, take views, release the GIL, call the table. No arithmetic here. Convolutions are bound in
-// convolution.cpp, what happens between them in elementwise.cpp, sampling.cpp and node.cpp, updates in learning.cpp.
+// convolution.cpp, what happens between them in elementwise.cpp, sampling.cpp and node.cpp, updates in learning.cpp, warped
+// samples in warping.cpp.
 #include <nanobind/stl/string.h>
 
 #include <string>
@@ -57,4 +58,5 @@ NB_MODULE(_kernels, m) {
   bind_learning(m);
   bind_sampling(m);
   bind_node(m);
+  bind_warping(m);
 }

@@ -66,6 +66,9 @@ def test_training_leaves_model_curve_pictures_and_figures(trained: Path) -> None
     run = trained / "run"
     assert {p.name for p in run.iterdir()} == {
         "model.safetensors",
+        "best.safetensors",
+        "checkpoints",
+        "report.html",
         "learning_curve.csv",
         "learning_curve.png",
         "prediction.png",
@@ -100,9 +103,9 @@ def test_models_saved_by_hand_need_the_preprocessing(
 
 
 def test_the_demo_spares_other_runs(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = {p.name: p.read_bytes() for p in (trained / "run").iterdir()}
+    before = {str(p): p.read_bytes() for p in (trained / "run").rglob("*") if p.is_file()}
     assert "holds another run" in refused(capsys, "demo", "--out", trained / "run")
-    assert {p.name: p.read_bytes() for p in (trained / "run").iterdir()} == before
+    assert {str(p): p.read_bytes() for p in (trained / "run").rglob("*") if p.is_file()} == before
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.tif", "a.h5:/boundary", "a.zarr"])
@@ -246,10 +249,10 @@ def test_bad_input_of_train(
 
 
 def test_a_checkpoint_of_another_network(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = {p.name: p.read_bytes() for p in (trained / "run").iterdir()}
+    before = {str(p): p.read_bytes() for p in (trained / "run").rglob("*") if p.is_file()}
     err = refused(capsys, *training(trained, trained / "run", "network.width=5"))
     assert "belongs to another run: network.width is 4 there and 5 here" in err
-    assert {p.name: p.read_bytes() for p in (trained / "run").iterdir()} == before
+    assert {str(p): p.read_bytes() for p in (trained / "run").rglob("*") if p.is_file()} == before
 
 
 def test_bad_input_of_predict(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

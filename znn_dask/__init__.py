@@ -30,9 +30,11 @@ from znn_dask.errors import (
 )
 from znn_dask.model import SGD, Adam, AdamW, Model, from_torch
 from znn_dask.net import Network, zoo
+from znn_dask.ops.balance import balanced_weights
 from znn_dask.sched import Dispatch, Program, Scheduler, Trace, get
 from znn_dask.sched.simulation import Simulation
 from znn_dask.sched.speedup import simulate
+from znn_dask.train.schedules import Schedule
 
 if TYPE_CHECKING:
     from znn_dask.train.callbacks import Callback
@@ -57,12 +59,14 @@ __all__ = [
     "ParameterError",
     "Program",
     "SaveError",
+    "Schedule",
     "Scheduler",
     "ShapeError",
     "Simulation",
     "Trace",
     "Trainer",
     "ZnnError",
+    "balanced_weights",
     "from_torch",
     "get",
     "simulate",
@@ -72,7 +76,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs matplotlib and readers of volumes only when it is asked for."""
+    """Import what needs matplotlib only when it is asked for."""
     if name in ("Callback", "Trainer"):
         from znn_dask.train import trainer
 

@@ -13,9 +13,9 @@ from lower_cases import MODES, NETS, TOKEN, ancestors, counts, given, of_kind, p
 
 from znn_dask.lower import ORDERS, Options, lower_forward, lower_step, make_plan
 from znn_dask.lower.builder import Priorities
-from znn_dask.lower.step import StepOptions, parameter_blocks
+from znn_dask.lower.step import StepOptions, parameter_blocks, update_rules
 from znn_dask.net import Convolution, Edge, Network
-from znn_dask.ops.update import SgdRule
+from znn_dask.ops.update import AverageRule, SgdRule
 from znn_dask.tasks import Reduce
 
 pytestmark = pytest.mark.timeout(60)
@@ -65,6 +65,7 @@ UPDATE = (
 )
 BACKWARD = (
     "backward-pad",
+    "backward-pad-image",
     "backward-crop",
     "backward-split",
     "backward-merge",
@@ -252,11 +253,14 @@ def test_later_steps_start_with_the_updates_left_behind(name, mode):
     assert not counts(graph)["update-after"]
     others = [graph.priority[key] for key in graph.dask if key_split(key) not in UPDATE]
     assert max(graph.priority[key] for key in of_kind(graph, *UPDATE)) < min(others)
+    rules = update_rules(net, plan, SgdRule())
     for block in blocks:
         update = ("update-" + TOKEN, *block)
-        assert graph.dask[update].dependencies >= {graph.inputs["pending", block], graph.inputs["velocity", block]}
+        averaged = isinstance(rules[block], AverageRule)
+        slots = set() if averaged else {graph.inputs["velocity", block]}
+        assert graph.dask[update].dependencies >= {graph.inputs["pending", block], *slots}
         assert not ancestors(graph, update) & graph.dask.keys(), "an update waits for nothing of this step"
-        if net.parameters[names[block]].learned:
+        if not averaged:
             assert update in ancestors(graph, graph.outputs["loss"]), "forward uses the new parameters"
         # What is stale is read by the update alone.
         readers = [key for key, task in graph.dask.items() if graph.inputs[block] in task.dependencies]

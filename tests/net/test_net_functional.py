@@ -297,3 +297,13 @@ def test_values_outside_their_range(call, message):
     net = Network.builder()
     with pytest.raises(ParameterError, match=message):
         call(net, net.input())
+
+
+def test_an_output_may_meet_another_image():
+    net = Network.builder()
+    x, y = (net.conv(net.input(name), 2) for name in "xy")
+    net.output(x, "one")
+    net.output(x + y, "both")
+    network = net.build()
+    assert list(network.outputs) == ["one", "both"]
+    assert [(edge.name, edge.source) for edge in network.incoming("both")] == [("identity1", "conv1"), ("conv2", "y")]

@@ -5,7 +5,7 @@ from hypothesis import given
 from net_strategies import Case, chains, graphs, joined_graphs, sizes
 
 from znn_dask.errors import NetworkError, ParameterError, ShapeError
-from znn_dask.net import AveragePool, Convolution, Edge, MaxFilter, MaxPool, Network, Transfer
+from znn_dask.net import AveragePool, Convolution, Edge, MaxFilter, MaxPool, Network, Transfer, zoo
 
 SIZES_3D = [37, 35, 34, 30, 28, 20, 12]
 SIZES_2D = [241, 231, 230, 210, 208, 168, 128, 88, 48]
@@ -100,6 +100,13 @@ def test_a_pool_divides_and_a_filter_does_not():
     dense = Network.parse("CMC", width=2, kernel=3, window=2)
     assert dense.field_of_view == (8, 8, 8)
     assert dense.output_size(9) == (2, 2, 2)
+
+
+def test_what_is_dense():
+    dense = [Network.parse("CMC", width=2), zoo.unet3d(), zoo.unet3d(padding="valid"), zoo.rsunet(), zoo.vd2d3d()]
+    assert all(net.is_dense for net in dense)
+    assert not Network.parse("CPC", width=2).is_dense
+    assert [net.is_valid for net in dense] == [True, False, False, False, True]
 
 
 def test_a_stride_may_differ_from_its_window():

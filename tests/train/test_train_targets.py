@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from znn_dask.train.losses import foreground, mean_loss, pixel_error, probabilities
+from znn_dask.train.losses import foreground, measured, probabilities
 from znn_dask.train.preprocess import preprocess
 from znn_dask.train.targets import boundary_map, target_map
 
@@ -63,9 +63,30 @@ def test_probabilities() -> None:
     assert probabilities(output, "square") is output
 
 
-@pytest.mark.parametrize("loss", ["logistic", "square"])
+@pytest.mark.parametrize("loss", ["logistic", "square", "square_square(0.5)", "dice(0)"])
 def test_losses_of_known_values(loss: str) -> None:
     p, t = np.array([0.25, 0.75]), np.array([0.0, 0.0])
-    expected = -(np.log(0.75) + np.log(0.25)) / 2 if loss == "logistic" else (0.0625 + 0.5625) / 2
-    assert mean_loss(p, t, loss) == pytest.approx(expected)
-    assert pixel_error(p, t) == 0.5
+    expected = {
+        "logistic": -(np.log(0.75) + np.log(0.25)) / 2,
+        "square": (0.0625 + 0.5625) / 2,
+        "square_square(0.5)": 0.5625 / 2,
+        "dice(0)": 1.0,
+    }
+    output = np.log(p / (1 - p)) if loss in ("logistic", "dice(0)") else p
+    shaped = output.reshape(1, 1, 1, 1, 2), t.reshape(1, 1, 1, 1, 2)
+    assert measured(*shaped, None, loss) == pytest.approx((expected[loss], 0.5))
+    assert measured(*shaped, np.array([1.0, 0.0]).reshape(1, 1, 1, 1, 2), loss)[1] == 0
+
+
+def test_classes_and_segments_are_measured_by_what_they_say() -> None:
+    output = np.array([[2.0, 0, 0], [0, 3, 1], [0, 0, 2]]).reshape(1, 3, 1, 1, 3)
+    classes = np.array([0, 1, 1]).reshape(1, 1, 1, 1, 3)
+    loss, error = measured(output, classes, None, "softmax")
+    assert error == pytest.approx(1 / 3)
+    assert loss > 0
+    # One row of voxels: affinities along x and y, of which only two along x lie inside.
+    output = np.array([[9.0, 5, 5], [9, 9, 9]], np.float32).reshape(1, 2, 1, 1, 3)
+    ids = np.array([1, 1, 2]).reshape(1, 1, 1, 1, 3)
+    loss, error = measured(output, ids, None, "malis")
+    assert error == 0.5
+    assert loss == pytest.approx(2 / 3, abs=0.02)

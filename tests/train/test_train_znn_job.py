@@ -15,7 +15,7 @@ from znn_dask.train.curve import read_rows
 from znn_dask.train.preprocess import preprocess
 from znn_dask.train.resolve import check_net, make_network
 from znn_dask.train.znn_curve import rows_of, write_rows
-from znn_dask.train.znn_job import read_job
+from znn_dask.train.znn_job import Job, read_job
 from znn_dask.train.znn_options import OPTIONS, Elsewhere, Left, To, numbers
 
 CFG = """\
@@ -149,15 +149,11 @@ def test_the_table_names_keys_that_there_are() -> None:
 
 
 LOST = {
-    "is_malis = no": ("is_malis = yes", "is_malis = yes was left out: there are no MALIS weights"),
-    "malis_norm_type = none": ("malis_norm_type = frac", "malis_norm_type = frac was left out"),
-    "rebalance_mode = none": ("rebalance_mode = global", "rebalance_mode = global was left out: there are no weights"),
+    "is_malis = no": ("is_malis = yes", "is_malis = yes was left out: it is for out_type = affinity, not boundary"),
     "dtype = float32": ("dtype = float64", "dtype = float64 was left out: everything is computed in float32"),
     "is_stdio = yes": ("wibble = 3", "wibble = 3 is unknown and was left out"),
     "logging = yes": ("mumentum = 3", "mumentum = 3 is unknown and was left out. Did you mean 'momentum'?"),
     "is_debug = no": ("forward_outsz = 5,100,100", "forward_outsz = 5,100,100 was left out: prediction is a command"),
-    "out_type = boundary": ("out_type = affinity", "out_type = affinity: znn-dask train makes no affinities"),
-    "cost_fn = auto": ("cost_fn = square-square", "cost_fn = square-square became the square loss"),
 }
 
 
@@ -195,6 +191,43 @@ def test_what_is_lost_of_the_data_is_told(job: Path, kind: str) -> None:
     path.write_text(path.read_text().replace(old, new, 1))
     warnings = read_job(job).warnings
     assert any(warning in text for text in warnings), warnings
+
+
+def test_losses_and_balance_are_those_of_the_job(job: Path) -> None:
+    found = replaced(
+        job, ("cost_fn = auto", "cost_fn = square-square"), ("rebalance_mode = none", "is_rebalance = yes")
+    )
+    assert found.warnings == []
+    assert found.raw["training"]["loss"] == "square_square(0.2)"
+    assert found.raw["training"]["rebalance"] == "global"
+    found = replaced(job, ("is_rebalance = yes", "rebalance_mode = patch"))
+    assert found.raw["training"]["rebalance"] == "patch"
+
+
+@pytest.mark.parametrize(("norm", "loss"), [("none", "malis"), ("frac", "malis"), ("constrain", "malis_constrained")])
+def test_malis_learns_affinities_from_ids(job: Path, norm: str, loss: str) -> None:
+    net = zoo.n4_affinity()
+    net.save(job.parent / "net.znn")
+    spec = job.parent / "data.spec"
+    spec.write_text(spec.read_text().replace("binary_class", "affinity"))
+    on = ("out_type = boundary", "out_type = affinity"), ("is_malis = no", "is_malis = yes")
+    left = replaced(job, *on, ("norm_type = none", f"norm_type = {norm}"))
+    assert left.raw["training"]["loss"] == "square"
+    assert left.raw["data"]["target"] == "affinity"
+    assert any("the network ends in forward_logistics. Write linear there" in text for text in left.warnings)
+    text = net.to_text()
+    assert "forward_logistics" in text
+    (job.parent / "net.znn").write_text(text.replace("forward_logistics", "linear"))
+    found = read_job(job)
+    assert (found.raw["training"]["loss"], found.raw["data"]["target"]) == (loss, "ids")
+    assert any(f"became the loss {loss!r}" in warning for warning in found.warnings)
+    check_net(load_config(written(job, found)), make_network(load_config(written(job, found)).network))
+
+
+def written(job: Path, found: Job) -> Path:
+    path = job.parent / "config.yaml"
+    path.write_text(found.to_yaml())
+    return path
 
 
 def test_logistic_outputs_are_not_made_logistic_twice(job: Path) -> None:

@@ -63,7 +63,7 @@ def demo(out: Path, seed: int, updates: int, workers: int | None, quiet: bool) -
 def _check_out(out: Path) -> None:
     """Raise if the folder holds a model that no demo made."""
     path = out / MODEL
-    if path.exists() and Path(read_stored(path).config.data.train[0].image or "").name != "train_image.npy":
+    if path.exists() and Path(str(read_stored(path).config.data.train[0].image)).name != "train_image.npy":
         raise OutputExistsError(
             f"{out} holds another run, which the demo would replace; choose another folder by --out"
         )

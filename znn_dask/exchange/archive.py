@@ -70,7 +70,7 @@ class _Archive:
 
     def read(self, part: str) -> bytes:
         if part not in self.names:
-            raise CheckpointError(f"part {part!r} is missing; files of PyTorch before 2.9 have another form")
+            raise CheckpointError(f"part {part!r} is missing; older versions of PyTorch write another form")
         return self.archive.read(self.names[part])
 
     def json(self, part: str) -> Any:
@@ -80,7 +80,9 @@ class _Archive:
 def _read(archive: _Archive) -> Program:
     models = [part for part in archive.names if part.startswith("models/") and part.endswith(".json")]
     if len(models) != 1:
-        raise CheckpointError(f"it holds {len(models)} models; one is needed (in a form of PyTorch 2.9 or later)")
+        raise CheckpointError(
+            f"it holds {len(models)} models; one is needed; older versions of PyTorch write another form"
+        )
     model = models[0].removeprefix("models/").removesuffix(".json")
     document = archive.json(models[0])
     version = document["schema_version"]["major"]

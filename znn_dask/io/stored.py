@@ -1,5 +1,6 @@
 """What the readers of all formats give: a shape, a type, and a function that reads a box."""
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -145,6 +146,8 @@ class LazyVolume:
     def __init__(self, place: Source, stored: Stored) -> None:
         self.place, self._stored = place, stored
         self.shape, self.dtype, self.chunks = stored.shape, stored.dtype, stored.chunks
+        # Whoever forgets to close it loses no file handle.
+        self._close = weakref.finalize(self, stored.close)
 
     @property
     def ndim(self) -> int:
@@ -182,7 +185,7 @@ class LazyVolume:
 
     def close(self) -> None:
         """Close the file."""
-        self._stored.close()
+        self._close()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[...], dtype=dtype)

@@ -8,14 +8,14 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from itertools import product
 
-from znn_dask.geometry import volume
+from znn_dask.geometry import Triple, volume
 from znn_dask.lower import joins, mapwise, normalise
 from znn_dask.lower.builder import Key, ref, refs
 from znn_dask.lower.forward import kernel_value
 from znn_dask.lower.lowering import Lowering, Place, Values
 from znn_dask.lower.plan import learning_nodes
 from znn_dask.net import Convolution, Edge, Normalisation, PhasedConvolution, Softmax, Transfer
-from znn_dask.ops import direct, phases, spectral
+from znn_dask.ops import border, direct, phases, spectral
 from znn_dask.ops.fft import Wisdom
 from znn_dask.ops.memory import Array
 from znn_dask.tasks import fresh
@@ -117,6 +117,31 @@ def _image_spectrum(low: Lowering, edge: Edge, place: Place, after: Key) -> Key:
     return key
 
 
+def _image(low: Lowering, edge: Edge, place: Place, after: Key) -> Key:
+    """Return an image of a convolution's source, padded now if the forward pass did without."""
+    image = low.values[edge.source][place]
+    padding = low.padding_of(edge)
+    if padding == direct.NO_PADDING:
+        return image
+    if (edge.source, place) not in low.padded:
+        low.padded[edge.source, place] = low.graph.task(
+            "backward-pad-image",
+            (edge.source, *place),
+            low.priorities.gradient_spectrum[edge.target],
+            _padded_after,
+            ref(image),
+            *padding,
+            ref(after),
+            n_bytes=low.n_bytes(edge.source, place),
+        )
+    return low.padded[edge.source, place]
+
+
+@fresh
+def _padded_after(image: Array, before: Triple, after: Triple, _after: Array) -> Array:
+    return border.pad(image, before, after, "zero")
+
+
 @fresh
 def _spectrum_after(image: Array, tiling: spectral.Tiling, wisdom: Wisdom, _after: Array) -> Array:
     # What it waits for is not used: else a worker could make it in the forward pass, long before it is needed.
@@ -146,6 +171,8 @@ def _input_gradient(low: Lowering, edge: Edge, place: Place, arriving: Values) -
     function: Callable[..., Array] = direct.backward
     more: tuple[object, ...] = ()
     n_bytes = low.n_bytes(edge.source, place)
+    if (padding := low.padding_of(edge)) != direct.NO_PADDING:
+        more, n_bytes = (padding,), low.n_bytes(low.net.incoming(edge.source)[0].source, place)
     if algorithm != "direct":
         function = spectral.stored_product if algorithm == "fft-stored" else spectral.product
         more = (low.tiling(edge), True)
@@ -213,7 +240,7 @@ def _kernel_gradient(low: Lowering, edge: Edge, block_in: int, block_out: int, a
     shares = low.plan.convolutions[edge.name].shares
     for group, share in product(range(len(low.arrangements[edge.target].groups)), range(shares)):
         index = (edge.name, block_in, block_out, group) + ((share,) if shares > 1 else ())
-        image, more = low.values[edge.source][block_in, group], ()
+        image, more = _image(low, edge, (block_in, group), arriving[0, group]), ()
         if algorithm != "direct":
             tiling = low.tiling(edge)
             image, more = _image_spectrum(low, edge, (block_in, group), arriving[0, group]), (tiling,)

@@ -148,7 +148,7 @@ def _direct(low: Lowering, edge: Edge, fused: Edge | None, block: int, group: in
     kernels = [kernel_value(low, edge, b, block) for b in range(len(images))]
     n_bytes = low.n_bytes(edge.target, (block, group))
     if low.plan.granularity == "node":
-        arguments = (refs(images), refs(kernels), *low.transfer_arguments(fused, block))
+        arguments = (refs(images), refs(kernels), *low.transfer_arguments(fused, block), low.padding_of(edge))
         return graph.task(
             "conv-forward",
             (edge.name, block, group),
@@ -165,6 +165,7 @@ def _direct(low: Lowering, edge: Edge, fused: Edge | None, block: int, group: in
             direct.forward,
             refs([i]),
             refs([k]),
+            low.padding_of(edge),
             n_bytes=n_bytes,
         )
         for b, (i, k) in enumerate(zip(images, kernels, strict=True))

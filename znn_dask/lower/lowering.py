@@ -4,10 +4,11 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from znn_dask.geometry import volume
+from znn_dask.geometry import Triple, volume
 from znn_dask.lower.builder import DEFAULT_ORDER, ORDERS, Builder, Key, Priorities, ref
 from znn_dask.lower.plan import Plan
-from znn_dask.net import Convolution, Edge, Network, PhasedConvolution, Transfer
+from znn_dask.net import Convolution, Edge, Network, Pad, PhasedConvolution, Transfer
+from znn_dask.ops import direct
 from znn_dask.ops.layout import Arrangement
 from znn_dask.ops.spectral import Tiling
 from znn_dask.ops.transfer import Activation
@@ -30,6 +31,8 @@ class Lowering:
     spectra, kernel_spectra, kernel_phases, argmax, largest, statistics : dicts of keys
         Kept for the backward pass: transforms, the taps of phases, where maxima were in a window and among edges that
         converge, mean and deviation of normalisations.
+    padded : dict of (node, place) to key
+        Images that the backward pass pads itself.
     averages : dict of ("mean" or "variance", edge, block) to key
         What a training step finds for the running averages of a normalisation over the batch.
     late_spectra : dict of keys
@@ -58,6 +61,7 @@ class Lowering:
     largest: dict[tuple[str, Place], Key] = field(default_factory=dict)
     statistics: dict[str, Key] = field(default_factory=dict)
     averages: dict[Hashable, Key] = field(default_factory=dict)
+    padded: dict[tuple[str, Place], Key] = field(default_factory=dict)
 
     @cached_property
     def priorities(self) -> Priorities:
@@ -133,6 +137,28 @@ class Lowering:
         if len(incoming) == len(outgoing) == 1 and isinstance(outgoing[0].op, Transfer):
             return outgoing[0]
         return None
+
+    def padding_of(self, edge: Edge) -> tuple[Triple, Triple]:
+        """Return the zeros before and after its images that a convolution reads without their being there.
+
+        That is what its only source would be padded with, if all its passes are direct.
+        """
+        incoming = self.net.incoming(edge.source)
+        pad = incoming[0].op if len(incoming) == 1 else None
+        if (
+            isinstance(pad, Pad)
+            and pad.mode == "zero"
+            and len(self.net.outgoing(edge.source)) == 1
+            and isinstance(edge.op, Convolution)
+            and set(self.plan.convolutions[edge.name].algorithms) == {"direct"}
+            and all(n < k for n, k in zip((*pad.before, *pad.after), edge.op.kernel * 2, strict=True))
+        ):
+            return pad.before, pad.after
+        return direct.NO_PADDING
+
+    def absorbs(self, edge: Edge) -> bool:
+        """Return whether the convolution after a padding does without it."""
+        return any(self.padding_of(after) != direct.NO_PADDING for after in self.net.outgoing(edge.target))
 
     def transfer_arguments(self, edge: Edge | None, block: int) -> tuple[object, Activation | None]:
         """Refer to the bias (None if there is none) and name the function of a transfer edge; without one, nothing."""

@@ -41,6 +41,8 @@ def forward(low: Lowering, edge: Edge) -> Values:
             return values
         case Dropout() if not low.training:
             return values
+        case Pad() if low.absorbs(edge):
+            return values
         case Split():
             return _split(low, edge, values, "split")
         case Merge():
@@ -55,6 +57,8 @@ def backward(low: Lowering, edge: Edge, d_values: Values) -> Values:
     """Add the tasks of an edge without parameters; return the gradient of its source."""
     match edge.op:
         case Identity():
+            return d_values
+        case Pad() if low.absorbs(edge):
             return d_values
         case Split():
             return _merge(low, edge, d_values, "backward-split")

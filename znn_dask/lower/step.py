@@ -320,7 +320,7 @@ class _Updates:
         """Add an update; return the keys of the new "parameter" and slots."""
         graph, pending = self.low.graph, kind == "update"
         slots = [graph.input((slot, name), slot, *_words(name)) for slot in rule.slots]
-        if not pending and self.options.pending:
+        if not pending and self.options.pending and not self.waits(rule):
             slots = [graph.key(f"update-{slot}", *name) for slot in rule.slots]
         word = "pending" if pending else "learning"
         # The rate may have changed since the pending gradients were computed.

@@ -13,12 +13,14 @@ from znn_dask.lower import Options, StepGraph
 from znn_dask.lower.parameters import check_parameters, initial_parameters
 from znn_dask.model import files
 from znn_dask.model.core import Core
+from znn_dask.model.filed import Filed
 from znn_dask.model.losses import Losses, as_losses, targets_of
 from znn_dask.model.memory import as_bytes, planned
 from znn_dask.model.optimizers import Optimizer, as_optimizer, as_rate
 from znn_dask.model.outward import Outward
 from znn_dask.model.pipeline import pipelined
 from znn_dask.model.samples import Batch, as_seed, output_sizes, read_images, read_sample, single
+from znn_dask.model.shown import Shown
 from znn_dask.model.state import PlanReport
 from znn_dask.model.views import graph_of
 from znn_dask.model.volumes import Predicting
@@ -31,7 +33,7 @@ Array = npt.NDArray[np.float32]
 Size: TypeAlias = Triple | dict[str, Triple]
 
 
-class Model(Outward, Predicting):
+class Model(Filed, Outward, Predicting, Shown):
     """A network with parameters, planned and compiled for this machine.
 
     Parameters
@@ -276,29 +278,6 @@ class Model(Outward, Predicting):
 
     # ---- files
 
-    def save(self, path: str | Path, metadata: Mapping[str, str] | None = None, overwrite: bool = True) -> None:
-        """Write the model so that it can go on bitwise as it would have: parameters, optimiser, step, plan, wisdom.
-
-        The file (safetensors) is written to a temporary name and renamed. With the ending ``.h5`` it is written as ZNN
-        does: parameters, momentum and rates.
-
-        Parameters
-        ----------
-        path : str or Path
-        metadata : mapping of str to str, optional
-            More to keep in it.
-        overwrite : bool
-            Whether an existing file may be replaced.
-
-        Raises
-        ------
-        OutputExistsError
-            If the file exists and may not be replaced.
-        ParameterError
-            If there are metadata and the file is to be ZNN's.
-        """
-        files.save(self._core, path, metadata, overwrite)
-
     @classmethod
     def load(
         cls, path: str | Path, output_size: Any = None, num_workers: int | None = None, loss: Losses | None = None
@@ -325,16 +304,6 @@ class Model(Outward, Predicting):
         model = cls.__new__(cls)
         model._core = files.load(path, output_size, num_workers, loss)
         return model
-
-    def restore(self, path: str | Path) -> None:
-        """Become what `save` wrote of a model of the same network: parameters, optimiser, plan, step.
-
-        Raises
-        ------
-        CheckpointError
-            If the file is missing, damaged, or of another network; the model is then as before.
-        """
-        self._core = files.restored(self._core, path)
 
     # ---- inside
 

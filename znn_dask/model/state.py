@@ -10,6 +10,7 @@ from dask.utils import format_bytes
 
 from znn_dask.geometry import Triple
 from znn_dask.lower.plan import ConvolutionPlan, Plan, describe
+from znn_dask.model.shown import plan_html
 from znn_dask.net import Network
 
 Array = npt.NDArray[np.float32]
@@ -110,3 +111,7 @@ class PlanReport:
         return describe(self.net, self.plan, memory)
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        sizes = ", ".join("x".join(map(str, size)) for size in self.output_size.values())
+        return plan_html(f"Plan for an output of {sizes}, {format_bytes(self.peak_bytes)} at the peak", str(self))

@@ -184,6 +184,11 @@ class Network:
         return not any(shapes.pads(edge.op) or shapes.needs_dense(edge.op) for edge in self.graph.edges)
 
     @property
+    def is_dense(self) -> bool:
+        """Whether outputs have a voxel for every voxel of the inputs, but for those that windows take at the ends."""
+        return all(line.scale == shapes.IDENTITY.scale for name in self.graph.inputs for line in self._lines[name].values())
+
+    @property
     def sparsity(self) -> Triple:
         """The sparsity (z, y, x) of the output lattice: the product of the strides of all max-filters.
 

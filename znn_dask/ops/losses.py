@@ -55,9 +55,9 @@ class Loss:
         given = [int(n) for n in self.numbers]
         found = [(given[at], given[at + 1], given[at + 2]) for at in range(0, len(given), 3)]
         if not found and channels in (2, 3):
-            found = [(-1, 0, 0), (0, -1, 0), (0, 0, -1)][-channels:]
+            found = [(0, 0, -1), (0, -1, 0), (-1, 0, 0)][:channels]
         if len(found) != channels:
-            had = f"it names {len(found)}" if found else "without offsets it is of 3 (z, y, x) or 2 (y, x)"
+            had = f"it names {len(found)}" if found else "without offsets it is of 3 (x, y, z) or 2 (x, y)"
             raise ParameterError(
                 f"loss {self.kind!r} needs an offset for each of the output's {channels} channels, but {had}; "
                 f"write {self.kind}(z,y,x, z,y,x, ...)"

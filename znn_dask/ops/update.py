@@ -13,7 +13,7 @@ from typing import ClassVar, TypeAlias
 import numpy as np
 
 from znn_dask import _kernels
-from znn_dask.ops import reference_update
+from znn_dask.ops import normalise, reference_update
 from znn_dask.ops.memory import Array, empty
 from znn_dask.ops.validation import twin
 from znn_dask.tasks import fresh
@@ -117,7 +117,7 @@ def apply(
     *slots : arrays of the same shape
     """
     if isinstance(rule, AverageRule):
-        return (average(parameter, gradient, rule.share),)
+        return (normalise.average(parameter, gradient, rule.share),)
     scale, most, rate = rule.clipping.scale(norm), rule.clipping.most, rule.factor * rate
     if isinstance(rule, SgdRule):
         return sgd(parameter, slots[0], gradient, rate, rule.momentum, rule.decay, rule.nesterov, scale, most)
@@ -169,14 +169,6 @@ def adam(
     old = _flat(parameter), _flat(moment), _flat(square), _flat(gradient)
     numbers = step, shrink, root, rule.epsilon, rule.beta1, rule.beta2, decay, scale, most
     _kernels.adam(*old, *numbers, *(array.reshape(-1) for array in new))
-    return new
-
-
-@fresh
-def average(kept: Array, newest: Array, share: float) -> Array:
-    """Return ``(1 - share) * kept + share * newest``; the arrays are as small as a bias."""
-    new = empty(kept.shape)
-    new[...] = np.float32(1.0 - share) * kept + np.float32(share) * newest
     return new
 
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING
 
 from znn_dask.sched.dispatch import Dispatch
@@ -114,6 +115,9 @@ class Simulation:
 
     def __str__(self) -> str:
         return "\n".join(_lines(self))
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
     def plot(self, path: "str | os.PathLike[str] | None" = None, ax: "Axes | None" = None) -> "Figure":
         """Draw speedup over workers, a line per dispatch beside Brent's bounds.

@@ -1,7 +1,9 @@
 """`Trace`: a block whose runs are watched, and what can be seen of them afterwards."""
 
 import os
+from base64 import b64encode
 from collections import defaultdict
+from io import BytesIO
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -104,3 +106,11 @@ class Trace:
     def __repr__(self) -> str:
         n_tasks = sum(len(stamps) for run in self.runs for stamps in run.stamps().values())
         return f"<Trace: {n_tasks} tasks of {len(self.runs)} runs>"
+
+    def _repr_html_(self) -> str:
+        if not self.tasks:
+            return self.summary()._repr_html_()
+        stream = BytesIO()
+        self.plot().savefig(stream, format="png")
+        picture = b64encode(stream.getvalue()).decode()
+        return f'{self.summary()._repr_html_()}<img alt="timeline" src="data:image/png;base64,{picture}">'

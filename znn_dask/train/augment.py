@@ -5,6 +5,7 @@ in `warp`, so that an image is interpolated once. Whatever is drawn depends on s
 augmentation's name alone. Grey values are those after preprocessing, so that 1 is a standard deviation.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeAlias
 
@@ -73,9 +74,14 @@ class Noise(_OfGreyValues, frozen=True, kw_only=True):
 
     def apply(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """Return a noisier image."""
-        sigma = np.float32(self.sigma * random.random())
-        noisy: np.ndarray = image + sigma * random.standard_normal(image.shape, np.float32)
-        return noisy
+        sigma = self.sigma * random.random()
+        # The sum of four bytes is normal enough, and five times as fast.
+        count = image.size
+        parts = np.frombuffer(random.bytes(4 * count), np.uint8).reshape(4, count)
+        total = parts.sum(axis=0, dtype=np.int16).astype(np.float32)
+        total -= np.float32(4 * 127.5)
+        total *= np.float32(sigma / math.sqrt(4 * (256**2 - 1) / 12))
+        return image + total.reshape(image.shape)
 
 
 class Blur(_OfGreyValues, frozen=True, kw_only=True):

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 class Callback:
     """Is told what happens in a run; override what you need, the rest does nothing.
 
-    Every method receives the run: ``run.model``, ``run.step`` and ``run.seconds`` so far, ``run.folder``,
-    ``run.config``, ``run.validation`` (the last of the held-out regions, with its predictions), and ``run.stop()``,
-    which ends it after this update. Methods are called in the thread that called ``run``, between two updates, so they
-    may read or change the model; training waits for them. A run that is resumed makes again what came after its
-    checkpoint, and tells it again. An exception ends the run, and the last checkpoint stays.
+    Every method receives the run: ``run.model``, ``run.step`` and ``run.seconds`` so far, ``run.rows`` (the learning
+    curve), ``run.folder``, ``run.config``, ``run.validation`` (the last of the held-out regions, with its predictions),
+    and ``run.stop()``, which ends it after this update. Methods are called in the thread that called ``run``, between
+    two updates, so they may read or change the model; training waits for them. A run that is resumed makes again what
+    came after its checkpoint, and tells it again. An exception ends the run, and the last checkpoint stays.
     """
 
     def on_start(self, run: "Loop") -> None:

@@ -8,7 +8,10 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
+from znn_dask.errors import ParameterError
+from znn_dask.ops.losses import parse_loss
 from znn_dask.train.augment import Augmentation
+from znn_dask.train.schedules import Course
 from znn_dask.train.targets import NEAREST, Kind
 
 # A size is k, [z, y, x] or the text "z,y,x"; a list for letters has such entries.
@@ -54,20 +57,48 @@ class TrainingSection(_Section, frozen=True, kw_only=True):
 
     output_size: Annotated[Size, _key("output patch of one update, k or [z, y, x]")] = 12
     batch: Annotated[int, _key("patches in one update", ge=1)] = 1
-    loss: Annotated[Literal["logistic", "softmax", "square"], _key("loss, a mean over voxels")] = "logistic"
+    accumulate: Annotated[int, _key("updates of which only the last is made, by the mean of all gradients", ge=1)] = 1
+    loss: Annotated[
+        str | dict[str, str | tuple[str, float]],
+        _key(
+            "square, logistic, softmax, square_square(0.2), dice, malis or malis_constrained; a mapping from outputs "
+            "to these or to [loss, factor]"
+        ),
+    ] = "logistic"
+    rebalance: Annotated[
+        Literal["none", "global", "patch"],
+        _key("weigh classes so that each counts the same, by their numbers in the training data or in each patch"),
+    ] = "none"
     updates: Annotated[int, _key("stop after this many updates", ge=1)] = 10_000
     max_minutes: Annotated[Positive | None, _key("or after so many minutes, resumed parts included")] = None
     learning_rate: Annotated[float, _key("at the start", gt=0)] = 0.01
-    momentum: Annotated[float, _key("of SGD, as in torch", ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, _key("of SGD, as in torch", ge=0)] = 0.0
+    rates: Annotated[
+        dict[str, float], _key("factors on the learning rate by edge or parameter, for instance {conv1: 0.1}")
+    ] = {}
+    optimizer: Annotated[Literal["sgd", "adam", "adamw"], _key("how parameters change, as in torch")] = "sgd"
+    momentum: Annotated[float, _key("of sgd", ge=0, lt=1)] = 0.9
+    nesterov: Annotated[bool, _key("sgd: Nesterov's momentum")] = False
+    betas: Annotated[tuple[float, float], _key("adam, adamw: of the means of gradients and squares")] = (0.9, 0.999)
+    epsilon: Annotated[float, _key("adam, adamw: added to the root of the mean square", ge=0)] = 1e-8
+    weight_decay: Annotated[float, _key("of all three; of adamw apart from the gradient", ge=0)] = 0.0
+    clip_norm: Annotated[Positive | None, _key("most that the norm of all gradients together may be")] = None
+    clip_value: Annotated[Positive | None, _key("most that one value of a gradient may be")] = None
     schedule: Annotated[
-        Literal["constant", "exponential", "linear", "cosine"],
-        _key("course of the learning rate; linear and cosine reach 0 at `updates`"),
+        Course, _key("course of the learning rate: constant, step, exponential, linear, cosine; the last two reach 0")
     ] = "constant"
-    decay: Annotated[float, _key("exponential: factor every `rate_every` updates", gt=0, le=1)] = 0.997
+    decay: Annotated[
+        float, _key("factor of exponential every `rate_every` updates, of step at milestones", gt=0, le=1)
+    ] = 0.997
+    milestones: Annotated[tuple[Count, ...], _key("step: updates at which the learning rate falls")] = ()
     warmup: Annotated[int, _key("updates during which the learning rate rises to its course", ge=0)] = 0
     rate_every: Annotated[int, _key("updates between changes of the learning rate", ge=1)] = 100
     seed: Annotated[int, _key("of parameters, samples and dropout", ge=0)] = 0
+
+    def __post_init__(self) -> None:
+        for given in self.loss.values() if isinstance(self.loss, dict) else (self.loss,):
+            parse_loss(given if isinstance(given, str) else given[0])
+        if self.schedule == "step" and not self.milestones:
+            raise ParameterError("schedule 'step' needs milestones, the updates at which the learning rate falls")
 
 
 class VolumeSection(_Section, frozen=True, kw_only=True):
@@ -110,7 +141,7 @@ class DataSection(_Section, frozen=True, kw_only=True):
         Kind,
         _key(
             "binary: 1 where label >= threshold; boundary: 1 where cell ids meet or are 0; affinity: 1 where a voxel "
-            "and that at an offset have one id; classes: the number of a class"
+            "and that at an offset have one id; classes: the number of a class; ids: cell ids, for MALIS"
         ),
     ] = "binary"
     threshold: Annotated[float, _key("binary: smallest label that counts as 1")] = 1.0

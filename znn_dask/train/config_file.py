@@ -10,6 +10,7 @@ import msgspec
 import yaml
 
 from znn_dask.errors import ConfigError, nearest
+from znn_dask.train.augment import describe_kinds
 from znn_dask.train.config import Config
 
 
@@ -81,7 +82,8 @@ def flat(config: Config) -> dict[str, Any]:
 
 def describe() -> str:
     """Return a line for every key: name, default, meaning."""
-    return "\n".join(_describe(Config, ""))
+    kinds = [f"  {line}" for line in describe_kinds()]
+    return "\n".join([*_describe(Config, ""), "augmentations (kind of an entry of data.augment):", *kinds])
 
 
 def _describe(section: type[msgspec.Struct], prefix: str) -> Iterator[str]:

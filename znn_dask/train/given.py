@@ -96,7 +96,7 @@ def of_model(model: Model) -> dict[str, Any]:
     """Return the keys of the training section that a model decides: output size, loss."""
     size, loss = model.output_size, model.loss
     found: dict[str, Any] = {} if isinstance(size, dict) else {"output_size": list(size)}
-    return found | ({"loss": loss} if isinstance(loss, str) else {})
+    return found | {"loss": loss if isinstance(loss, str) else {name: list(pair) for name, pair in loss.items()}}
 
 
 def config_for(model: Model, more: Mapping[str, Mapping[str, Any]]) -> Config:

@@ -1,7 +1,7 @@
 """The held-out error over whole regions, by voxels and as segments, and what would be reached without a network."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -59,7 +59,7 @@ class Validation:
 
     scores: PixelScores
     segments: SegmentationScores | None
-    predictions: list[np.ndarray]
+    predictions: list[np.ndarray] = field(repr=False)
 
     def row(self) -> dict[str, float]:
         """Return the columns of the learning curve."""

@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from znn_dask.model import Model
+from znn_dask.model.losses import Losses
 from znn_dask.train import divergence
+from znn_dask.train.balance import UNBALANCED, Balance
 from znn_dask.train.callbacks import Callback
 from znn_dask.train.checkpoints import saving, write_checkpoint_files
 from znn_dask.train.config import Config
-from znn_dask.train.curve import Row, append_row
+from znn_dask.train.curve import Row, append_row, read_rows
 from znn_dask.train.given import Source
 from znn_dask.train.heldout import NO_SEGMENTS, Segments, Validation, validate
-from znn_dask.train.losses import foreground, mean_loss, pixel_error
+from znn_dask.train.losses import measured
 from znn_dask.train.progress import progress_bar
 from znn_dask.train.resolve import learning_rate
 from znn_dask.train.run import CURVE, MODEL, Position, to_metadata
@@ -50,6 +52,8 @@ class Loop:
     callbacks : list of Callback
     schedule : callable(step) -> float, optional
         The learning rate instead of the configuration's.
+    balance : Balance
+        What is done about unequal classes.
     stopped_by : int
         Number of the signal that asked for an end, 0 for none. Set by the signal handler.
     validation : Validation or None
@@ -69,6 +73,7 @@ class Loop:
     segments: Segments = NO_SEGMENTS
     callbacks: list[Callback] = field(default_factory=list)
     schedule: Callable[[int], float] | None = None
+    balance: Balance = UNBALANCED
     stopped_by: int = 0
     last_test_error: float | None = None
     validation: Validation | None = None
@@ -89,6 +94,11 @@ class Loop:
     def seconds(self) -> float:
         """Time spent, all resumed parts together."""
         return self.position.seconds
+
+    @property
+    def rows(self) -> list[Row]:
+        """The learning curve so far."""
+        return read_rows(self.folder / CURVE)
 
     def stop(self) -> None:
         """End the run after this update, with a checkpoint."""
@@ -156,12 +166,9 @@ class Loop:
 
     def measure(self, samples: list[Sample]) -> tuple[float, float]:
         """Return the mean loss and the pixel error over patches."""
-        loss = self.config.training.loss
         results = []
         for sample in samples:
-            probability = foreground(self._outputs(sample), loss)
-            target = sample.target[:, 0]
-            results.append((mean_loss(probability, target, loss), pixel_error(probability, target)))
+            results.append(measured(self._outputs(sample), sample.target, sample.weight, self.model.loss))
         mean = np.mean(results, axis=0)
         return float(mean[0]), float(mean[1])
 
@@ -200,7 +207,7 @@ class Loop:
             # At least one update lies between two checkpoints, however long it takes.
             if self.stopped_by or over or (step > self._saved.step and self._overdue()):
                 return
-            yield as_step(self.samples.sample(step), self.config.training.loss)
+            yield self.balance.apply(as_step(self.samples.sample(step), self.model.loss))
 
     def _ends(self) -> bool:
         limit = self.config.training.max_minutes
@@ -318,10 +325,9 @@ class _Saved:
         return self.position.step
 
 
-def as_step(sample: Sample | tuple[Any, ...], loss: str) -> tuple[Any, ...]:
+def as_step(sample: Sample | tuple[Any, ...], loss: Losses) -> tuple[Any, ...]:
     """Return a sample as `Model.step` wants it: for softmax a class per voxel, without the channel."""
     if not isinstance(sample, Sample):
         return tuple(sample)
-    if loss == "softmax":
-        return sample.image, sample.target[:, 0].astype(np.int64)
-    return sample.image, sample.target
+    target = sample.target[:, 0].astype(np.int64) if loss == "softmax" else sample.target
+    return (sample.image, target) if sample.weight is None else (sample.image, target, sample.weight)

@@ -7,25 +7,28 @@ import numpy as np
 
 from znn_dask.errors import ConfigError
 from znn_dask.model.losses import Losses
+from znn_dask.ops.loss import evaluate
 from znn_dask.ops.losses import parse_loss
+from znn_dask.train.targets import affinity_map
 
 # The losses whose outputs are the logits of probabilities.
 _LOGITS = ("logistic", "dice", "malis", "malis_constrained")
 
 
-def kind_of(loss: Losses) -> str:
-    """Return the name of a loss without its numbers, also of the only output's.
+def loss_of_output(loss: Losses) -> str:
+    """Return the loss of the only output.
 
     Raises
     ------
     ConfigError
         If there are several outputs.
     """
-    if not isinstance(loss, str):
-        if len(loss) != 1:
-            raise ConfigError(f"the losses of {', '.join(loss)} are for one output each; choose one of them")
-        ((loss, _),) = loss.values()
-    return parse_loss(loss).kind
+    if isinstance(loss, str):
+        return loss
+    if len(loss) != 1:
+        raise ConfigError(f"the losses of {', '.join(loss)} are for one output each; choose one of them")
+    ((chosen, _),) = loss.values()
+    return chosen
 
 
 def probabilities(output: np.ndarray, loss: Losses) -> np.ndarray:
@@ -42,7 +45,7 @@ def probabilities(output: np.ndarray, loss: Losses) -> np.ndarray:
     -------
     float32 array of the same shape
     """
-    kind = kind_of(loss)
+    kind = parse_loss(loss_of_output(loss)).kind
     if kind in _LOGITS:
         # Through tanh, which neither overflows nor warns.
         return (0.5 + 0.5 * np.tanh(0.5 * output)).astype(np.float32)
@@ -64,13 +67,29 @@ def pixel_error(probability: np.ndarray, target: np.ndarray) -> float:
     return float(np.mean((probability > 0.5) != (target > 0.5)))
 
 
-def mean_loss(probability: np.ndarray, target: np.ndarray, loss: Losses) -> float:
-    """Return the mean loss of probabilities of 1 in float64; of losses that need more than that, the logistic one."""
-    p, kind = probability.astype(np.float64), kind_of(loss)
-    if kind == "square":
-        return float(np.mean((p - target) ** 2))
-    if kind == "square_square":
-        (margin,) = parse_loss(loss).numbers if isinstance(loss, str) else (0.2,)
-        return float(np.mean(np.where(np.abs(p - target) > margin, (p - target) ** 2, 0.0)))
-    p = np.clip(p, 1e-7, 1 - 1e-7)
-    return float(-np.mean(np.where(target > 0.5, np.log(p), np.log(1 - p))))
+def measured(output: np.ndarray, target: np.ndarray, weight: np.ndarray | None, loss: Losses) -> tuple[float, float]:
+    """Return the loss of an output, and the fraction of values on the wrong side of 0.5 (or of wrong classes).
+
+    Parameters
+    ----------
+    output : float32 array of shape (batch, channel, z, y, x)
+    target : array of shape (batch, channel, z, y, x)
+        With one channel for softmax and MALIS. Of MALIS the affinities count that its segments have.
+    weight : array of the target's shape, or with one channel, or None
+        Where it is 0 nothing counts.
+    loss : str, or as `Model.loss` has it
+    """
+    chosen = loss_of_output(loss)
+    value = evaluate(output, target, weight, chosen)[0]
+    kind = parse_loss(chosen)
+    if kind.target == "segments":
+        offsets = kind.offsets(output.shape[1])
+        target = np.stack([affinity_map(ids[0], offsets) for ids in target.astype(np.int64)])
+        inside = np.stack([affinity_map(np.ones(ids.shape[1:], np.int64), offsets) for ids in target]) != 0
+        weight = inside if weight is None else inside * weight
+    if kind.target == "classes":
+        wrong = output.argmax(axis=1, keepdims=True) != target
+    else:
+        wrong = (probabilities(output, loss) > 0.5) != (target > 0.5)
+    counted = np.ones(wrong.shape, bool) if weight is None else np.broadcast_to(weight != 0, wrong.shape)
+    return value, float(np.sum(wrong & counted) / max(int(np.sum(counted)), 1))

@@ -55,11 +55,8 @@ def margins_of(net: Network, output_size: Triple) -> dict[str, Margins]:
     sizes = net.node_sizes(output_size)
     found = {}
     for name in net.inputs:
-        scales = {
-            of_output[name].scale for of_output in lines(net.graph, _sparsities(net)).values() if name in of_output
-        }
         extra = subtract(sizes[name], output_size)
-        if scales != {(1, 1, 1)} or min(extra) < 0:
+        if not is_dense(net) or min(extra) < 0:
             raise ConfigError(
                 f"`train` needs an output for every voxel, but the input {name!r} has {sizes[name]} voxels (z, y, x) "
                 f"for an output of {output_size}; upsample what was pooled, or use max-filters, which stay dense"
@@ -69,8 +66,11 @@ def margins_of(net: Network, output_size: Triple) -> dict[str, Margins]:
     return found
 
 
-def _sparsities(net: Network) -> dict[str, Triple]:
-    return {name: net.sparsity_of(name) for name in net.nodes}
+def is_dense(net: Network) -> bool:
+    """Return whether outputs have a voxel for every voxel of the inputs, apart from borders."""
+    sparsities = {name: net.sparsity_of(name) for name in net.nodes}
+    found = lines(net.graph, sparsities)
+    return all(line.scale == (1, 1, 1) for name in net.inputs for line in found[name].values())
 
 
 def read_box(array: Region, places: Sequence[np.ndarray]) -> np.ndarray:

@@ -33,9 +33,10 @@ class Plot(Callback):
         self._draw(run)
 
     def on_end(self, run: Loop, reason: str) -> None:
-        """Draw once more."""
-        self._next = 0.0
-        self._draw(run)
+        """Draw once more where nobody else will."""
+        if reason in ("interrupted", "failed"):
+            self._next = 0.0
+            self._draw(run)
 
     def _draw(self, run: Loop) -> None:
         started = time.monotonic()

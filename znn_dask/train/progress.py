@@ -3,11 +3,11 @@
 import sys
 from importlib.util import find_spec
 
+from tqdm import tqdm
+
 # The form for notebooks needs ipywidgets and warns without; the plain form is readable there too.
 if find_spec("ipywidgets") is not None:
     from tqdm.auto import tqdm
-else:
-    from tqdm import tqdm
 
 
 def progress_bar(total: int, done: int, show: bool) -> "tqdm[None]":

@@ -15,8 +15,7 @@ from znn_dask.train.curve import Row, read_rows
 from znn_dask.train.environment import environment
 from znn_dask.train.heldout import HeldOut
 from znn_dask.train.loop import Loop
-from znn_dask.train.pictures import curve_of, levels
-from znn_dask.train.run import CURVE, PREDICTION_PICTURE, REPORT
+from znn_dask.train.run import CURVE, CURVE_PICTURE, PREDICTION_PICTURE, REPORT
 from znn_dask.viz.pictures import samples_picture
 
 REASONS = {
@@ -46,6 +45,7 @@ def write_report(run: Loop, found: HeldOut | None) -> None:
     Parameters
     ----------
     run : Loop
+        Its folder holds the pictures already.
     found : HeldOut or None
         What was measured at the end.
     """
@@ -63,9 +63,7 @@ def report(run: Loop, found: HeldOut | None) -> str:
         f'<p class="note">{run.step:,} updates in {run.seconds / 60:.1f} minutes; {escape(why)}.</p>',
         _figures(run, found),
         "<h2>Learning curve</h2>",
-        _image(curve_of(rows, levels(found) if found else None), "loss, errors and scores over updates")
-        if rows
-        else "",
+        _image((run.folder / CURVE_PICTURE).read_bytes(), "loss, errors and scores over updates") if rows else "",
         _details("The last rows", _rows(rows[-_LAST_ROWS:])) if rows else "",
         *_prediction(run, found),
         *_samples(run),

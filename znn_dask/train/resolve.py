@@ -1,12 +1,16 @@
 """From what a configuration says to what it means: the network, sizes, the learning rate of an update."""
 
-import math
 from typing import Any
 
 from znn_dask.errors import ConfigError, NetworkError
 from znn_dask.geometry import Triple, as_triple
+from znn_dask.model import SGD, Adam, AdamW
+from znn_dask.model.losses import as_losses, targets_of
+from znn_dask.model.optimizers import Optimizer
 from znn_dask.net import MaxPool, Network, zoo
 from znn_dask.train.config import Config, NetworkSection, TrainingSection
+from znn_dask.train.mirror import is_dense
+from znn_dask.train.schedules import Schedule
 
 
 def make_network(section: NetworkSection) -> Network:
@@ -84,23 +88,42 @@ def output_size(config: Config, net: Network) -> Triple:
 
 def learning_rate(training: TrainingSection, step: int) -> float:
     """Return the learning rate of an update (from 0); it changes every `rate_every` updates only."""
-    rounds = step // training.rate_every
-    if training.warmup:
-        # Steps up to the full rate, which the first updates of a fresh network could not bear.
-        rise = min(1.0, (rounds + 1) * training.rate_every / training.warmup)
-        return rise * _course(training, rounds)
-    return _course(training, rounds)
+    return make_schedule(training)(step)
 
 
-def _course(training: TrainingSection, rounds: int) -> float:
-    if training.schedule == "exponential":
-        return training.learning_rate * float(training.decay**rounds)
-    part = min(1.0, rounds * training.rate_every / training.updates)
-    if training.schedule == "linear":
-        return training.learning_rate * (1.0 - part)
-    if training.schedule == "cosine":
-        return training.learning_rate * 0.5 * (1.0 + math.cos(math.pi * part))
-    return training.learning_rate
+def make_schedule(training: TrainingSection) -> Schedule:
+    """Return the course of the learning rate."""
+    return Schedule(
+        training.learning_rate,
+        training.schedule,
+        training.updates,
+        training.decay,
+        training.milestones,
+        training.warmup,
+        training.rate_every,
+    )
+
+
+def make_optimizer(training: TrainingSection) -> Optimizer:
+    """Return the optimiser that a configuration names.
+
+    Raises
+    ------
+    ParameterError
+        If its numbers do not go together.
+    """
+    common: dict[str, Any] = {
+        "learning_rate": training.learning_rate,
+        "weight_decay": training.weight_decay,
+        "clip_norm": training.clip_norm,
+        "clip_value": training.clip_value,
+        "accumulate": training.accumulate,
+        "rates": training.rates,
+    }
+    if training.optimizer == "sgd":
+        return SGD(momentum=training.momentum, nesterov=training.nesterov, **common)
+    kind = Adam if training.optimizer == "adam" else AdamW
+    return kind(betas=training.betas, epsilon=training.epsilon, **common)
 
 
 def check_net(config: Config, net: Network) -> None:
@@ -109,21 +132,45 @@ def check_net(config: Config, net: Network) -> None:
     Raises
     ------
     ConfigError
-        If it has several inputs or outputs, is not dense, or its channels do not suit the loss.
+        If it has several outputs, is not dense, or its channels do not suit the loss.
     """
-    if len(net.inputs) != 1 or len(net.outputs) != 1:
-        raise ConfigError(
-            f"`train` needs a network with one input and one output; this one has the inputs "
-            f"{', '.join(net.inputs)} and the outputs {', '.join(net.outputs)}"
-        )
+    if len(net.outputs) != 1:
+        raise ConfigError(f"`train` needs a network with one output; this one has the outputs {', '.join(net.outputs)}")
     pools = [name for name, edge in net.edges.items() if isinstance(edge.op, MaxPool)]
-    if pools:
+    if pools and not is_dense(net):
         raise ConfigError(
             f"`train` needs an output for every voxel, but {pools[0]!r} is a max-pool, which skips some; "
             "use a max-filter (letter M), which does the same and stays dense"
         )
     (channels,) = net.outputs.values()
-    loss = config.training.loss
-    if channels != (2 if loss == "softmax" else 1):
-        need = "2 output channels, absent and present" if loss == "softmax" else "1 output channel"
+    _check_outputs(config, net, channels)
+
+
+def _check_outputs(config: Config, net: Network, channels: int) -> None:
+    """Raise unless the number of output channels suits the target and the loss."""
+    data, loss = config.data, config.training.loss
+    (needed,) = targets_of(as_losses(loss, net), net).values()
+    if (needed == "segments") != (data.target == "ids"):
+        raise ConfigError(
+            f"MALIS and the target 'ids' belong together, got training.loss {loss!r} and data.target {data.target!r}"
+        )
+    softmax = needed == "classes"
+    if data.target == "classes":
+        if not softmax:
+            raise ConfigError(f"data.target 'classes' needs training.loss 'softmax', got {loss!r}")
+        if data.classes is not None and len(data.classes) != channels:
+            raise ConfigError(
+                f"data.classes names {len(data.classes)} classes, but the network has {channels} output channels; "
+                "it needs one for each class"
+            )
+    elif data.target == "affinity":
+        if softmax:
+            raise ConfigError("data.target 'affinity' needs a loss of every channel, such as 'logistic', not 'softmax'")
+        if channels != len(data.offsets):
+            raise ConfigError(
+                f"data.offsets names {len(data.offsets)} offsets, but the network has {channels} output channels; "
+                "it needs one for each offset"
+            )
+    elif data.target != "ids" and channels != (2 if softmax else 1):
+        need = "2 output channels, absent and present" if softmax else "1 output channel"
         raise ConfigError(f"loss {loss!r} of a target of 0 and 1 needs {need}, but the network has {channels}")

@@ -5,6 +5,7 @@ by `Model.save`; what only the loop knows travels in its metadata. Samples need 
 not drawn.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ from znn_dask.train.config_file import flat, from_json, to_json
 MODEL, BEST, KEPT = "model.safetensors", "best.safetensors", "checkpoints"
 CURVE, CURVE_PICTURE, CONFIG = "learning_curve.csv", "learning_curve.png", "config.yaml"
 METRICS, PREDICTION_PICTURE, REPORT, BOARD = "metrics.json", "prediction.png", "report.html", "tensorboard"
+
+
+# Keys that name files, also one for every input or output.
+_FILE = re.compile(r"^network\.file$|^data\.(\w+\.\d+\.)?(image|label|mask)(\.|$)")
 
 
 class Position(msgspec.Struct, kw_only=True):
@@ -113,11 +118,11 @@ def check_same_run(path: Path, stored: Config, config: Config) -> None:
 
 
 def _shaping(values: dict[str, Any], config: Config) -> dict[str, Any]:
-    free = {"training.max_minutes", "compute.workers"}
-    if config.training.schedule in ("constant", "exponential"):
+    free = {"training.max_minutes", "compute.workers", "data.in_memory"}
+    if config.training.schedule in ("constant", "step", "exponential"):
         free.add("training.updates")
     kept = {k: v for k, v in values.items() if k not in free and not k.startswith("log.")}
     for key, value in kept.items():
-        if key.rpartition(".")[2] in ("image", "label", "file") and isinstance(value, str):
+        if _FILE.search(key) and isinstance(value, str):
             kept[key] = Path(value).name
     return kept

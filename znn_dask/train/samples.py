@@ -35,7 +35,7 @@ class Sample:
     ----------
     image : float32 array of shape (batch, channel, z, y, x), or dict of input to these
     target : float32 array of shape (batch, channel, z, y, x), or dict of output to these
-        Of classes their numbers, with one channel.
+        Of classes and ids their numbers, int64, with one channel.
     weight : float32 array of shape (batch, 1 or channel, z, y, x), or dict of output to these, or None
         0 where the target does not count, else 1.
     """
@@ -181,7 +181,8 @@ class Samples:
         if self.augment:
             images = change_greys(self.augment, images, random_of)
         made = {name: self._target(item, labels, cut, motion) for name, labels in _targets(item).items()}
-        targets = {name: values.astype(np.float32) for name, (values, _) in made.items()}
+        # Numbers of classes and ids stay whole.
+        targets = {n: v.astype(np.float32) if v.dtype == np.uint8 else v for n, (v, _) in made.items()}
         weights = {name: weight for name, (_, weight) in made.items()}
         return _only(images), _only(targets), _only(weights) if self._weighs else None
 
@@ -253,10 +254,10 @@ def _around(size: Triple, before: Triple, after: Triple) -> _Ranges:
 
 
 def _targets(item: Volume) -> dict[str, Labels]:
-    """Return labels by output; a plain array is a target already."""
+    """Return labels by output; a plain array is a target of 0 and 1 already."""
     given = item.targets or {OUTPUT: item.target}
     return {
-        name: value if isinstance(value, Labels) else Labels(value, TargetSpec("classes"))
+        name: value if isinstance(value, Labels) else Labels(value, TargetSpec(threshold=0.5))
         for name, value in given.items()
     }
 

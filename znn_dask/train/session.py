@@ -5,17 +5,20 @@ from pathlib import Path
 from znn_dask.errors import CheckpointError
 from znn_dask.geometry import Triple
 from znn_dask.io.atomic import replacing
-from znn_dask.model import SGD, Model
+from znn_dask.model import Model
 from znn_dask.net import Network
+from znn_dask.train.balance import make_balance
 from znn_dask.train.checkpoints import tidy
 from znn_dask.train.config import Config
 from znn_dask.train.config_file import to_yaml
 from znn_dask.train.curve import keep_until
 from znn_dask.train.heldout import Segments
 from znn_dask.train.loop import Loop
-from znn_dask.train.resolve import check_net, make_network, output_size
+from znn_dask.train.mirror import margins_of
+from znn_dask.train.resolve import check_net, make_network, make_optimizer, output_size
 from znn_dask.train.run import CONFIG, CURVE, MODEL, Position, check_same_run, read_stored
-from znn_dask.train.samples import Sample, Samples, Volume, check_channels, check_size, load_volumes
+from znn_dask.train.samples import Sample, Samples
+from znn_dask.train.volumes import Opened, Volume, check_channels, check_size, load_volumes
 
 
 def open_run(
@@ -54,31 +57,57 @@ def open_run(
     check_net(config, net)
     size = output_size(config, net)
     resumed, position = find_position(config, folder, restart, model)
-    train = load_volumes(config.data, config.data.train, "train")
-    test = load_volumes(config.data, config.data.test, "test")
-    (channels,) = net.inputs.values()
-    for item in (*train, *test):
-        check_size(item, net.field_of_view)
-        check_channels(item, channels)
-    samples = Samples(
-        train,
-        net.field_of_view,
-        size,
-        seed=config.training.seed,
-        batch=config.training.batch,
-        flip=config.data.flip,
-        transpose=config.data.transpose,
-        mirror=config.data.border == "mirror",
-    )
-    train_test = fixed_samples(config, train, net.field_of_view, size, "test on training data")
-    held_out = fixed_samples(config, test, net.field_of_view, size, "test") if test else []
+    train, test = open_volumes(config, net)
+    samples = training_samples(config, net, train, size)
+    train_test = fixed_samples(config, train, net, size, "test on training data")
+    held_out = fixed_samples(config, test, net, size, "test") if test else []
     if model is not None:
         restore(model, folder, position, resumed)
     else:
         model = _load(folder / MODEL, net, position, config) if resumed else _make(config, net, size)
     prepare(config, folder, position, resumed)
     how = segments_of(config, net)
-    return Loop(config, folder, model, samples, position, held_out, train_test, test, how), test
+    counted = training_samples(config, net, train, size, "balance")
+    balance = make_balance(config.training.rebalance, model.loss, net.outputs, counted)
+    return Loop(config, folder, model, samples, position, held_out, train_test, test, how, balance=balance), test
+
+
+def open_volumes(config: Config, net: Network) -> tuple[list[Volume], list[Volume]]:
+    """Open what is learnt from and what is held out, and check it against the network.
+
+    Raises
+    ------
+    ConfigError, DataError, ShapeError
+        If something does not fit.
+    """
+    data, opened = config.data, Opened(config.data)
+    train = load_volumes(data, data.train, "train", net.inputs, net.outputs, opened)
+    test = load_volumes(data, data.test, "test", net.inputs, net.outputs, opened)
+    around = margins_of(net, output_size(config, net))
+    for item in (*train, *test):
+        for needed in around.values():
+            check_size(item, needed.view)
+        check_channels(item, net.inputs)
+    return train, test
+
+
+def training_samples(
+    config: Config, net: Network, volumes: list[Volume], size: Triple, purpose: str = "sample"
+) -> Samples:
+    """Return the samples that a run learns from, or others like them, but for the images, for another purpose."""
+    data = config.data
+    return Samples(
+        volumes,
+        margins_of(net, size),
+        size,
+        seed=config.training.seed,
+        batch=config.training.batch,
+        flip=data.flip,
+        transpose=data.transpose,
+        mirror=data.border == "mirror",
+        augment=data.augment if purpose == "sample" else (),
+        purpose=purpose,
+    )
 
 
 def find_position(config: Config, folder: Path, restart: bool, model: Model | None) -> tuple[bool, Position]:
@@ -134,11 +163,7 @@ def _make(config: Config, net: Network, size: Triple) -> Model:
         net,
         output_size=size,
         loss=training.loss,
-        optimizer=SGD(
-            learning_rate=training.learning_rate,
-            momentum=training.momentum,
-            weight_decay=training.weight_decay,
-        ),
+        optimizer=make_optimizer(training),
         seed=training.seed,
         num_workers=config.compute.workers,
         convolution=config.compute.convolution,
@@ -172,7 +197,7 @@ def _check_step(model: Model, path: Path, position: Position) -> None:
         )
 
 
-def fixed_samples(config: Config, volumes: list[Volume], view: Triple, size: Triple, purpose: str) -> list[Sample]:
+def fixed_samples(config: Config, volumes: list[Volume], net: Network, size: Triple, purpose: str) -> list[Sample]:
     """Return the patches, always the same and never flipped, on which errors are measured.
 
     They are smaller than those of training where a region is.
@@ -181,7 +206,7 @@ def fixed_samples(config: Config, volumes: list[Volume], view: Triple, size: Tri
     z, y, x = (min(s, *(length[axis] for length in lengths)) for axis, s in enumerate(size))
     samples = Samples(
         volumes,
-        view,
+        margins_of(net, (z, y, x)),
         (z, y, x),
         seed=config.training.seed,
         batch=config.training.batch,

@@ -11,6 +11,8 @@ neighbours.
 that is not 0. Pairs that leave the region, or that a mask or `ignore` leaves out at either end, have weight 0.
 
 *classes*: the number of a class for every voxel, for the softmax loss.
+
+*ids*: the cell ids, numbered anew in every patch, for losses that compare segments; 0 stays 0.
 """
 
 from collections.abc import Sequence
@@ -22,7 +24,7 @@ import numpy as np
 from znn_dask.geometry import Triple
 from znn_dask.io.stored import Region
 
-Kind: TypeAlias = Literal["binary", "boundary", "affinity", "classes"]
+Kind: TypeAlias = Literal["binary", "boundary", "affinity", "classes", "ids"]
 NEAREST: tuple[Triple, ...] = ((0, 0, -1), (0, -1, 0), (-1, 0, 0))  # x, y, z, as in ZNN
 
 
@@ -32,7 +34,7 @@ class Target(NamedTuple):
     Attributes
     ----------
     values : array of shape (channel, z, y, x)
-        uint8; int64 for classes.
+        uint8; int64 for classes and ids.
     valid : bool array of shape (1, z, y, x) or (channel, z, y, x), or None
         False where the target is not known; None: it is everywhere.
     """
@@ -47,7 +49,7 @@ class TargetSpec:
 
     Attributes
     ----------
-    kind : "binary", "boundary", "affinity" or "classes"
+    kind : "binary", "boundary", "affinity", "classes" or "ids"
     threshold : float
         binary: the smallest label that counts as 1.
     invert : bool
@@ -115,6 +117,10 @@ class TargetSpec:
         valid = None if known is None else known[box][np.newaxis]
         if self.kind == "classes":
             return self._classes(labels[box], valid)
+        if self.kind == "ids":
+            found, numbers = np.unique(labels, return_inverse=True)
+            numbers = numbers.reshape(labels.shape) + (0 if found[0] == 0 else 1)
+            return Target(numbers[np.newaxis].astype(np.int64), valid)
         positive = boundary_map(labels, self.in_plane)[box] if self.kind == "boundary" else labels >= self.threshold
         return Target((positive != self.invert).astype(np.uint8)[np.newaxis], valid)
 

@@ -1,8 +1,10 @@
 """`Trainer`: a whole run from Python, as ``znn-dask train`` makes it."""
 
 import json
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -12,6 +14,7 @@ import numpy as np
 from znn_dask.errors import ParameterError
 from znn_dask.io.atomic import replacing
 from znn_dask.model import Model
+from znn_dask.train.balance import make_balance
 from znn_dask.train.callbacks import Callback
 from znn_dask.train.checkpoints import saving
 from znn_dask.train.config import Config
@@ -30,7 +33,7 @@ from znn_dask.train.tensorboard import TensorBoard
 Settings: TypeAlias = Config | Mapping[str, Any] | str | Path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """What a run has come to; prints as a few lines.
 
@@ -61,6 +64,16 @@ class Result:
         if self.held_out is not None:
             lines.append(describe_error(self.held_out))
         return "\n".join([*lines, f"{self.folder}: {', '.join(self.files)}"])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        text = f"<pre>{escape(str(self))}</pre>"
+        picture = self.folder / PREDICTION_PICTURE
+        if self.held_out is None or not picture.exists():
+            return text
+        content = b64encode(picture.read_bytes()).decode()
+        return f'{text}<img style="max-width: 100%" alt="prediction" src="data:image/png;base64,{content}">'
 
 
 class Trainer:
@@ -192,6 +205,8 @@ class Trainer:
         found: HeldOut | None = None
         if loop.reason != "interrupted":
             found = self._measure()
+            with saving(self.folder / CURVE_PICTURE, loop.kept()):
+                draw_curve(self.folder, levels(found) if found else None)
             files += [METRICS, PREDICTION_PICTURE] if found else []
             if self.config.log.report:
                 with saving(self.folder / REPORT, loop.kept()):
@@ -217,7 +232,6 @@ class Trainer:
         with saving(self.folder / METRICS, loop.kept()):
             with replacing(self.folder / METRICS) as temporary:
                 temporary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-            draw_curve(self.folder, levels(found))
             where = tuple(slice(low, high) for low, high in test[0].region)
             image, target = np.asarray(test[0].image[(slice(0, 1), *where)])[0], np.asarray(test[0].target[where])
             draw_prediction(self.folder, image, target, found.predictions[0], found.scores.error)
@@ -241,7 +255,7 @@ class Trainer:
 
 
 def describe_error(found: HeldOut) -> str:
-    """Return the held-out error and what it compares with, in a sentence."""
+    """Return the held-out error and what it compares with, in a line or two."""
     scores, baseline = found.scores, found.baseline
     text = (
         f"held-out error {scores.error:.4f} (precision {scores.precision:.3f}, recall {scores.recall:.3f}, "
@@ -251,7 +265,7 @@ def describe_error(found: HeldOut) -> str:
     if found.segments is not None:
         cut = found.segments
         text += (
-            f"; adapted Rand error {cut.rand_error:.4f}, variation of information {cut.voi_split:.3f} split "
+            f"\nsegments: adapted Rand error {cut.rand_error:.4f}, variation of information {cut.voi_split:.3f} split "
             f"+ {cut.voi_merge:.3f} merge bits (watershed at 0.5)"
         )
     return text
@@ -291,8 +305,10 @@ def _open_given(
     if regions:
         size = model.output_size
         assert not isinstance(size, dict)
-        held_out = fixed_samples(config, regions, model.net.field_of_view, size, "test")
+        held_out = fixed_samples(config, regions, model.net, size, "test")
     resumed, position = find_position(config, folder, restart, model)
     restore(model, folder, position, resumed)
     prepare(config, folder, position, resumed)
-    return Loop(config, folder, model, provider, position, held_out, [], regions, segments_of(config, model.net))
+    how = segments_of(config, model.net)
+    balance = make_balance(config.training.rebalance, model.loss, model.net.outputs, None)
+    return Loop(config, folder, model, provider, position, held_out, [], regions, how, balance=balance)

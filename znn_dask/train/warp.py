@@ -1,8 +1,7 @@
 """Augmentations that move voxels: where each voxel of a patch comes from, and its value there.
 
 A patch has coordinates of its own, 0 at the lowest corner of its output, before flips. All movements are added to one
-field of coordinates, so that images are interpolated once (linearly) and labels are looked up once (nearest). Fields
-that do not leave the section are interpolated section by section, with 4 neighbours instead of 8.
+field of coordinates, so that images are interpolated once (linearly) and labels are looked up once (nearest).
 """
 
 import math
@@ -11,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from znn_dask.geometry import Triple
+from znn_dask.ops.warp import interpolate
 from znn_dask.train.augment import Elastic, Rotate, Shifted, named
 
 RandomOf = Callable[[str], np.random.Generator]
@@ -49,13 +48,8 @@ class Motion:
         size = high[0] - low[0], high[1] - low[1], high[2] - low[2]
         if self.field is None:
             return Part(low, size, None, moved)
-        z, y, x = (
-            None if f is None else f[tuple(_within(c, n) for c, n in zip(cut, f.shape, strict=True))]
-            for f in self.field
-        )
-        assert y is not None
-        assert x is not None
-        return Part(low, size, (z, y, x), moved)
+        z, y, x = self.field
+        return Part(low, size, (None if z is None else _of_box(z, cut), _of_box(y, cut), _of_box(x, cut)), moved)
 
 
 @dataclass(frozen=True)
@@ -89,20 +83,11 @@ class Part:
                 y, x = (int(m) + a - o for m, a, o in zip(self.moved[z], self.low[1:], low[1:], strict=True))
                 result[:, z] = values[:, z + self.low[0] - low[0], y : y + self.size[1], x : x + self.size[2]]
             return result
-        if self.field[0] is not None:
-            where = np.stack([np.broadcast_to(f, self.size) for f in self._field(low)])
-            for channel, target in zip(values, result, strict=True):
-                ndimage.map_coordinates(channel, where, target, order=1, mode="nearest", prefilter=False)
-            return result
-        _, y, x = self._field(low)
-        shape = (self.size[0], *self.size[1:])
-        y, x = np.broadcast_to(y, shape), np.broadcast_to(x, shape)
-        for z in range(self.size[0]):
-            where = np.stack([y[z], x[z]])
-            for channel, target in zip(values, result, strict=True):
-                section = channel[z + self.low[0] - low[0]]
-                ndimage.map_coordinates(section, where, target[z], order=1, mode="nearest", prefilter=False)
-        return result
+        z, y, x = self.field
+        # Without a field along z the kernel counts sections from the first.
+        first = low[0] - (self.low[0] if z is None else 0)
+        moved = self.moved.astype(np.int32)
+        return interpolate(np.ascontiguousarray(values), z, y, x, moved, (first, low[1], low[2]), self.size)
 
     def nearest(self, values: np.ndarray, low: Triple) -> np.ndarray:
         """Return labels of shape (z, y, x) from those of its source, exactly as they are."""
@@ -189,8 +174,11 @@ def _sum(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
     return a + b
 
 
-def _within(cut: slice, length: int) -> slice:
-    return slice(None) if length == 1 else cut
+def _of_box(field: np.ndarray, cut: Sequence[slice]) -> np.ndarray:
+    """Return a part of a field; an axis of one voxel stands for all."""
+    return np.ascontiguousarray(
+        field[tuple(slice(None) if n == 1 else c for c, n in zip(cut, field.shape, strict=True))]
+    )
 
 
 def _shift(item: Shifted, random: np.random.Generator, slip: np.ndarray, step: np.ndarray) -> None:
@@ -245,11 +233,9 @@ def _elastic(
 
     def displacement(amplitude: float) -> np.ndarray:
         values = random.standard_normal(shape, np.float32) * np.float32(amplitude / left)
-        for axis, basis in enumerate(bases):
-            # einsum, not a product of BLAS, which would start threads of its own.
-            values = np.einsum(
-                "zyx,nz->nyx" if axis == 0 else "zyx,ny->znx" if axis == 1 else "zyx,nx->zyn", values, basis
-            )
+        # The short axis last, so that inner loops are long. Not a product of BLAS, which would start threads.
+        for product, basis in zip(("zyx,nx->zyn", "zyx,ny->znx", "zyx,nz->nyx"), bases[::-1], strict=True):
+            values = np.einsum(product, values, basis)
         return values
 
     y, x = displacement(item.amplitude), displacement(item.amplitude)

@@ -18,6 +18,7 @@ from znn_dask.train.config_file import make_config
 from znn_dask.train.znn_options import (
     AUTO,
     LOSSES,
+    MALIS,
     OPTIONS,
     PREPROCESS,
     Left,
@@ -160,9 +161,8 @@ def _loss(job: Job, options: dict[str, str]) -> None:
         loss = LOSSES[name]
     else:
         raise ConfigError(f"cost_fn must be one of auto, {', '.join(LOSSES)}, got {name!r}")
-    if name == "square-square":
-        job.warnings.append("cost_fn = square-square became the square loss, which has a gradient within 0.2 too")
-    if loss == "logistic" and _ends_in_logistic(job.raw["network"]["file"]):
+    logistic = _ends_in_logistic(job.raw["network"]["file"])
+    if loss == "logistic" and logistic:
         # Its gradient passes the function unchanged, so that of the square loss is twice that of the cross-entropy.
         loss = "square"
         job.warnings.append(
@@ -173,7 +173,28 @@ def _loss(job: Job, options: dict[str, str]) -> None:
             job.raw["training"]["learning_rate"] /= 2
     job.set("training.loss", loss)
     if out_type == "affinity":
-        job.warnings.append("out_type = affinity: znn-dask train makes no affinities of labels")
+        job.set("data.target", "affinity")
+    if _value(options, "is_malis", "no", boolean):
+        _malis(job, options.get("malis_norm_type") or "none", out_type, logistic)
+
+
+def _malis(job: Job, norm: str, out_type: str, logistic: bool) -> None:
+    if norm not in MALIS:
+        raise ConfigError(f"malis_norm_type must be one of {', '.join(MALIS)}, got {norm!r}")
+    if out_type != "affinity":
+        job.warnings.append(f"is_malis = yes was left out: it is for out_type = affinity, not {out_type}")
+    elif logistic:
+        job.warnings.append(
+            "is_malis = yes was left out: here MALIS takes what comes before the logistic function, and the network "
+            "ends in forward_logistics. Write linear there, then training.loss=malis data.target=ids"
+        )
+    else:
+        job.set("training.loss", MALIS[norm])
+        job.set("data.target", "ids")
+        job.warnings.append(
+            f"is_malis = yes became the loss {MALIS[norm]!r}: pairs weigh the squared error of an affinity, those of "
+            "ZNN the gradient of cost_fn"
+        )
 
 
 def _ends_in_logistic(name: str) -> bool:
@@ -229,7 +250,7 @@ def _prepare(job: Job, methods: list[str], targets: list[str]) -> None:
         if len(methods) > 1:
             job.warnings.append(f"images have pp_types {', '.join(methods)}; {methods[0]} was taken for all")
     for target in targets:
-        if target not in ("binary_class", "one_class"):
+        if target not in ("binary_class", "one_class") and not (target == "affinity" and "target" in job.raw["data"]):
             job.warnings.append(f"labels have pp_types {target}; znn-dask train makes 0 and 1 of them (data.target)")
     if targets[:1] == ["binary_class"] and job.raw["training"]["loss"] == "softmax":
         # ZNN's first channel is where the label is, ours the second.

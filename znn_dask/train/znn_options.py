@@ -89,6 +89,12 @@ def _border(text: str) -> str:
     return "mirror" if boolean(text) else "none"
 
 
+def _rebalance(text: str) -> str | None:
+    if text.lower() not in ("none", "global", "patch", ""):
+        raise ConfigError(f"it must be one of none, global, patch, got {text!r}")
+    return text.lower() or None
+
+
 def _conv_mode(text: str) -> str | None:
     modes = {"fft": "fft", "direct": "direct", "optimize": None}
     if text not in modes:
@@ -98,8 +104,6 @@ def _conv_mode(text: str) -> str | None:
 
 _FILES = "files of a run lie in its folder: znn-dask train --out"
 _FORWARD = "prediction is a command of its own: znn-dask predict"
-_MALIS = "there are no MALIS weights"
-_REBALANCE = "there are no weights against unequal classes"
 _CURVE = "the learning curve is always written"
 
 OPTIONS: dict[str, To | Left | Elsewhere] = {
@@ -107,8 +111,8 @@ OPTIONS: dict[str, To | Left | Elsewhere] = {
     "fdata_spec": Elsewhere("data"),
     "train_range": Elsewhere("data.train"),
     "test_range": Elsewhere("data.test"),
-    "out_type": Elsewhere("training.loss"),
-    "out_dtype": Elsewhere("training.loss"),
+    "out_type": Elsewhere("training.loss, data.target"),
+    "out_dtype": Elsewhere("training.loss, data.target"),
     "cost_fn": Elsewhere("training.loss"),
     "is_data_aug": Elsewhere("data.flip, data.transpose"),
     "anneal_factor": Elsewhere("training.decay, training.schedule"),
@@ -135,11 +139,11 @@ OPTIONS: dict[str, To | Left | Elsewhere] = {
     "is_debug": Left("this is another program; see znn-dask train --debug", NO),
     "is_check": Left("this is another program; its tests check gradients", NO),
     "is_visual": Left("pictures are drawn as files", NO),
-    "is_malis": Left(_MALIS, NO),
-    "malis_norm_type": Left(_MALIS, ("none",)),
-    "is_rebalance": Left(_REBALANCE, NO),
-    "is_patch_rebalance": Left(_REBALANCE, NO),
-    "rebalance_mode": Left(_REBALANCE, ("none", "")),
+    "is_malis": Elsewhere("training.loss, data.target"),
+    "malis_norm_type": Elsewhere("training.loss"),
+    "is_rebalance": To("training.rebalance", lambda text: "global" if boolean(text) else None),
+    "is_patch_rebalance": To("training.rebalance", lambda text: "patch" if boolean(text) else None),
+    "rebalance_mode": To("training.rebalance", _rebalance),
     "Num_iter_per_dset_swap": Left("samples are drawn from all volumes"),
     "train_net": Left(_FILES),
     "train_net_prefix": Left(_FILES),
@@ -159,7 +163,9 @@ LOSSES = {
     "softmax": "softmax",
     "binomial_cross_entropy": "logistic",
     "square_loss": "square",
-    "square-square": "square",
+    "square-square": "square_square(0.2)",
 }
+# By malis_norm_type. ZNN divides the pairs of its first four in different ways; here they are always a mean.
+MALIS = dict.fromkeys(("none", "frac", "num", "pair"), "malis") | {"constrain": "malis_constrained"}
 AUTO = {"boundary": "softmax", "affinity": "logistic"}
 PREPROCESS = {**ZNN_METHODS, "None": "none"}

@@ -1,7 +1,7 @@
 """The networks of ZNNi (Zlateski, Lee and Seung 2016, "ZNNi: maximizing the inference throughput of 3D ConvNets").
 
 A name counts what it is made of: n537 has kernels of 5, 3 pools and 7 convolutions; the first kernel is one smaller.
-There the pools were computed for every offset; max-filters say the same. Width 80, 3 maps out, ReLU throughout.
+There the pools were computed for every offset; max-filters say the same. Width 80, 3 maps out; ReLU throughout.
 """
 
 from znn_dask.net.network import Network
