@@ -251,6 +251,15 @@ class Network:
         """
         return _single(self._forward(self._by_name(input_size, self.graph.inputs, "input")), self.graph.outputs)
 
+    def output_within(self, size: SizeLike) -> Triple:
+        """Return the largest output size, not above ``size`` along any axis, that there can be; else a ShapeError."""
+        most = as_triple(size, self.ndim, "size")
+        found = shapes.output_within(self._lines, most)
+        if found is None:
+            least = shapes.smallest_output(self._lines)
+            raise ShapeError(f"no output fits into {most} voxels (z, y, x): the smallest has {least}. Give more")
+        return found
+
     def table(self, output_size: SizeLike | Mapping[str, SizeLike] | None = None) -> str:
         """Return a line for every edge and a summary; sizes are for `output_size`, else the smallest."""
         sizes = self._smallest_sizes() if output_size is None else self.node_sizes(output_size)

@@ -242,6 +242,13 @@ def smallest_output(table: Mapping[str, Mapping[str, Line]]) -> Triple:
     return z, y, x
 
 
+def output_within(table: Mapping[str, Mapping[str, Line]], most: Triple) -> Triple | None:
+    """Return the largest size, not above ``most`` along any axis, that all outputs can have at once; None if none."""
+    some = [line for by_output in table.values() for line in by_output.values()]
+    z, y, x = (_smallest(some, axis, most[axis], -1) for axis in range(3))
+    return None if z is None or y is None or x is None else (z, y, x)
+
+
 def field_of_view(graph: Graph, sparsity: Mapping[str, Triple]) -> Triple:
     """Return the input voxels (z, y, x) that one output voxel depends on; the largest of all inputs and outputs.
 

@@ -19,6 +19,7 @@ from znn_dask.infer.metrics import (
 )
 from znn_dask.model import Model
 from znn_dask.train.losses import loss_of_output, probabilities, wanted
+from znn_dask.train.mirror import view_of
 from znn_dask.train.samples import Volume, cut_region
 
 _MARGIN = 16  # voxels around a region that the widest smoothing of the baseline may see
@@ -115,7 +116,7 @@ def validate(model: Model, volumes: Sequence[Volume], segments: Segments = NO_SE
     """
     predictions, compared = [], []
     for item in volumes:
-        output = np.asarray(model.predict(cut_region(item, model.net.field_of_view), border=None))
+        output = np.asarray(model.predict(cut_region(item, view_of(model.net)), border=None))
         probability, truth = _compared(item, output, model)
         compared.append((probability, truth))
         predictions.append(_seen(output, model))

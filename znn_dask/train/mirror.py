@@ -13,8 +13,8 @@ from znn_dask.errors import ConfigError
 from znn_dask.geometry import ONE, Triple, subtract
 from znn_dask.io.stored import Region
 from znn_dask.model.predict import half_of
+from znn_dask.model.tiling import fit_of
 from znn_dask.net import Network
-from znn_dask.net.shapes import lines
 
 
 class Margins(NamedTuple):
@@ -56,7 +56,7 @@ def margins_of(net: Network, output_size: Triple) -> dict[str, Margins]:
     found = {}
     for name in net.inputs:
         extra = subtract(sizes[name], output_size)
-        if not is_dense(net) or min(extra) < 0:
+        if not net.is_dense or min(extra) < 0:
             raise ConfigError(
                 f"`train` needs an output for every voxel, but the input {name!r} has {sizes[name]} voxels (z, y, x) "
                 f"for an output of {output_size}; upsample what was pooled, or use max-filters, which stay dense"
@@ -66,11 +66,18 @@ def margins_of(net: Network, output_size: Triple) -> dict[str, Margins]:
     return found
 
 
-def is_dense(net: Network) -> bool:
-    """Return whether outputs have a voxel for every voxel of the inputs, apart from borders."""
-    sparsities = {name: net.sparsity_of(name) for name in net.nodes}
-    found = lines(net.graph, sparsities)
-    return all(set(line.scale) == {1} for name in net.inputs for line in found[name].values())
+def view_of(net: Network) -> Triple:
+    """Return the voxels (z, y, x) that `Model.predict` reads for one voxel of its result without a border.
+
+    That is the field of view of a valid network; one that pads reads less.
+
+    Raises
+    ------
+    ParameterError
+        If there is not one output voxel for each of its inputs.
+    """
+    z, y, x = zip(*fit_of(net)[1].values(), strict=True)
+    return max(z) + 1, max(y) + 1, max(x) + 1
 
 
 def read_box(array: Region, places: Sequence[np.ndarray]) -> np.ndarray:

@@ -9,7 +9,6 @@ from znn_dask.model.losses import as_losses, targets_of
 from znn_dask.model.optimizers import Optimizer
 from znn_dask.net import MaxPool, Network, zoo
 from znn_dask.train.config import Config, NetworkSection, TrainingSection
-from znn_dask.train.mirror import is_dense
 from znn_dask.train.schedules import Schedule
 
 
@@ -137,7 +136,7 @@ def check_net(config: Config, net: Network) -> None:
     if len(net.outputs) != 1:
         raise ConfigError(f"`train` needs a network with one output; this one has the outputs {', '.join(net.outputs)}")
     pools = [name for name, edge in net.edges.items() if isinstance(edge.op, MaxPool)]
-    if pools and not is_dense(net):
+    if pools and not net.is_dense:
         raise ConfigError(
             f"`train` needs an output for every voxel, but {pools[0]!r} is a max-pool, which skips some; "
             "use a max-filter (letter M), which does the same and stays dense"

@@ -206,7 +206,7 @@ def fixed_samples(config: Config, volumes: list[Volume], net: Network, size: Tri
     They are smaller than those of training where a region is.
     """
     lengths = [[high - low for low, high in item.region] for item in volumes]
-    z, y, x = (min(s, *(length[axis] for length in lengths)) for axis, s in enumerate(size))
+    z, y, x = net.output_within([min(s, *(length[axis] for length in lengths)) for axis, s in enumerate(size)])
     samples = Samples(
         volumes,
         margins_of(net, (z, y, x)),
