@@ -16,7 +16,7 @@ EXAMPLES = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DO
 
 def test_the_examples_run(tmp_path):
     pytest.importorskip("distributed", reason="distributed is not installed")
-    assert len(EXAMPLES) == 2
+    assert len(EXAMPLES) == 3
     done = subprocess.run(
         [sys.executable, "-W", "error", "-W", "ignore:Couldn't detect:RuntimeWarning", "-c", "\n".join(EXAMPLES)],
         cwd=tmp_path,
@@ -26,9 +26,11 @@ def test_the_examples_run(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    first, second = done.stdout.splitlines()
+    first, second, third = done.stdout.splitlines()
     assert first == "(20, 60, 60)"
     assert second.startswith("((1,), (10, 10), (30, 30), (30, 30)) ")
+    losses = [float(n) for n in third.strip("[]").split(",")]
+    assert losses[0] > losses[-1], "it learns"
 
 
 def test_every_option_it_names_exists():

@@ -44,7 +44,7 @@ def show(
     the run: the image, framed where the output lies, the target, and what of it counts.
 
     \b
-    Examples:
+    Example:
       znn-dask show CTMCTMCTCT --width 40 --output-size 12
       znn-dask show --samples run.yaml data.image=stack.tif data.label=labels.tif
     """
