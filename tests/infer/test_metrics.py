@@ -164,3 +164,11 @@ def test_without_a_boundary_or_without_an_inside_there_is_one_basin(value: float
 def test_ids_of_parts_are_numbered_on_and_0_stays() -> None:
     parts = [np.array([0, 2, 1]), np.array([0, 0]), np.array([1, 0, 3])]
     assert number_on(parts).tolist() == [0, 2, 1, 0, 0, 3, 0, 5]
+
+
+def test_single_voxels_make_no_pairs() -> None:
+    """Without pairs that belong together none is wrong; where only the truth has some, all are."""
+    one_each = np.arange(1, 5).reshape(1, 2, 2)
+    assert compare_segments(one_each, one_each).rand_error == 0
+    assert compare_segments(one_each, np.ones((1, 2, 2), int)).rand_error == 1
+    assert compare_segments(np.ones((1, 2, 2), int), one_each).rand_error == 1

@@ -18,11 +18,13 @@ from znn_dask.errors import CheckpointError, ConfigError, ParameterError, ShapeE
 from znn_dask.io.checkpoint import read_checkpoint
 from znn_dask.train import pictures
 from znn_dask.train import trainer as trainer_module
+from znn_dask.train.config_file import make_config
 from znn_dask.train.curve import Row, read_rows
 from znn_dask.train.heldout import Segments, validate
 from znn_dask.train.loop import Loop
 from znn_dask.train.run import BEST, CURVE, METRICS, MODEL, REPORT
 from znn_dask.train.samples import Volume
+from znn_dask.train.session import segments_of
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -309,6 +311,51 @@ def test_segments_of_a_perfect_prediction_have_no_error(how: str, in_plane: bool
     assert found is not None
     assert (found.rand_error, found.voi_split, found.voi_merge) == pytest.approx((best, 0, 0))
     assert found.cells == found.segments == (60 if in_plane else 6)
+
+
+def test_what_is_masked_has_no_segments_and_affinities_are_1_inside_cells() -> None:
+    """The wall between the first two cells is missing in the prediction; the mask hides the second cell."""
+    affinity = np.ones((3, 10, 10, 34), np.uint8)
+    affinity[0, :, :, [0, 11, 23]] = 0
+    box = (0, 10), (0, 10), (0, 34)
+    image = affinity.astype(np.float32)
+    image[0, :, :, 11] = 1
+    mask = np.ones((10, 10, 34), np.uint8)
+    mask[:, :, 11:23] = 0
+
+    class Leaking:
+        net = znn.Network.parse("C", kernel=1, in_channels=3, out_channels=3)
+        loss = "square"
+
+        def predict(self, image: np.ndarray, border: None) -> np.ndarray:
+            return image
+
+    scores = []
+    for hidden in (None, mask):
+        volume = Volume(image, affinity, box, box, "leaking", hidden)
+        found = validate(Leaking(), [volume], Segments("foreground")).segments  # type: ignore[arg-type]
+        assert found is not None
+        scores.append((found.cells, round(found.voi_merge, 3) > 0))
+    assert scores == [(3, True), (2, False)]
+
+
+@pytest.mark.parametrize(
+    ("data", "given", "wanted"),
+    [
+        ({"target": "boundary"}, "auto", "background"),
+        ({"target": "boundary", "invert": True}, "auto", "foreground"),
+        ({"target": "binary"}, "auto", "foreground"),
+        ({"target": "binary", "invert": True}, "auto", "background"),
+        ({"target": "affinity"}, "auto", "foreground"),
+        ({"target": "classes"}, "auto", "none"),
+        ({"target": "binary"}, "background", "background"),
+    ],
+)
+def test_which_voxels_form_segments(data: dict[str, Any], given: str, wanted: str) -> None:
+    flat, deep = (znn.Network.parse("CTC", ndim=ndim, width=2) for ndim in (2, 3))
+    config = make_config({"data": data, "log": {"segments": given}})
+    assert segments_of(config, deep) == Segments(wanted, False)
+    assert segments_of(config, flat) == Segments(wanted, True)
 
 
 def test_importing_the_package_draws_nothing() -> None:

@@ -286,7 +286,9 @@ def compare_segments(segments: np.ndarray, ids: np.ndarray, threshold: float = 0
     if not counted.any():
         raise DataError("the labels hold no cell: every id is 0")
     segments, cells = segments[counted], ids[counted]
-    rand_error = adapted_rand_error(cells, segments, ignore_labels=())[0]
+    # Where all segments or all cells are single voxels there are no pairs to divide by.
+    with np.errstate(invalid="ignore"):
+        rand_error = np.nan_to_num(adapted_rand_error(cells, segments, ignore_labels=())[0])
     split, merge = (float(part) for part in variation_of_information(cells, segments))
     return SegmentationScores(
         float(rand_error), split, merge, len(np.unique(segments)), len(np.unique(cells)), threshold

@@ -168,11 +168,11 @@ def plain_target(item: Volume) -> np.ndarray:
 
 
 def _seen(output: np.ndarray, model: Model) -> np.ndarray:
-    """Return what is drawn of an output, (z, y, x): the probability of 1, of affinities their mean."""
+    """Return what is drawn of an output, (z, y, x): the probability of 1, of affinities the least."""
     p = probabilities(output, model.loss)
     if loss_of_output(model.loss) == "softmax":
         return np.asarray(p[1] if len(p) == 2 else 1 - p[0])
-    return np.asarray(p.mean(axis=0))
+    return np.asarray(p.min(axis=0))
 
 
 def _compared(item: Volume, output: np.ndarray, model: Model) -> tuple[np.ndarray, np.ndarray]:
