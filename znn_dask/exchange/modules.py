@@ -36,6 +36,7 @@ from znn_dask.net import (
 )
 
 Module = Any  # torch.nn.Module; PyTorch is optional
+_NETWORK = "znn-dask network"  # under which a module keeps the text form of its network
 _MODES = {"zero": "zeros", "mirror": "reflect", "replicate": "replicate"}
 
 
@@ -88,7 +89,24 @@ def to_module(net: Network, parameters: Mapping[str, npt.NDArray[Any]], ndim: in
         _put(torch, root, names[edge.name], _edge_module(kit, net, edge, arrays))
     module = torch.fx.GraphModule(root, _graph(torch, net, names), class_name="Network")
     module.ndim = kit.ndim
+    module.meta[_NETWORK] = net.to_text()
     return module.eval()
+
+
+def network_of(module: Module) -> Network | None:
+    """Return the network that a module was made of, if it still computes that."""
+    text = getattr(module, "meta", {}).get(_NETWORK)
+    if text is None:
+        return None
+    net = Network.from_text(text)
+    zeros = {name: np.zeros(parameter.shape, np.float32) for name, parameter in net.parameters.items()}
+    made = to_module(net, zeros, module.ndim)
+    return net if _code(made) == _code(module) else None
+
+
+def _code(module: Module) -> list[tuple[str, str]]:
+    """Return what every part of a module is: its code, or how it is printed."""
+    return [(name, getattr(part, "code", "") or repr(part)) for name, part in module.named_modules()]
 
 
 def is_flat(net: Network) -> bool:
