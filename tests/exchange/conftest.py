@@ -1,4 +1,4 @@
-"""PyTorch writes a log of everything that it records if somebody listens, as pytest does; that takes most of the time."""
+"""PyTorch logs everything that it records if somebody listens, as pytest does; that takes most of the time."""
 
 import logging
 

@@ -1,8 +1,8 @@
 """Random networks of up to 12 edges, valid by construction, small enough to be computed in a moment.
 
-A network grows block by block. Every block takes an image and gives one; blocks with branches make them shrink alike, or
-pad, or crop the skip. A network has either max-filters, or pools and strides: after a filter the lattice cannot change,
-and before one of them sizes of both kinds rarely agree.
+A network grows block by block. Every block takes an image and gives one; blocks with branches make them shrink alike,
+or pad, or crop the skip. A network has either max-filters, or pools and strides: after a filter the lattice cannot
+change, and before one of them sizes of both kinds rarely agree.
 """
 
 from copy import copy

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(200)
 
 
 class UNet2d(nn.Module):
-    """As many write one: blocks, in-place functions, biases, bilinear upsampling, padding to the skip, concatenation."""
+    """As many write one: blocks, in-place functions, biases, bilinear upsampling, padding to the skip."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -137,16 +137,36 @@ def test_there_and_back_is_the_identity(case):
     rng = np.random.default_rng(1)
     parameters, (images, _) = random_parameters(net, rng), random_sample(net, size, rng)
     module = to_module(net, parameters, ndim=3)
-    tensors = [torch.tensor(image) for image in images.values()]
-    found = read_module(module, tuple(tensors))
+    tensors = tuple(torch.tensor(image) for image in images.values())
+    found = read_module(module, tensors)
+    assert found.net == net
+    assert set(found.output_size.values()) == {size}
+    assert same(found.parameters, parameters)
+    if any("arange" in getattr(layer, "code", "") for layer in module.modules()):
+        return  # borders of a dilated image, which only we know
+    # Within another module it is read from what it computes.
+    found = read_module(
+        nn.Sequential(module) if len(net.outputs) == 1 else Bare(lambda m, x: m.own(x), own=module), tensors
+    )
+    assert sorted(name.removeprefix("0.").removeprefix("own.") for name in found.parameters) == sorted(parameters)
     again = to_module(found.net, found.parameters, ndim=3)
-    # A copy in another order of edges counts as equal; every array is there, bit for bit.
-    assert found.parameters.keys() == parameters.keys()
-    assert all(np.array_equal(found.parameters[name], values) for name, values in parameters.items())
     with torch.no_grad():
-        for name, values in by_name(net, module(*tensors)).items():
-            other = by_name(found.net, again(*tensors))
-            torch.testing.assert_close(other.get(name, next(iter(other.values()))), values, rtol=0, atol=1e-6)
+        before, after = (list(by_name(n, m(*tensors)).values()) for n, m in ((net, module), (found.net, again)))
+    for one, other in zip(before, after, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=2e-6)
+
+
+def same(one, other):
+    """Return whether two dicts hold the same arrays, bit for bit."""
+    return one.keys() == other.keys() and all(np.array_equal(one[name], values) for name, values in other.items())
+
+
+def test_a_module_that_was_changed_is_read_anew():
+    net = Network.parse("CTC", width=2, kernel=2)
+    module = to_module(net, random_parameters(net, np.random.default_rng(0)))
+    module.transfer1 = nn.Sequential(nn.Sigmoid(), nn.Dropout(0.25))
+    found = read_module(module, torch.zeros(1, 1, 4, 4, 4))
+    assert [edge.op.kind for edge in found.net.edges.values()] == ["convolution", "transfer", "dropout", "convolution"]
 
 
 @pytest.mark.parametrize(
@@ -250,16 +270,13 @@ def test_wrong_arguments_are_refused():
         znn.from_torch("module", IMAGE)
     with pytest.raises(znn.NetworkError, match="those of the example have 3 axes"):
         read_module(nn.ReLU(), torch.zeros(1, 4, 4))
+    net = Network.parse("C", kernel=2)
+    parameters = random_parameters(net, np.random.default_rng(0))
     with pytest.raises(znn.NetworkError, match="needs ndim=3"):
-        net = Network.parse("C", kernel=2)
-        to_module(net, random_parameters(net, np.random.default_rng(0)), ndim=2)
+        to_module(net, parameters, ndim=2)
 
 
 def test_one_image_for_several_outputs():
-    found = (
-        agree(Bare(lambda m, x: (x, m.c(x), m.c2(x).relu()), c=nn.Conv2d(1, 2, 1), c2=nn.Conv2d(1, 2, 1)), IMAGE)
-        if 0
-        else read_module(Bare(lambda m, x: (x, m.c(x)), c=nn.Conv2d(1, 2, 1)), IMAGE)
-    )
+    found = read_module(Bare(lambda m, x: (x, m.c(x)), c=nn.Conv2d(1, 2, 1)), IMAGE)
     assert list(found.output_size.values()) == [(1, 6, 6)] * 2
     assert sorted(found.net.outputs) == ["output0", "output1"]

@@ -89,9 +89,9 @@ def convert(
     """Write IN in the form that the ending of OUT asks for.
 
     .znn is the text form of a network, .h5 a network that ZNN trained, .safetensors a model of ours, .cfg a job of ZNN
-    (with its .spec), .yaml a configuration of ours, .csv a learning curve. Of PyTorch, .pt2 is a module that torch.export
-    saved, .pt a state dict, whose network --net names; .onnx is written only. What has no place in the new form is told
-    as a warning.
+    (with its .spec), .yaml a configuration of ours, .csv a learning curve. Of PyTorch, .pt2 is a module that
+    torch.export saved, .pt a state dict, whose network --net names; .onnx is written only. What has no
+    place in the new form is told as a warning.
 
     \b
     Example:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from znn_dask.errors import CheckpointError, MissingExtraError, NetworkError, ParameterError
 from znn_dask.exchange.archive import read_program
-from znn_dask.exchange.modules import import_torch, module_names, to_module
+from znn_dask.exchange.modules import import_torch, module_names, network_of, to_module
 from znn_dask.exchange.reading import Found, read_network
 from znn_dask.exchange.state import from_layer, key_of
 from znn_dask.geometry import Triple
@@ -42,9 +42,26 @@ def read_module(module: Any, example_input: Any) -> Found:
         raise ParameterError(f"module must be a torch.nn.Module, got {type(module).__name__}")
     examples = example_input if isinstance(example_input, tuple | list) else (example_input,)
     tensors = tuple(each if isinstance(each, torch.Tensor) else torch.as_tensor(np.asarray(each)) for each in examples)
+    net = network_of(module)
+    if net is not None:
+        return _ours(module, net, tensors)
     buffer = io.BytesIO()
     _save_program(torch, module, tensors, buffer)
     return read_network(read_program(buffer, "the module"))
+
+
+def _ours(module: Any, net: Network, tensors: Sequence[Any]) -> Found:
+    """Return the network of a module that was made of one."""
+    if len(tensors) != len(net.inputs) or any(each.ndim != module.ndim + 2 for each in tensors):
+        raise ParameterError(
+            f"example_input must be an image of {module.ndim + 2} axes for each of {', '.join(net.inputs)}"
+        )
+    sizes = {name: (1, *each.shape[2:])[-3:] for name, each in zip(net.inputs, tensors, strict=True)}
+    made = net.output_size(sizes)
+    parameters = state_parameters({key: each.detach().numpy() for key, each in module.state_dict().items()}, net)
+    names = module_names(net)
+    origins = {name: key_of(name, names) for name in net.parameters}
+    return Found(net, parameters, origins, made if isinstance(made, dict) else dict.fromkeys(net.outputs, made))
 
 
 def read_pt2(path: str | Path) -> Found:
