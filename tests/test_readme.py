@@ -16,7 +16,7 @@ EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.
 CODE = re.findall(r"^```\w*\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 CODE += re.findall(r"`([^`\n]+)`", README)
 # What the examples print, in their order.
-EXPECTED = ("field of view", "49999995000000")
+EXPECTED = ("field of view", "339201", "49999995000000")
 
 
 @pytest.mark.timeout(120)
