@@ -85,6 +85,19 @@ POOLED = Network(
 )
 
 
+# What learns leads straight into maps side by side.
+LEADING = Network(
+    [Node("input", 1), *(Node(name, n) for name, n in (("a", 3), ("b", 5), ("c", 2))), Node("cat", 10, "concat")],
+    [
+        Edge("conv1", "input", "a", Convolution(2)),
+        Edge("conv2", "input", "b", Convolution(2)),
+        Edge("conv3", "input", "c", Convolution((2, 1, 1), stride=1)),
+        Edge("t1", "a", "cat", Transfer("tanh")),
+        Edge("norm1", "b", "cat", Normalisation("instance")),
+        Edge("crop1", "c", "cat", Crop((0, 0, 0), (0, 1, 1))),
+    ],
+)
+
 # Networks and sizes of outputs.
 CASES = {
     "strides": (STRIDES, (8, 4, 6)),
@@ -93,4 +106,5 @@ CASES = {
     "batch": (joined("batch", 1), (4, 6, 8)),
     "dense": (DENSE, (3, 6, 8)),
     "pooled": (POOLED, (1, 6, 8)),
+    "leading": (LEADING, (3, 4, 5)),
 }

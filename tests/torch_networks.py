@@ -48,6 +48,12 @@ def pooled(x, p, training):
     return F.conv3d(torch.cat([u, b], 1), p["conv3/kernel"], stride=(1, 2, 2))
 
 
+def leading(x, p, training):
+    a = torch.tanh(_bias(F.conv3d(x, p["conv1/kernel"]), p["t1/bias"]))
+    b = F.group_norm(F.conv3d(x, p["conv2/kernel"]), 5, p["norm1/scale"], p["norm1/shift"])
+    return torch.cat([a, b, F.conv3d(x, p["conv3/kernel"])[..., :-1, :-1]], 1)
+
+
 CASES = {
     "strides": strides,
     "instance": joined("instance", 1),
@@ -55,4 +61,5 @@ CASES = {
     "batch": joined("batch", 1),
     "dense": dense,
     "pooled": pooled,
+    "leading": leading,
 }

@@ -45,9 +45,10 @@ def parameters_of(edge: str, op: Op, n_in: int, n_out: int) -> tuple[Parameter, 
     if isinstance(op, Convolution | TransposedConvolution):
         return _kernel(edge, op.kernel, op.init, n_in, n_out)
     if isinstance(op, Transfer) and op.bias:
-        return (Parameter(f"{edge}/bias", (n_out,), 1, 1, op.init),)
+        # The target may hold the maps of other edges beside these.
+        return (Parameter(f"{edge}/bias", (n_in,), 1, 1, op.init),)
     if isinstance(op, Normalisation):
-        return _normalisation(edge, op, n_out)
+        return _normalisation(edge, op, n_in)
     return ()
 
 
