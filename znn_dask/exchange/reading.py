@@ -168,7 +168,7 @@ class Reading:
     def names_of(self, call: Call, weight: Weight) -> tuple[str, str]:
         """Return names of the edges of a weight and of a bias, which may belong to one module."""
         path, _, last = weight.name.rpartition(".")
-        if not weight.name or last not in ("weight", "bias"):
+        if not weight.name or last not in ("weight", "bias", "running_mean", "running_var"):
             name = weight.name or self.name(call)
             return name, name
         path = path or self.name(call)
