@@ -54,6 +54,7 @@ def test_data_is_not_drawn_and_an_empty_graph_is_an_empty_picture():
         ("backward-conv", "backward"),
         ("transfer-gradient", "backward"),
         ("conv-gradient", "gradient and update"),
+        ("kernel-gradient", "gradient and update"),
         ("update-after", "gradient and update"),
     ],
 )

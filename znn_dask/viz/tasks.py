@@ -18,7 +18,7 @@ def phase_of(kind: str) -> str:
     """Return which part of a step a kind of task belongs to; see `PHASES`."""
     if kind.startswith("loss"):
         return "loss"
-    if kind.startswith(("update", "conv-gradient", "bias", "parameter")):
+    if kind.startswith(("update", "conv-gradient", "kernel-gradient", "bias", "parameter")):
         return "gradient and update"
     return "backward" if "backward" in kind or kind.endswith("-gradient") else "forward"
 
