@@ -25,6 +25,7 @@ from accuracy_cases import CASES, WANTED, Case, make_case
 from accuracy_sides import Ours, Side, Theirs, fastest_form, forms_of
 from measure import environment, write_json
 
+from znn_dask.errors import ZnnError
 from znn_dask.train.samples import Sample
 
 FIRST, TOLERANCE = 5, 1e-3  # updates whose losses must agree, relatively; later on rounding grows
@@ -254,4 +255,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main(arguments())
+    try:
+        main(arguments())
+    except ZnnError as error:
+        sys.exit(f"accuracy.py: {error}")

@@ -25,7 +25,7 @@ CASES: dict[str, dict[str, Any]] = {
     # VD2D: 2 classes, sections 0 to 19 are learnt from and 20 to 23 held out.
     "isbi": {
         "network": {"zoo": "vd2d"},
-        "training": {"output_size": [1, 96, 96], "loss": "softmax", "learning_rate": 0.01, "momentum": 0.9},
+        "training": {"output_size": [1, 96, 96], "loss": "softmax", "learning_rate": 0.0005, "momentum": 0.9},
         "data": {
             "threshold": 128,
             "preprocess": "section",
@@ -42,7 +42,7 @@ CASES: dict[str, dict[str, Any]] = {
             "transfer": ["leaky_relu(0.1)", "leaky_relu(0.1)", "leaky_relu(0.1)", "linear"],
             "init": ["he", "he", "he", "gaussian(0, 0.001)"],
         },
-        "training": {"output_size": 16, "loss": "logistic", "learning_rate": 0.002, "momentum": 0.9},
+        "training": {"output_size": 16, "loss": "logistic", "learning_rate": 0.001, "momentum": 0.9},
         "data": {"target": "boundary", "train": [{"z": [0, 34]}], "test": [{"z": [34, 50], "reach": "volume"}]},
     },
     # Made up and small, to try the script anywhere.
@@ -52,6 +52,7 @@ CASES: dict[str, dict[str, Any]] = {
         "data": {"train": [{"z": [0, 28]}], "test": [{"z": [28, 40]}]},
     },
 }
+LOSSES = ("softmax", "logistic")
 WANTED = {"isbi": 2.0, "fibsem": 4.0}  # times PyTorch's time
 
 
@@ -72,6 +73,9 @@ def make_case(name: str, image: str | None, label: str | None, workers: int, ove
         image, label = _phantom()
     files = [f"data.image={image}", f"data.label={label}", f"compute.workers={workers}"]
     config = make_config(CASES[name], [*files, *overrides])
+    training, optimizer = config.training, make_optimizer(config.training)
+    if optimizer != znn.SGD(training.learning_rate, training.momentum) or training.loss not in LOSSES:
+        raise SystemExit(f"compared are plain SGD with momentum and the losses {' and '.join(LOSSES)}")
     net = without_dropout(make_network(config.network))
     check_net(config, net)
     size = output_size(config, net)
@@ -80,12 +84,11 @@ def make_case(name: str, image: str | None, label: str | None, workers: int, ove
     shapes = {np.shape(sample.target)[-3:] for sample in held_out}
     if shapes != {size}:
         raise SystemExit(f"the held-out region holds no patch of {size} voxels (z, y, x)")
-    training = config.training
     model = znn.Model(
         net,
         size,
         loss=training.loss,
-        optimizer=make_optimizer(training),
+        optimizer=optimizer,
         seed=training.seed,
         num_workers=workers,
         batch=training.batch,
