@@ -1,4 +1,4 @@
-"""``znn-dask tune``: what was measured to choose algorithms for a network, and the choice."""
+"""``znn-dask tune``: what was measured to choose algorithms for a network, and the choice; sizes too."""
 
 import math
 import sys
@@ -7,8 +7,10 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from znn_dask.commands.common import debug_option
+from znn_dask.commands.common import debug_option, workers_option
 from znn_dask.commands.networks import find_network, network_options
+from znn_dask.commands.sizes import optimizer_of
+from znn_dask.commands.sizes import search_size as sizes_found
 from znn_dask.lower import Options, Plan, make_plan
 from znn_dask.lower.choose import layers_of
 from znn_dask.lower.layers import DIRECT, NEEDS, Candidate, Layer, Times, seconds_of, works
@@ -23,23 +25,60 @@ BUDGET_S = 120.0  # of this command, which is called to measure
 
 @click.command()
 @network_options
-@click.option("--output-size", required=True, help="Dense output of a step, k or z,y,x.")
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Examples of a step.")
+@click.option("--output-size", help="Dense output of a step, k or z,y,x; or give --search-size.")
+@click.option("--batch", type=click.IntRange(min=1), help="Examples of a step.  [default: 1; searched: 1, 2, 4]")
 @click.option("--again", is_flag=True, help="Measure anew what was measured before.")
+@click.option("--search-size", is_flag=True, help="Find the output size and batch with the most voxels a second.")
+@click.option(
+    "--memory", default="2 GiB", show_default=True, help="Searching: most that the arrays of a step may take."
+)
+@click.option("--volume", help="Searching: z,y,x of a volume, an epoch; no output is larger.")
+@click.option("--tries", type=click.IntRange(min=1), default=4, show_default=True, help="Searching: sizes to measure.")
+@workers_option
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @debug_option
-def tune(net: str, output_size: str, batch: int, again: bool, quiet: bool, **settings: Any) -> int:
+def tune(
+    net: str,
+    output_size: str | None,
+    batch: int | None,
+    again: bool,
+    search_size: bool,
+    memory: str,
+    volume: str | None,
+    tries: int,
+    workers: int | None,
+    quiet: bool,
+    **settings: Any,
+) -> int:
     """Measure which algorithms compute NET fastest on this machine, print the figures and the plan.
 
     What is measured is kept in a folder, and serves `train` and every model of the same layers. NET is named
     as for `show`. Times are milliseconds of one core for all tasks of a step, as counted by the cost model and
     as measured; * marks what was chosen.
 
+    With --search-size outputs and batches are searched instead: many are counted, the most promising measured,
+    and the best is printed as a configuration has it. Of a configuration the optimiser counts, too.
+
     \b
     Example:
       znn-dask tune CTMCTMCTCT --width 40 --kernel 5 --output-size 12
+      znn-dask tune vd2d --search-size --memory 2GiB --volume 20,512,512
     """
+    if (output_size is None) != search_size:
+        what = "'--output-size' or '--search-size', which finds one" if output_size is None else ""
+        text = f"Missing option {what}." if what else "'--search-size' finds the output size: give no '--output-size'."
+        raise click.UsageError(text, click.get_current_context())
     network, _ = find_network(net, settings)
+    if output_size is None:
+        text = sizes_found(network, memory, batch, volume, workers, tries, optimizer_of(net), quiet)
+    else:
+        text = measured_plan(network, output_size, batch or 1, again, quiet)
+    click.echo(text)
+    return 0
+
+
+def measured_plan(network: Network, output_size: str, batch: int, again: bool, quiet: bool) -> str:
+    """Measure what a size needs, and return the report."""
     shapes = output_sizes(network, sizes(output_size))
     with tqdm(desc="measuring", unit="layer", disable=quiet or not sys.stderr.isatty()) as bar:
 
@@ -50,8 +89,7 @@ def tune(net: str, output_size: str, batch: int, again: bool, quiet: bool, **set
 
         tuner = Tuner(again=again, budget_s=BUDGET_S, progress=progress)
         plan = make_plan(network, shapes, batch, Options(), tuner)
-    click.echo(report(network, plan, tuner))
-    return 0
+    return report(network, plan, tuner)
 
 
 def report(net: Network, plan: Plan, tuner: Tuner) -> str:

@@ -45,10 +45,14 @@ def step_bytes(
     That is the parameters, what the optimiser keeps (velocities) and the gradients whose updates are pending; a step
     keeps them until it has succeeded, beside the new ones it makes.
     """
-    # The loss makes no difference.
-    options = StepOptions("square", rule, pending=True)
-    graph = lower_step(net, plan, options, "estimate", order_for(policy))
+    graph = pending_step(net, plan, policy, rule)
     return kept_arrays(rule) * parameter_bytes(net, plan) + peak_bytes(graph, num_workers, policy)
+
+
+def pending_step(net: Network, plan: Plan, policy: str, rule: SgdRule | AdamRule) -> StepGraph:
+    """Return the graph of a training step in the middle of many, to be looked at and not run."""
+    # The loss makes no difference.
+    return lower_step(net, plan, StepOptions("square", rule, pending=True), "estimate", order_for(policy))
 
 
 def as_bytes(memory: object) -> int | None:
