@@ -74,13 +74,13 @@ class Finish:
 
 
 def activated(values: npt.NDArray[np.float32], activation: str | None) -> npt.NDArray[np.float32]:
-    """Return probabilities of outputs (channel, z, y, x): the logistic function, or a softmax over channels."""
+    """Return probabilities of outputs (..., channel, z, y, x): the logistic function, or a softmax over channels."""
     if activation == "logistic":
         # Through tanh, which neither overflows nor warns.
         return np.asarray(0.5 + 0.5 * np.tanh(0.5 * values), np.float32)
     if activation == "softmax":
-        shifted = np.exp(values - values.max(axis=0, keepdims=True))
-        return np.asarray(shifted / shifted.sum(axis=0, keepdims=True), np.float32)
+        shifted = np.exp(values - values.max(axis=-4, keepdims=True))
+        return np.asarray(shifted / shifted.sum(axis=-4, keepdims=True), np.float32)
     return values
 
 

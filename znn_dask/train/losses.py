@@ -7,12 +7,10 @@ import numpy as np
 
 from znn_dask.errors import ConfigError
 from znn_dask.model.losses import Losses
+from znn_dask.model.outputs import activated
 from znn_dask.ops.loss import evaluate
 from znn_dask.ops.losses import parse_loss
 from znn_dask.train.targets import affinity_map
-
-# The losses whose outputs are the logits of probabilities.
-_LOGITS = ("logistic", "dice", "malis", "malis_constrained")
 
 
 def loss_of_output(loss: Losses) -> str:
@@ -45,15 +43,7 @@ def probabilities(output: np.ndarray, loss: Losses) -> np.ndarray:
     -------
     float32 array of the same shape
     """
-    kind = parse_loss(loss_of_output(loss)).kind
-    if kind in _LOGITS:
-        # Through tanh, which neither overflows nor warns.
-        return (0.5 + 0.5 * np.tanh(0.5 * output)).astype(np.float32)
-    if kind == "softmax":
-        shifted = np.exp(output - output.max(axis=-4, keepdims=True))
-        shares: np.ndarray = shifted / shifted.sum(axis=-4, keepdims=True)
-        return shares.astype(np.float32)
-    return output
+    return activated(output, parse_loss(loss_of_output(loss)).activation)
 
 
 def foreground(output: np.ndarray, loss: Losses) -> np.ndarray:
