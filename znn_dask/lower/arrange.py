@@ -6,7 +6,8 @@ from itertools import accumulate, pairwise
 from znn_dask.errors import NetworkError
 from znn_dask.geometry import Triple, ceil_div
 from znn_dask.lower.expand import expand
-from znn_dask.lower.plan import Plan, rounded_output
+from znn_dask.lower.plan import Plan, fragment_sizes
+from znn_dask.lower.slabs import sizes_in_slabs
 from znn_dask.net import Edge, MaxFilter, Network
 from znn_dask.ops.layout import Arrangement, Entry
 
@@ -22,7 +23,7 @@ def arrange(net: Network, plan: Plan) -> dict[str, Arrangement]:
         If streams meet whose max-filters had different strides on the way.
     """
     net = expand(net)
-    dense = net.node_sizes(rounded_output(net, plan.output_size))
+    sizes = sizes_in_slabs(net, fragment_sizes(net, plan.output_size), plan.slabs)
     groups: dict[str, Groups] = {name: _input_groups(plan) for name in net.inputs}
     for edge in net.edges.values():
         arriving = _after(net, plan, edge, groups[edge.source])
@@ -33,9 +34,9 @@ def arrange(net: Network, plan: Plan) -> dict[str, Arrangement]:
             )
     return {
         name: Arrangement(
-            size=_divide(dense[name], net.sparsity_of(name)),
+            size=sizes[name],
             sparsity=net.sparsity_of(name),
-            groups=groups[name],
+            groups=_placed(groups[name], sizes[name][0]) if plan.slabs > 1 else groups[name],
             blocks=tuple(pairwise(accumulate(plan.blocks[name], initial=0))),
         )
         for name in net.nodes
@@ -53,11 +54,18 @@ def _divide(size: Triple, sparsity: Triple) -> Triple:
     return z, y, x
 
 
+def _placed(groups: Groups, depth: int) -> Groups:
+    """Return the groups with the first voxel of every slab in the place of its number."""
+    return tuple(tuple(entry._replace(z=entry.z * depth) for entry in group) for group in groups)
+
+
 def _input_groups(plan: Plan) -> Groups:
     count = plan.examples_per_group
+    # The place of a slab is first its number, since its depth is another at every node.
     return tuple(
-        tuple(Entry(example, 0, 0, 0) for example in range(first, min(first + count, plan.batch)))
+        tuple(Entry(example, slab, 0, 0) for example in range(first, min(first + count, plan.batch)))
         for first in range(0, ceil_div(plan.batch, count) * count, count)
+        for slab in range(plan.slabs)
     )
 
 

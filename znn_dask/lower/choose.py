@@ -21,9 +21,10 @@ from znn_dask.lower.plan import (
     Options,
     Plan,
     check_options,
+    fragment_sizes,
     learning_nodes,
-    rounded_output,
 )
+from znn_dask.lower.slabs import choose_slabs, sizes_in_slabs
 from znn_dask.net import Convolution, MaxFilter, Network
 from znn_dask.ops.fft import library, resolve_backend
 
@@ -89,6 +90,7 @@ def make_plan(
         granularity=choice.granularity,
         sum=options.sum,
         fft_effort=options.fft_effort,
+        slabs=choice.slabs,
     )
 
 
@@ -96,6 +98,7 @@ def layers_of(net: Network, plan: Plan) -> dict[str, Layer]:
     """Return the convolution layers as a plan has them."""
     choice = _Choice(net, plan.output_size, plan.batch, Options(granularity=plan.granularity), True)
     choice.groups_after = plan.groups_after
+    choice.set_slabs(plan.slabs)
     return choice.layers(plan.blocks, choice.grouped())
 
 
@@ -107,17 +110,22 @@ class _Choice:
     ) -> None:
         self.net, self.batch, self.options, self.training = expand(net), batch, options, training
         net = self.net
-        dense = net.node_sizes(rounded_output(net, output_size))
-        self.sizes = {node: _fragment(size, net.sparsity_of(node)) for node, size in dense.items()}
-        self.examples = max(1, min(batch, SMALL_INPUT // max(volume(self.sizes[name]) for name in net.inputs)))
+        whole = fragment_sizes(net, output_size)
+        self.examples = max(1, min(batch, SMALL_INPUT // max(volume(whole[name]) for name in net.inputs)))
+        self._whole = whole
+        self.set_slabs(choose_slabs(net, whole, ceil_div(options.tasks, ceil_div(batch, self.examples))))
         self.granularity = "node" if options.granularity == "auto" else options.granularity
         self.groups_after: dict[str, int] = {}
+
+    def set_slabs(self, slabs: int) -> None:
+        """Cut images into so many slabs."""
+        self.slabs, self.sizes = slabs, sizes_in_slabs(self.net, self._whole, slabs)
 
     def settle(self, blocks: Mapping[str, tuple[int, ...]] | None) -> list[Blocks]:
         """Fix the groups by the cost model; return the channel blocks to choose from, widest first."""
         # As if all were one task, since the groups are not known yet.
         whole: Blocks = {name: (node.channels,) for name, node in self.net.nodes.items()}
-        one = {name: (1, self.batch * volume(self.net.sparsity_of(name))) for name in self.net.nodes}
+        one = {name: (self.slabs, self.batch * volume(self.net.sparsity_of(name))) for name in self.net.nodes}
         layers = self.layers(whole, one)
         for _ in range(ROUNDS):
             before, self.groups_after = self.groups_after, self._groups(self._best(layers, predict))
@@ -170,7 +178,7 @@ class _Choice:
 
     def grouped(self) -> dict[str, tuple[int, int]]:
         """Return the number of batch groups of every node, and the entries of each."""
-        found = {name: (ceil_div(self.batch, self.examples), self.examples) for name in self.net.inputs}
+        found = {name: (ceil_div(self.batch, self.examples) * self.slabs, self.examples) for name in self.net.inputs}
         for edge in self.net.edges.values():
             n_groups, entries = found[edge.source]
             if isinstance(edge.op, MaxFilter):
@@ -218,7 +226,7 @@ class _Choice:
         """Return into how many groups each max-filter splits those of its source."""
         net = self.net
         entries = dict.fromkeys(net.inputs, self.examples)
-        n_groups = dict.fromkeys(net.inputs, ceil_div(self.batch, self.examples))
+        n_groups = dict.fromkeys(net.inputs, ceil_div(self.batch, self.examples) * self.slabs)
         groups_after: dict[str, int] = {}
         splits: dict[tuple[Triple, Triple], int] = {}
         whole = filters_differ(net)
@@ -298,11 +306,6 @@ def n_shares(layer: Layer, plan: ConvolutionPlan, fewest: int = FEWEST_TASKS) ->
 
 def _fixed(channels: int, width: int) -> tuple[int, ...]:
     return tuple(min(width, channels - first) for first in range(0, channels, width))
-
-
-def _fragment(size: Triple, sparsity: Triple) -> Triple:
-    z, y, x = (n // s for n, s in zip(size, sparsity, strict=True))
-    return z, y, x
 
 
 def filters_differ(net: Network) -> bool:

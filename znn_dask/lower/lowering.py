@@ -4,7 +4,7 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from znn_dask.geometry import Triple, volume
+from znn_dask.geometry import Triple, ceil_div, volume
 from znn_dask.lower.builder import DEFAULT_ORDER, ORDERS, Builder, Key, Priorities, ref
 from znn_dask.lower.plan import Plan
 from znn_dask.net import Convolution, Edge, Network, Pad, PhasedConvolution, Transfer
@@ -106,6 +106,13 @@ class Lowering:
         target, (first, stop) = self.arrangements[edge.target], self.arrangements[edge.source].blocks[place[0]]
         return 4 * volume(target.size) * len(target.groups[place[1]]) * (stop - first)
 
+    def beside(self, node: str, group: int) -> tuple[int | None, int | None]:
+        """Return the groups that hold the slabs before and after those of a group, where there are such."""
+        slabs, count = self.plan.slabs, len(self.arrangements[node].groups)
+        apart = count // (ceil_div(self.plan.batch, self.plan.examples_per_group) * slabs)
+        slab = group // apart % slabs
+        return (group - apart if slab > 0 else None), (group + apart if slab < slabs - 1 else None)
+
     def block_in(self, edge: Edge, block: int) -> tuple[int, int]:
         """Return the phase and the block of learned kernels that a block of a convolution's source belongs to."""
         return self._phase(edge, "down", block, self.n_blocks(edge.source))
@@ -148,6 +155,7 @@ class Lowering:
         if (
             isinstance(pad, Pad)
             and pad.mode == "zero"
+            and not (self.plan.slabs > 1 and pad.total[0])
             and len(self.net.outgoing(edge.source)) == 1
             and isinstance(edge.op, Convolution)
             and set(self.plan.convolutions[edge.name].algorithms) == {"direct"}

@@ -43,6 +43,8 @@ def forward(low: Lowering, edge: Edge) -> Values:
             return values
         case Pad() if low.absorbs(edge):
             return values
+        case Pad() if low.plan.slabs > 1 and edge.op.total[0]:
+            return _pad_slabs(low, edge, values)
         case Split():
             return _split(low, edge, values, "split")
         case Merge():
@@ -60,11 +62,40 @@ def backward(low: Lowering, edge: Edge, d_values: Values) -> Values:
             return d_values
         case Pad() if low.absorbs(edge):
             return d_values
+        case Pad() if low.plan.slabs > 1 and edge.op.total[0]:
+            return _unpad_slabs(low, edge, d_values)
         case Split():
             return _merge(low, edge, d_values, "backward-split")
         case Merge():
             return _split(low, edge, d_values, "backward-merge")
     return {place: _backward(low, edge, d_values, *place) for place in low.places(edge.source)}
+
+
+def _pad_slabs(low: Lowering, edge: Edge, values: Values) -> Values:
+    """Add the tasks that pad slabs with what lies beside them."""
+    assert isinstance(edge.op, Pad)
+    found = {}
+    for block, group in low.places(edge.source):
+        sides = [None if g is None else ref(values[block, g]) for g in low.beside(edge.source, group)]
+        arguments = (ref(values[block, group]), *sides, edge.op.before, edge.op.after)
+        index, priority = (edge.name, block, group), low.priorities.forward[edge.target]
+        n_bytes = low.edge_bytes(edge, (block, group))
+        found[block, group] = low.graph.task("pad", index, priority, border.pad_slab, *arguments, n_bytes=n_bytes)
+    return found
+
+
+def _unpad_slabs(low: Lowering, edge: Edge, d_values: Values) -> Values:
+    """Add the tasks of the gradients of slabs, to which those beside them contribute."""
+    assert isinstance(edge.op, Pad)
+    found = {}
+    for block, group in low.places(edge.source):
+        sides = [None if g is None else ref(d_values[block, g]) for g in low.beside(edge.source, group)]
+        arguments = (ref(d_values[block, group]), *sides, edge.op.before, edge.op.after)
+        index, priority = (edge.name, block, group), low.priorities.backward[edge.source]
+        n_bytes = low.n_bytes(edge.source, (block, group))
+        function = border.pad_slab_backward
+        found[block, group] = low.graph.task("backward-pad", index, priority, function, *arguments, n_bytes=n_bytes)
+    return found
 
 
 def _pass_of(low: Lowering, edge: Edge) -> Pass:

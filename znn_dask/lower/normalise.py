@@ -173,7 +173,7 @@ def _parameter(low: Lowering, name: str, edge: Edge, block: int) -> object:
 def _voxels(low: Lowering, edge: Edge) -> int:
     """Return the voxels of one example and map."""
     arrangement = low.arrangements[edge.source]
-    return volume(arrangement.size) * volume(arrangement.sparsity)
+    return volume(arrangement.size) * volume(arrangement.sparsity) * low.plan.slabs
 
 
 def _nested(low: Lowering, edge: Edge, keys: Values) -> List:

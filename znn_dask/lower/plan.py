@@ -13,6 +13,7 @@ from znn_dask.errors import ParameterError, ShapeError, nearest
 from znn_dask.geometry import ONE, Triple, ceil_div
 from znn_dask.lower.blocks import shared_blocks
 from znn_dask.lower.expand import expand
+from znn_dask.lower.slabs import can_be_cut
 from znn_dask.net import Convolution, MaxFilter, Network, Normalisation, Op, Upsample
 from znn_dask.net.parameters import parameters_of
 from znn_dask.net.shapes import pads
@@ -98,6 +99,8 @@ class Plan(msgspec.Struct, frozen=True):
     groups_after : dict of max-filter edge to int
         Into how many groups it splits each of its source's.
     granularity, sum, fft_effort : str
+    slabs : int
+        Into how many slabs along z every image is cut, see `slabs`; each is in groups of its own.
     """
 
     output_size: dict[str, Triple]
@@ -109,6 +112,7 @@ class Plan(msgspec.Struct, frozen=True):
     granularity: str
     sum: str
     fft_effort: str
+    slabs: int = 1
 
     def to_json(self) -> str:
         """Return the plan as text."""
@@ -209,7 +213,8 @@ def check_plan(net: Network, plan: Plan) -> None:
         and min(min(widths) for widths in plan.blocks.values()) > 0
         and shared_blocks(net, plan.blocks) == plan.blocks
         and all(_is_possible(net, name, chosen) for name, chosen in plan.convolutions.items())
-        and min(plan.batch, plan.examples_per_group, *plan.groups_after.values(), 1) > 0
+        and min(plan.batch, plan.examples_per_group, plan.slabs, *plan.groups_after.values(), 1) > 0
+        and can_be_cut(net, fragment_sizes(net, plan.output_size), plan.slabs)
     )
     if not fits:
         raise ParameterError("its plan is not one of its network")
@@ -219,6 +224,16 @@ def check_plan(net: Network, plan: Plan) -> None:
     for chosen in plan.convolutions.values():
         if chosen.spectral:
             resolve_backend(chosen.backend)
+
+
+def fragment_sizes(net: Network, output_size: Mapping[str, Triple]) -> dict[str, Triple]:
+    """Return the size of a whole fragment of every node."""
+    dense = net.node_sizes(rounded_output(net, output_size))
+    found = {}
+    for name, size in dense.items():
+        z, y, x = (n // s for n, s in zip(size, net.sparsity_of(name), strict=True))
+        found[name] = z, y, x
+    return found
 
 
 def _is_possible(net: Network, edge: str, chosen: ConvolutionPlan) -> bool:
@@ -240,7 +255,7 @@ def describe(net: Network, plan: Plan, memory: str = "") -> str:
     """Return the plan as a table; ``memory`` says what it takes."""
     net = expand(net)
     rows: list[tuple[str, ...]] = [("edge", "kind", *PASSES, "tile", "transform", "blocks in", "blocks out", "groups")]
-    n_groups = {name: ceil_div(plan.batch, plan.examples_per_group) for name in net.inputs}
+    n_groups = {name: ceil_div(plan.batch, plan.examples_per_group) * plan.slabs for name in net.inputs}
     learning = learning_nodes(net)
     for edge in net.edges.values():
         n_groups[edge.target] = n_groups[edge.source] * plan.groups_after.get(edge.name, 1)
@@ -255,9 +270,10 @@ def describe(net: Network, plan: Plan, memory: str = "") -> str:
             )
         )
     lines = [as_table(rows)]
+    slabs = f"; {plan.slabs} slabs" if plan.slabs > 1 else ""
     lines.append(
-        f"output {_sizes(plan.output_size)}; batch {plan.batch}; granularity {plan.granularity}; sum {plan.sum}; "
-        f"transforms {plan.fft_effort}d"
+        f"output {_sizes(plan.output_size)}; batch {plan.batch}{slabs}; granularity {plan.granularity}; "
+        f"sum {plan.sum}; transforms {plan.fft_effort}d"
     )
     return "\n".join([*lines, memory] if memory else lines)
 

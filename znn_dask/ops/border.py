@@ -76,6 +76,75 @@ def crop_backward(d_output: Array, before: Triple, after: Triple) -> Array:
     return pad(d_output, before, after, "zero")
 
 
+def _reference_pad_slab(
+    image: Array, previous: Array | None, following: Array | None, before: Triple, after: Triple
+) -> Array:
+    padded = reference.pad(image, before, after, "zero")
+    _, by, bx = before
+    _, y, x = size_of(image)
+    inside = slice(by, by + y), slice(bx, bx + x)
+    if previous is not None and before[0]:
+        padded[:, : before[0], *inside] = previous[:, -before[0] :]
+    if following is not None and after[0]:
+        padded[:, padded.shape[1] - after[0] :, *inside] = following[:, : after[0]]
+    return padded
+
+
+@fresh
+@twin(_reference_pad_slab)
+def pad_slab(image: Array, previous: Array | None, following: Array | None, before: Triple, after: Triple) -> Array:
+    """Pad a slab of an image that is cut along z: with what its neighbours hold, and zeros where the image ends.
+
+    Parameters
+    ----------
+    image, previous, following : float32 of shape (entry, z, y, x, channel)
+        Slabs of one size; None where there is none.
+    before, after : (z, y, x)
+        Along z at most the slab's.
+    """
+    size = size_of(image)
+    parts, places = _moved(size, before, after, "zero")
+    images, own = [image], 0
+    if previous is not None:
+        images, own = [previous, image], 1
+    if following is not None:
+        images.append(following)
+    n = size[0]
+    place = np.arange(-before[0], n + after[0])
+    part = own + np.floor_divide(place, n)
+    inside = (part >= 0) & (part < len(images))
+    parts[0] = np.where(inside, part, 0).astype(np.int32)
+    places[0] = np.where(inside, place % n, -1).astype(np.int32)
+    out = empty((len(image), *add(size, add(before, after)), image.shape[4]))
+    _kernels.take(images, parts, places, out)
+    return out
+
+
+def _reference_pad_slab_backward(
+    d_output: Array, previous: Array | None, following: Array | None, before: Triple, after: Triple
+) -> Array:
+    return _summed(reference.crop(d_output, before, after), previous, following, before, after)
+
+
+@fresh
+@twin(_reference_pad_slab_backward)
+def pad_slab_backward(
+    d_output: Array, previous: Array | None, following: Array | None, before: Triple, after: Triple
+) -> Array:
+    """Return the gradient of a slab from those of its own padded slab and of its neighbours'."""
+    return _summed(crop(d_output, before, after), previous, following, before, after)
+
+
+def _summed(own: Array, previous: Array | None, following: Array | None, before: Triple, after: Triple) -> Array:
+    _, y, x = size_of(own)
+    inside = slice(before[1], before[1] + y), slice(before[2], before[2] + x)
+    if previous is not None and after[0]:
+        own[:, : after[0]] += previous[:, previous.shape[1] - after[0] :, *inside]
+    if following is not None and before[0]:
+        own[:, own.shape[1] - before[0] :] += following[:, : before[0], *inside]
+    return own
+
+
 def _moved(size: Triple, before: Triple, after: Triple, mode: str) -> tuple[list[Numbers], list[Numbers]]:
     """Return, along every axis of the larger image, the parts (there is one) and the places in it."""
     places = [_places(n, b, a, mode) for n, b, a in zip(size, before, after, strict=True)]

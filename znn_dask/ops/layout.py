@@ -5,7 +5,7 @@ per batch group and channel block, an *entry* being one example's fragment: the 
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -56,7 +56,8 @@ class Arrangement(NamedTuple):
     @property
     def dense_size(self) -> Triple:
         """Size on the dense lattice (z, y, x)."""
-        z, y, x = (n * s for n, s in zip(self.size, self.sparsity, strict=True))
+        last = (max(axis) for axis in zip(*(entry[1:] for group in self.groups for entry in group), strict=True))
+        z, y, x = (first + (n - 1) * s + 1 for first, n, s in zip(last, self.size, self.sparsity, strict=True))
         return z, y, x
 
 
@@ -64,11 +65,14 @@ class Arrangement(NamedTuple):
 def from_public(batch: Array, entries: Sequence[Entry], channels: tuple[int, int], size: Triple) -> Array:
     """Return one block of a node of sparsity 1 from the public array; voxels beyond its end become zero."""
     first, stop = channels
-    z, y, x = (min(n, m) for n, m in zip(size, batch.shape[2:], strict=True))
-    whole = (z, y, x) == size
+    least = (min(axis) for axis in zip(*(entry[1:] for entry in entries), strict=True))
+    whole = all(n + at <= m for n, at, m in zip(size, least, batch.shape[2:], strict=True))
     block = (empty if whole else zeros)((len(entries), *size, stop - first))
     for index, entry in enumerate(entries):
-        part = batch[entry.example, first:stop, :z, :y, :x]
+        sides = (slice(at, at + n) for at, n in zip(entry[1:], size, strict=True))
+        where: Any = (entry.example, slice(first, stop), *sides)
+        part = batch[where]
+        z, y, x = part.shape[1:]
         block[index, :z, :y, :x] = np.moveaxis(part, 0, -1)
     return block
 
@@ -102,13 +106,15 @@ def split(batch: Array, arrangement: Arrangement) -> tuple[Array, ...]:
 
 
 def _visit(blocks: Sequence[Array], arrangement: Arrangement, dense: Array, write: bool) -> None:
-    sz, sy, sx = arrangement.sparsity
     each = iter(blocks)
     for group in arrangement.groups:
         for first, stop in arrangement.blocks:
             block = next(each)
             for inside, entry in zip(block, group, strict=True):
-                lattice = dense[entry.example, first:stop, entry.z :: sz, entry.y :: sy, entry.x :: sx]
+                steps = zip(entry[1:], arrangement.size, arrangement.sparsity, strict=True)
+                sides = (slice(at, at + n * step, step) for at, n, step in steps)
+                where: Any = (entry.example, slice(first, stop), *sides)
+                lattice = dense[where]
                 if write:
                     lattice[...] = np.moveaxis(inside, -1, 0)
                 else:
