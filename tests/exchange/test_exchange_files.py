@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+from exchange_zoo import LARGE, SMALL  # noqa: E402
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from parity import by_name, random_parameters, random_sample  # noqa: E402
@@ -173,20 +174,14 @@ def test_onnx_needs_its_extra(tmp_path, monkeypatch):
         write_onnx(NET, PARAMETERS, tmp_path / "a.onnx", INPUTS)
 
 
-ONNX = {
-    "chain": (NET, SIZE),
-    "vd2d3d": (znn.zoo.vd2d3d(), (1, 1, 2)),
-    "unet3d": (znn.zoo.unet3d(widths=(2, 3), norm="group"), (4, 4, 6)),
-    "rsunet": (znn.zoo.rsunet(widths=(2, 3)), (2, 4, 6)),
-    "rsunet nearest": (znn.zoo.rsunet(widths=(2, 3), norm="instance", mode="nearest"), (2, 4, 6)),
-    "n4_affinity": (znn.zoo.n4_affinity(), (1, 1, 1)),
-}
+ONNX = {"chain": (lambda: NET, SIZE), **SMALL, **LARGE}
 
 
-@pytest.mark.parametrize("name", ONNX)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in ONNX])
 def test_onnx_runs_elsewhere(name, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-    net, size = ONNX[name]
+    make, size = ONNX[name]
+    net = make()
     rng = np.random.default_rng(3)
     parameters, (images, _) = random_parameters(net, rng), random_sample(net, size, rng, batch=3)
     write_onnx(net, parameters, tmp_path / "a.onnx", {name: image.shape[2:] for name, image in images.items()})
