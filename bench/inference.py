@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from znn_dask.geometry import Triple, ceil_div
 from znn_dask.model.memory import as_bytes
 from znn_dask.model.tiling import fit_of, halved_patch, search_patch
 from znn_dask.model.volumes import predictor_of, tile_bytes_of
+from znn_dask.net import Dropout
 
 NETS = ("n337", "n537", "n726", "n926", "vd2d")
 WANTED = {"n337": 3.0, "n537": 6.0, "n726": 8.0, "n926": 8.0, "vd2d": 3.0}  # times PyTorch's best
@@ -61,8 +63,13 @@ def network(name: str, width: int, kernel: int) -> znn.Network:
     """Return a network by name, or by letters."""
     if name not in NETS:
         return znn.Network.parse(name, width=width, kernel=kernel)
-    net: znn.Network = getattr(znn.zoo, name)(width=width) if name != "vd2d" else znn.zoo.vd2d()
-    return net
+    if name != "vd2d":
+        net: znn.Network = getattr(znn.zoo, name)(width=width)
+        return net
+    # Dropout does nothing in a prediction, and the peer has none.
+    net = znn.zoo.vd2d()
+    edges = [replace(e, op=Dropout(0.0)) if isinstance(e.op, Dropout) else e for e in net.edges.values()]
+    return znn.Network(net.nodes.values(), edges, net.ndim)
 
 
 def best_tile(model: znn.Model, volume: Triple, memory: int, workers: int) -> Triple:

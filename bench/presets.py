@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import znn_dask as znn
-from znn_dask.net import Convolution, MaxFilter, MaxPool, Transfer
+from znn_dask.net import Convolution, Dropout, MaxFilter, MaxPool, Transfer
 from znn_dask.net.shapes import window_of
 
 RATE, MOMENTUM = 1e-6, 0.9  # small, so that the parameters stay in range however long it runs
@@ -88,6 +88,8 @@ def layers(net: znn.Network) -> list[dict[str, Any]]:
     """Return a chain as `torch_peer` reads it, in plain lists and names."""
     found = []
     for edge in net.edges.values():
+        if isinstance(edge.op, Dropout) and edge.op.rate == 0:
+            continue
         if not isinstance(edge.op, Convolution | MaxFilter | MaxPool | Transfer):
             raise NotImplementedError(f"the peer has no {edge.op.kind}: only chains of convolution, transfer and max")
         following = net.outgoing(edge.target)
