@@ -61,6 +61,11 @@ def multiply(a: Triple, b: Triple) -> Triple:
     return a[0] * b[0], a[1] * b[1], a[2] * b[2]
 
 
+def divide(a: Triple, b: Triple) -> Triple:
+    """Return a // b, axis by axis."""
+    return a[0] // b[0], a[1] // b[1], a[2] // b[2]
+
+
 def round_up(size: Triple, multiple: Triple) -> Triple:
     """Return the smallest size not below ``size`` that is a multiple of ``multiple``, axis by axis."""
     z, y, x = (ceil_div(s, m) * m for s, m in zip(size, multiple, strict=True))

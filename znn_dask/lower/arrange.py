@@ -49,11 +49,6 @@ def input_sizes(net: Network, plan: Plan) -> Mapping[str, Triple]:
     return {name: exact[name] for name in net.inputs}
 
 
-def _divide(size: Triple, sparsity: Triple) -> Triple:
-    z, y, x = (n // s for n, s in zip(size, sparsity, strict=True))
-    return z, y, x
-
-
 def _placed(groups: Groups, depth: int) -> Groups:
     """Return the groups with the first voxel of every slab in the place of its number."""
     return tuple(tuple(entry._replace(z=entry.z * depth) for entry in group) for group in groups)

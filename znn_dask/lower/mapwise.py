@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from znn_dask.geometry import Triple
+from znn_dask.geometry import divide
 from znn_dask.lower.builder import Key, ref, refs
 from znn_dask.lower.lowering import Lowering, Place, Values, activation_of
 from znn_dask.net import (
@@ -110,14 +110,9 @@ def _pass_of(low: Lowering, edge: Edge) -> Pass:
             sparsity = low.net.sparsity_of(edge.source)
             assert op.after is not None
             return Pass(
-                "crop", border.crop, border.crop_backward, (_divide(op.before, sparsity), _divide(op.after, sparsity))
+                "crop", border.crop, border.crop_backward, (divide(op.before, sparsity), divide(op.after, sparsity))
             )
     raise AssertionError(f"edge {edge.name!r} is no operation that works map by map: {edge.op}")
-
-
-def _divide(size: Triple, by: Triple) -> Triple:
-    z, y, x = (n // m for n, m in zip(size, by, strict=True))
-    return z, y, x
 
 
 def _forward(low: Lowering, edge: Edge, block: int, group: int) -> Values:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from znn_dask.errors import ParameterError, ShapeError, nearest
-from znn_dask.geometry import ONE, Triple, ceil_div
+from znn_dask.geometry import ONE, Triple, ceil_div, divide
 from znn_dask.lower.blocks import shared_blocks
 from znn_dask.lower.expand import expand
 from znn_dask.lower.slabs import can_be_cut
@@ -229,11 +229,7 @@ def check_plan(net: Network, plan: Plan) -> None:
 def fragment_sizes(net: Network, output_size: Mapping[str, Triple]) -> dict[str, Triple]:
     """Return the size of a whole fragment of every node."""
     dense = net.node_sizes(rounded_output(net, output_size))
-    found = {}
-    for name, size in dense.items():
-        z, y, x = (n // s for n, s in zip(size, net.sparsity_of(name), strict=True))
-        found[name] = z, y, x
-    return found
+    return {name: divide(size, net.sparsity_of(name)) for name, size in dense.items()}
 
 
 def _is_possible(net: Network, edge: str, chosen: ConvolutionPlan) -> bool:
