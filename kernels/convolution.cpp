@@ -2,13 +2,21 @@
 #include <nanobind/stl/optional.h>
 
 #include <optional>
+#include <string>
 
 #include "bindings.hpp"
 
 namespace {
 
-// What forward and backward share. before, after: zeros thought around the image of the forward pass.
-void direct_product(znn::DirectForward& a, const std::vector<Image>& images, const std::vector<Kernel>& kernels, const Ints& before,
+enum class By { DIRECT, WINOGRAD };
+
+void require_squares(By by, znn::Size kernel) {
+  require(by == By::DIRECT || (kernel.y == kernel.x && kernel.y >= 2 && kernel.y <= 5),
+          "Winograd's algorithm is for kernels with as many taps along y as along x, 2 to 5");
+}
+
+// What both ways and passes share. before, after: zeros thought around the image of the forward pass.
+void taps_product(By by, znn::DirectForward& a, const std::vector<Image>& images, const std::vector<Kernel>& kernels, const Ints& before,
                     const Ints& after, Array<float, 5>& out) {
   require(!images.empty() && images.size() == kernels.size(), "direct convolution needs one kernel per image");
   std::vector<znn::Block> blocks = blocks_of(images, 4);
@@ -42,13 +50,16 @@ void direct_product(znn::DirectForward& a, const std::vector<Image>& images, con
   a.n_blocks = (int)blocks.size();
   a.blocks = blocks.data();
   a.out = out.data();
+  require_squares(by, a.kernel);
+  const znn::Table& t = znn::table();
   nb::gil_scoped_release release;
-  a.scratch = znn::pool::scratch(znn::table().direct_forward_scratch(a));
-  znn::table().direct_forward(a);
+  a.scratch = znn::pool::scratch((by == By::DIRECT ? t.direct_forward_scratch : t.winograd_forward_scratch)(a));
+  (by == By::DIRECT ? t.direct_forward : t.winograd_forward)(a);
 }
 
 // function: -1 stores the sums as they are; otherwise it is applied to each sum with its bias.
-void direct_forward(const std::vector<Image>& images, const std::vector<Kernel>& kernels, Array<float, 5> out,
+template <By by>
+void forward(const std::vector<Image>& images, const std::vector<Kernel>& kernels, Array<float, 5> out,
                     std::optional<Array<const float, 1>> bias, int function, float a, float b, const Ints& before, const Ints& after) {
   znn::DirectForward f{};
   f.transfer = function >= 0;
@@ -60,17 +71,19 @@ void direct_forward(const std::vector<Image>& images, const std::vector<Kernel>&
     f.a = a;
     f.b = b;
   }
-  direct_product(f, images, kernels, before, after, out);
+  taps_product(by, f, images, kernels, before, after, out);
 }
 
-void direct_backward(const std::vector<Image>& d_outputs, const std::vector<Kernel>& kernels, Array<float, 5> d_image,
+template <By by>
+void backward(const std::vector<Image>& d_outputs, const std::vector<Kernel>& kernels, Array<float, 5> d_image,
                      const Ints& before, const Ints& after) {
   znn::DirectForward a{};
   a.turned = true;
-  direct_product(a, d_outputs, kernels, before, after, d_image);
+  taps_product(by, a, d_outputs, kernels, before, after, d_image);
 }
 
-void direct_gradient(const Image& image, const Image& d_out, Array<float, 5> d_kernel) {
+template <By by>
+void gradient(const Image& image, const Image& d_out, Array<float, 5> d_kernel) {
   const znn::Size size = size_of(image, 1), kernel = size_of(d_kernel);
   require(positive(valid(size, kernel)) && same(size_of(d_out, 1), valid(size, kernel)) && d_out.shape(0) == image.shape(0),
           "the output gradient's size must be image - kernel + 1, at least 1");
@@ -78,9 +91,11 @@ void direct_gradient(const Image& image, const Image& d_out, Array<float, 5> d_k
   require(positive(kernel) && image.size() > 0 && d_out.size() > 0, "batch and channels must not be empty");
   znn::DirectGradient a{size, kernel, (int)image.shape(0), (int)image.shape(4), (int)d_out.shape(4), image.data(), d_out.data(),
                         d_kernel.data(), nullptr};
+  require_squares(by, kernel);
+  const znn::Table& t = znn::table();
   nb::gil_scoped_release release;
-  a.scratch = znn::pool::scratch(znn::table().direct_gradient_scratch(a));
-  znn::table().direct_gradient(a);
+  a.scratch = znn::pool::scratch((by == By::DIRECT ? t.direct_gradient_scratch : t.winograd_gradient_scratch)(a));
+  (by == By::DIRECT ? t.direct_gradient : t.winograd_gradient)(a);
 }
 
 znn::Twiddles twiddles_of(const std::vector<Twiddle>& t, znn::Size n, znn::Size k) {
@@ -311,13 +326,19 @@ void join_complex(const Array<const float, 5>& spectrum, size_t first, size_t co
   znn::table().join_complex(spectrum.data(), spectrum.shape(4), first, count, size_of(tile).voxels(), tile.data(), tile.shape(3) / 2);
 }
 
+template <By by>
+void bind_taps(nb::module_& m, const std::string& name) {
+  m.def((name + "_forward").c_str(), &forward<by>, "images"_a, "kernels"_a, "out"_a, "bias"_a = nb::none(), "function"_a = -1,
+        "a"_a = 0.0f, "b"_a = 0.0f, "before"_a = Ints{}, "after"_a = Ints{});
+  m.def((name + "_backward").c_str(), &backward<by>, "d_outputs"_a, "kernels"_a, "d_image"_a, "before"_a = Ints{}, "after"_a = Ints{});
+  m.def((name + "_gradient").c_str(), &gradient<by>, "image"_a, "d_out"_a, "d_kernel"_a);
+}
+
 }  // namespace
 
 void bind_convolution(nb::module_& m) {
-  m.def("direct_forward", &direct_forward, "images"_a, "kernels"_a, "out"_a, "bias"_a = nb::none(), "function"_a = -1, "a"_a = 0.0f,
-        "b"_a = 0.0f, "before"_a = Ints{}, "after"_a = Ints{});
-  m.def("direct_backward", &direct_backward, "d_outputs"_a, "kernels"_a, "d_image"_a, "before"_a = Ints{}, "after"_a = Ints{});
-  m.def("direct_gradient", &direct_gradient, "image"_a, "d_out"_a, "d_kernel"_a);
+  bind_taps<By::DIRECT>(m, "direct");
+  bind_taps<By::WINOGRAD>(m, "winograd");
   m.def("spectral_product", &spectral_product, "images"_a, "kernels"_a, "transform"_a, "twiddles"_a, "backward"_a, "out"_a);
   m.def("stored_product", &stored_product, "images"_a, "kernels"_a, "transform"_a, "backward"_a, "out"_a);
   m.def("spectral_gradient", &spectral_gradient, "image"_a, "d_out"_a, "transform"_a, "twiddles"_a, "share"_a, "n_shares"_a,

@@ -43,20 +43,6 @@ struct Rows {
   size_t to[MAX_ROWS];    // row of the output
 };
 
-// The first n lanes in few moves.
-ZNN_INLINE void store_rest(float* to, vf value, int n) {
-  if (n == LANES) return store(to, value);
-  float lanes[LANES];
-  store(lanes, value);
-  const float* from = lanes;
-  for (int size = LANES / 2; size > 0; size /= 2)
-    if (n & size) {
-      __builtin_memcpy(to, from, sizeof(float) * size);
-      to += size;
-      from += size;
-    }
-}
-
 // Where sums become values of the output: `change` is applied to n rows of sums, each as wide as the part.
 template <typename Change>
 ZNN_INLINE void finish_with(const Job& job, const size_t* rows, int n, const float* sums, const Change& change) {

@@ -9,6 +9,10 @@ size_t direct_forward_scratch(const DirectForward&);
 void direct_forward(const DirectForward&);
 size_t direct_gradient_scratch(const DirectGradient&);
 void direct_gradient(const DirectGradient&);
+size_t winograd_forward_scratch(const DirectForward&);
+void winograd_forward(const DirectForward&);
+size_t winograd_gradient_scratch(const DirectGradient&);
+void winograd_gradient(const DirectGradient&);
 size_t spectral_product_scratch(const SpectralProduct&);
 void spectral_product(const SpectralProduct&);
 size_t spectral_gradient_scratch(const SpectralGradient&);
@@ -66,6 +70,8 @@ const Table TABLE = {
     ZNN_TEXT(ZNN_ISA),        LANES,
     direct_forward_scratch,   direct_forward,
     direct_gradient_scratch,  direct_gradient,
+    winograd_forward_scratch, winograd_forward,
+    winograd_gradient_scratch, winograd_gradient,
     spectral_product_scratch, spectral_product,
     spectral_gradient_scratch, spectral_gradient,
     gather_tile,              scatter_tile,

@@ -206,6 +206,10 @@ struct Table {
   void (*direct_forward)(const DirectForward&);
   size_t (*direct_gradient_scratch)(const DirectGradient&);
   void (*direct_gradient)(const DirectGradient&);
+  size_t (*winograd_forward_scratch)(const DirectForward&);
+  void (*winograd_forward)(const DirectForward&);
+  size_t (*winograd_gradient_scratch)(const DirectGradient&);
+  void (*winograd_gradient)(const DirectGradient&);
   size_t (*spectral_product_scratch)(const SpectralProduct&);
   void (*spectral_product)(const SpectralProduct&);
   size_t (*spectral_gradient_scratch)(const SpectralGradient&);

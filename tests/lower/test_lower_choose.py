@@ -12,9 +12,10 @@ from znn_dask.errors import ParameterError
 from znn_dask.lower import Options, make_plan
 from znn_dask.lower.choose import FEWEST_TASKS, block_widths, layers_of, n_shares
 from znn_dask.lower.cost import candidates, predict, tile_sizes, whole_size
-from znn_dask.lower.layers import DIRECT, NEEDS, Candidate, Layer, best, seconds_of, used, works
+from znn_dask.lower.layers import DIRECT, NEEDS, WINOGRAD, Candidate, Layer, best, seconds_of, used, works
 from znn_dask.lower.plan import PASSES, ConvolutionPlan, check_plan
 from znn_dask.net import Network
+from znn_dask.ops import winograd
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -84,14 +85,16 @@ def test_blocks_hold_all_channels_in_whole_vectors(channels, n_groups, widest):
 @pytest.mark.parametrize("layer", [LAYER, FLAT])
 def test_proposals_hold_the_kernel_and_include_the_whole_image(layer):
     proposed = candidates(layer, "auto", "auto")
-    assert proposed[0] == DIRECT
-    tiles = [candidate.tile for candidate in proposed[1:]]
+    n_plain = 1 + winograd.fits(layer.kernel)
+    assert proposed[:n_plain] == (DIRECT, WINOGRAD)[:n_plain]
+    tiles = [candidate.tile for candidate in proposed[n_plain:]]
     assert 4 <= len(set(tiles)) <= 8
     whole = tuple(1 if k == 1 else n for n, k in zip(whole_size(layer.size), layer.kernel, strict=True))
     assert whole in tiles
     for tile in tiles:
         assert all(t >= k and (k > 1 or t == 1) for t, k in zip(tile, layer.kernel, strict=True))
     assert candidates(layer, "direct", "auto") == (DIRECT,)
+    assert candidates(layer, "winograd", "auto") == ((DIRECT, WINOGRAD)[n_plain - 1],)
     assert DIRECT not in candidates(layer, "fft", "auto")
 
 
@@ -161,11 +164,12 @@ def test_what_passes_share_is_counted_once(direct, spectral, expected, seconds):
     assert set(used(LAYER, plan)) == {DIRECT if name == "direct" else SMALL for name in expected}
 
 
-@given(st.lists(st.floats(0.5, 2), min_size=13, max_size=13))
+@given(st.lists(st.floats(0.5, 2), min_size=16, max_size=16))
 def test_no_other_choice_is_faster(values):
-    told = {DIRECT: dict(zip(PASSES, values[:3], strict=True)), SMALL: times(*values[3:8]), LARGE: times(*values[8:])}
+    told = {DIRECT: dict(zip(PASSES, values[:3], strict=True)), SMALL: times(*values[3:8]), LARGE: times(*values[8:13])}
+    told[WINOGRAD] = dict(zip(PASSES, values[13:], strict=True))
     _, least = best(LAYER, told)
-    for kinds, candidate in product(product(("direct", "fft"), repeat=3), (SMALL, LARGE)):
+    for kinds, candidate in product(product(("direct", "winograd", "fft"), repeat=3), (SMALL, LARGE)):
         assert seconds_of(LAYER, told, ConvolutionPlan(*kinds, candidate.tile, candidate.backend)) >= least
 
 

@@ -176,7 +176,7 @@ def test_whether_streams_can_meet_does_not_depend_on_the_size(streams):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"convolution": "ftt"}, "convolution must be one of auto, fft, direct, fft-stored, got 'ftt'"),
+        ({"convolution": "ftt"}, "convolution must be one of auto, fft, direct, winograd, fft-stored, got 'ftt'"),
         ({"convolution": {"conv9": "fft"}}, r"'conv9', which is no convolution .* conv1, conv2.*Did you mean 'conv"),
         ({"convolution": {"conv1": "ftt"}}, "convolution must be one of"),
         ({"granularity": "voxel"}, "granularity must be one of auto, node, edge, got 'voxel'"),

@@ -13,8 +13,8 @@ from znn_dask.commands.sizes import optimizer_of
 from znn_dask.commands.sizes import search_size as sizes_found
 from znn_dask.lower import Options, Plan, make_plan
 from znn_dask.lower.choose import layers_of
-from znn_dask.lower.layers import DIRECT, NEEDS, Candidate, Layer, Times, seconds_of, works
-from znn_dask.lower.plan import PASSES, ConvolutionPlan, as_table, describe
+from znn_dask.lower.layers import NEEDS, Candidate, Layer, Times, seconds_of, works
+from znn_dask.lower.plan import PASSES, PLAIN, ConvolutionPlan, as_table, describe
 from znn_dask.model.samples import output_sizes
 from znn_dask.net import Network
 from znn_dask.train.resolve import sizes
@@ -152,8 +152,8 @@ def _cell(counted: float | None, measured: float | None, chosen: bool) -> str:
 
 def _is_part(candidate: Candidate, part: str, chosen: ConvolutionPlan) -> bool:
     """Whether a candidate's part is among what a plan is made of."""
-    if candidate == DIRECT:
-        return part in PASSES and getattr(chosen, part) == "direct"
+    if candidate.algorithm in PLAIN:
+        return part in PASSES and getattr(chosen, part) == candidate.algorithm
     if (candidate.tile, candidate.backend) != (chosen.tile, chosen.backend):
         return False
     spectral = [name for name in PASSES if getattr(chosen, name) == "fft"]

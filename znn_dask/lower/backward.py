@@ -13,15 +13,22 @@ from znn_dask.lower import joins, mapwise, normalise
 from znn_dask.lower.builder import Key, ref, refs
 from znn_dask.lower.forward import kernel_value
 from znn_dask.lower.lowering import Lowering, Place, Values
-from znn_dask.lower.plan import learning_nodes
+from znn_dask.lower.plan import PLAIN, learning_nodes
 from znn_dask.net import Convolution, Edge, Normalisation, PhasedConvolution, Softmax, Transfer
-from znn_dask.ops import border, direct, phases, spectral
+from znn_dask.ops import border, direct, phases, spectral, winograd
 from znn_dask.ops.fft import Wisdom
 from znn_dask.ops.memory import Array
 from znn_dask.tasks import fresh
 
+INPUT_GRADIENTS: dict[str, Callable[..., Array]] = {
+    "direct": direct.backward,
+    "winograd": winograd.backward,
+    "fft": spectral.product,
+    "fft-stored": spectral.stored_product,
+}
 KERNEL_GRADIENTS: dict[str, Callable[..., Array]] = {
     "direct": direct.kernel_gradient,
+    "winograd": winograd.kernel_gradient,
     "fft": spectral.kernel_gradient,
     "fft-stored": spectral.stored_kernel_gradient,
 }
@@ -83,13 +90,13 @@ def _transfer(low: Lowering, back: Backward, edge: Edge, d_values: Values) -> Va
 def _convolution(low: Lowering, back: Backward, edge: Edge, d_values: Values, wanted: bool) -> Values:
     chosen = low.plan.convolutions[edge.name]
     spectra: Values = {}
-    if chosen.gradient != "direct" or (wanted and chosen.backward != "direct"):
+    if chosen.gradient not in PLAIN or (wanted and chosen.backward not in PLAIN):
         spectra = {place: _fft_gradient(low, edge, place, d_values) for place in d_values}
-    arriving = d_values if chosen.gradient == "direct" else spectra
+    arriving = d_values if chosen.gradient in PLAIN else spectra
     _kernel_gradients(low, back, edge, arriving)
     if not wanted:
         return {}
-    arriving = d_values if chosen.backward == "direct" else spectra
+    arriving = d_values if chosen.backward in PLAIN else spectra
     return {place: _input_gradient(low, edge, place, arriving) for place in low.places(edge.source)}
 
 
@@ -168,13 +175,12 @@ def _input_gradient(low: Lowering, edge: Edge, place: Place, arriving: Values) -
     algorithm = low.plan.convolutions[edge.name].backward
     gradients = [arriving[b, group] for b in range(low.n_blocks(edge.target))]
     kernels = [kernel_value(low, edge, block, b) for b in range(len(gradients))]
-    function: Callable[..., Array] = direct.backward
+    function = INPUT_GRADIENTS[algorithm]
     more: tuple[object, ...] = ()
     n_bytes = low.n_bytes(edge.source, place)
     if (padding := low.padding_of(edge)) != direct.NO_PADDING:
         more, n_bytes = (padding,), low.n_bytes(low.net.incoming(edge.source)[0].source, place)
-    if algorithm != "direct":
-        function = spectral.stored_product if algorithm == "fft-stored" else spectral.product
+    if algorithm not in PLAIN:
         more = (low.tiling(edge), True)
         n_bytes = low.spectrum_bytes(edge.source, place, low.tiling(edge))
     if low.plan.granularity == "node":
@@ -197,7 +203,7 @@ def _input_gradient(low: Lowering, edge: Edge, place: Place, arriving: Values) -
             for b, (d, k) in enumerate(zip(gradients, kernels, strict=True))
         ]
         total = graph.total("sum-gradient", (edge.name, *place), priority, terms)
-    if algorithm == "direct":
+    if algorithm in PLAIN:
         return total
     return graph.task(
         "ifft-gradient",
@@ -241,7 +247,7 @@ def _kernel_gradient(low: Lowering, edge: Edge, block_in: int, block_out: int, a
     for group, share in product(range(len(low.arrangements[edge.target].groups)), range(shares)):
         index = (edge.name, block_in, block_out, group) + ((share,) if shares > 1 else ())
         image, more = _image(low, edge, (block_in, group), arriving[0, group]), ()
-        if algorithm != "direct":
+        if algorithm not in PLAIN:
             tiling = low.tiling(edge)
             image, more = _image_spectrum(low, edge, (block_in, group), arriving[0, group]), (tiling,)
         if algorithm == "fft-stored":

@@ -14,7 +14,7 @@ from znn_dask.geometry import ONE, Triple, ceil_div, volume
 from znn_dask.lower.blocks import shared_blocks
 from znn_dask.lower.cost import candidates, predict, whole_size, work_seconds
 from znn_dask.lower.expand import expand
-from znn_dask.lower.layers import DIRECT, Candidate, Layer, Timing, best, seconds_of, used, works
+from znn_dask.lower.layers import Layer, Timing, best, candidate_of, seconds_of, used, works
 from znn_dask.lower.plan import (
     PASSES,
     ConvolutionPlan,
@@ -294,8 +294,7 @@ def n_shares(layer: Layer, plan: ConvolutionPlan, fewest: int = FEWEST_TASKS) ->
     if "gradient" not in layer.passes:
         return 1
     spectral = plan.gradient == "fft"
-    candidate = Candidate("fft", plan.tile, plan.backend) if spectral else DIRECT
-    tasks = works(layer, candidate)["gradient"]
+    tasks = works(layer, candidate_of(plan, "gradient"))["gradient"]
     # What is shared: frequencies, entries or positions along the first axis that has several.
     output = (layer.entries, *(n - k + 1 for n, k in zip(layer.size, layer.kernel, strict=True)))
     along = next((n for n in (plan.tile if spectral else output) if n > 1), 1)

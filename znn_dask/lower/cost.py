@@ -13,10 +13,12 @@ from itertools import permutations, product
 import msgspec
 
 from znn_dask.geometry import Triple, ceil_div, volume
-from znn_dask.lower.layers import DIRECT, Asked, Candidate, Layer, Times, Work, works
+from znn_dask.lower.layers import DIRECT, WINOGRAD, Asked, Candidate, Layer, Times, Work, works
+from znn_dask.lower.plan import PLAIN
+from znn_dask.ops import winograd
 from znn_dask.ops.fft import LONGEST, backends_for, library
 
-# FFTW's rate over 16 to 64 lanes for cubes of n, in GFLOP/s; sizes that are not here run at a third of these.
+# FFTW's rate over 16 to 64 lanes for cubes of n, in GFLOP/s; those of sizes that are not here follow.
 FFT_RATE = {
     2: 3.0,
     4: 6.0,
@@ -31,14 +33,16 @@ FFT_RATE = {
     28: 5.0,
     32: 9.0,
 }
-LARGE_RATE = 4.0
+SMALL_RATE, LARGE_RATE = 7.0, 5.0  # of sizes up to 16 and above
 # Time of a backend's transforms, FFTW's being 1.
 BACKEND_TIME = {"native": 0.5, "pyfftw": 1.0, "scipy": 2.0}
-PRODUCT_RATE = 50.0  # GFLOP/s of complex products
-DFT_RATE = 25.0  # of the kernel's transform
-DIRECT_RATE = 75.0
-DIRECT_GRADIENT_RATE = 60.0
-MEMORY_RATE = 8.0  # GB/s
+PRODUCT_RATE = 70.0  # GFLOP/s of complex products
+DFT_RATE = 40.0  # of the kernel's transform
+DIRECT_RATE = 85.0
+DIRECT_GRADIENT_RATE = 80.0
+WINOGRAD_RATE = 80.0
+WINOGRAD_TRANSFORM_RATE = 4.0  # values a nanosecond, there or back
+MEMORY_RATE = 16.0  # GB/s, from the caches that cores share
 LANES = 16
 CALL_S = 20e-6  # of a task
 MOST_TILES = 7  # that are proposed for a layer
@@ -93,17 +97,31 @@ def predicted(layer: Layer, candidate: Candidate) -> Times:
 
 def work_seconds(work: Work) -> float:
     """Return the counted time of one task."""
-    flops, moved = _direct(work) if work.operation.startswith("direct") else _spectral(work)
+    counted = {"direct": _direct, "winograd": _winograd}.get(work.operation.partition("-")[0], _spectral)
+    flops, moved = counted(work)
     # Nanoseconds: billions of operations a second, billions of bytes a second.
     return CALL_S + 1e-9 * (flops + moved / MEMORY_RATE)
 
 
 def _direct(work: Work) -> tuple[float, float]:
     voxels = math.prod(n - k + 1 for n, k in zip(work.size, work.kernel, strict=True))
-    n_read, padded = sum(work.read), ceil_div(work.made, LANES) * LANES
+    n_read, padded = sum(work.read), ceil_div(work.made, LANES // 2) * LANES // 2
     rate = DIRECT_GRADIENT_RATE if work.operation == "direct-gradient" else DIRECT_RATE
     operations = 2.0 * volume(work.kernel) * voxels * work.entries * n_read * padded
     return operations / rate, 4.0 * work.entries * volume(work.size) * (n_read + work.made)
+
+
+def _winograd(work: Work) -> tuple[float, float]:
+    z, y, x = (n - k + 1 for n, k in zip(work.size, work.kernel, strict=True))
+    if work.operation == "winograd-backward":
+        z, y, x = work.size
+    n_read, padded = sum(work.read), ceil_div(work.made, LANES // 2) * LANES // 2
+    kz, ky, kx = work.kernel
+    points = winograd.points_along(y, ky) * winograd.points_along(x, kx) * work.entries
+    products = 2.0 * kz * points * z * n_read * padded
+    transformed = points * ((z + kz - 1) * n_read + z * padded)
+    moved = 4.0 * work.entries * volume(work.size) * (n_read + work.made)
+    return products / WINOGRAD_RATE + transformed / WINOGRAD_TRANSFORM_RATE, moved
 
 
 def _spectral(work: Work) -> tuple[float, float]:
@@ -130,7 +148,7 @@ def _lanes(batch: int, channels: int) -> int:
 
 
 def _axis_rate(n: int) -> float:
-    return FFT_RATE.get(n, LARGE_RATE if n > 16 else 4.0)
+    return FFT_RATE.get(n, LARGE_RATE if n > 16 else SMALL_RATE)
 
 
 def _fft_rate(tile: Triple) -> float:
@@ -145,14 +163,17 @@ def candidates(layer: Layer, algorithm: str, backend: str) -> tuple[Candidate, .
     Parameters
     ----------
     layer : Layer
-    algorithm : "auto" | "direct" | "fft"
+    algorithm : "auto" | "direct" | "winograd" | "fft"
+        "winograd" is "direct" for a kernel that it is not for.
     backend : str
         Of the transforms; "auto" for each that can do a size.
     """
-    if algorithm == "direct":
-        return (DIRECT,)
+    fits = winograd.fits(layer.kernel)
+    if algorithm in PLAIN:
+        return (WINOGRAD if fits and algorithm == "winograd" else DIRECT,)
     proposed = [Candidate("fft", tile, able) for tile in _tiles(layer, backend) for able in _backends(backend, tile)]
-    return (DIRECT, *proposed) if algorithm == "auto" else tuple(proposed)
+    plain = (DIRECT, WINOGRAD) if fits else (DIRECT,)
+    return (*plain, *proposed) if algorithm == "auto" else tuple(proposed)
 
 
 def _tiles(layer: Layer, backend: str) -> list[Triple]:

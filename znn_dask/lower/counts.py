@@ -12,7 +12,7 @@ from znn_dask.lower.builder import Key
 from znn_dask.lower.choose import layers_of
 from znn_dask.lower.cost import CALL_S, work_seconds
 from znn_dask.lower.expand import expand
-from znn_dask.lower.layers import DIRECT, NEEDS, Candidate, Layer, works
+from znn_dask.lower.layers import NEEDS, Layer, Work, candidate_of, works
 from znn_dask.lower.memory import MEMORY_RATE
 from znn_dask.lower.plan import ConvolutionPlan, Plan
 from znn_dask.lower.step import StepGraph
@@ -22,12 +22,15 @@ from znn_dask.tasks import Reduce
 # From the operations of a layer to the words of the tasks that do them.
 KINDS = {
     "direct-forward": "conv-forward",
+    "winograd-forward": "conv-forward",
     "product": "conv-forward",
     "output-image": "ifft-image",
     "direct-backward": "backward-conv",
+    "winograd-backward": "backward-conv",
     "product-backward": "backward-conv",
     "gradient-image": "ifft-gradient",
     "direct-gradient": "conv-gradient",
+    "winograd-gradient": "conv-gradient",
     "spectral-gradient": "conv-gradient",
     "image-spectrum": "fft-image",
     "gradient-spectrum": "fft-gradient",
@@ -66,16 +69,14 @@ def counted_seconds(net: Network, plan: Plan, graph: StepGraph) -> dict[Key, flo
 
 def _times(edge: str, source: str, layer: Layer, plan: ConvolutionPlan) -> Iterator[tuple[Place, float]]:
     """Yield the seconds of all tasks of a kind; those of images' spectra go by the node."""
-    spectral = works(layer, Candidate("fft", plan.tile, plan.backend)) if plan.spectral else {}
-    direct = works(layer, DIRECT)
-    shared: set[str] = set()
+    shared: dict[str, list[Work]] = {}
     for name in layer.passes:
-        parts = direct if getattr(plan, name) == "direct" else spectral
-        shared.update(NEEDS[name] if parts is spectral else ())
+        parts = works(layer, candidate_of(plan, name))
+        shared |= {need: parts[need] for need in NEEDS[name] if need in parts}
         for work in parts[name]:
             yield (KINDS[work.operation], edge), layer.groups * work_seconds(work)
-    for name in sorted(shared):
-        seconds = layer.groups * sum(map(work_seconds, spectral[name]))
+    for name, tasks in sorted(shared.items()):
+        seconds = layer.groups * sum(map(work_seconds, tasks))
         place = source if name == "image-spectrum" else edge
         yield (KINDS[name], place), seconds
         if name == "image-spectrum":

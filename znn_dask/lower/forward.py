@@ -9,8 +9,9 @@ from znn_dask.geometry import volume
 from znn_dask.lower import joins, mapwise, normalise
 from znn_dask.lower.builder import Key, ref, refs
 from znn_dask.lower.lowering import Lowering, Place, Values
+from znn_dask.lower.plan import PLAIN
 from znn_dask.net import Convolution, Edge, Normalisation, PhasedConvolution, Softmax
-from znn_dask.ops import direct, layout, phases, spectral, transfer
+from znn_dask.ops import direct, layout, phases, spectral, transfer, winograd
 from znn_dask.ops.spectral import Tiling
 
 
@@ -133,8 +134,8 @@ def _convolution(low: Lowering, edge: Edge) -> set[str]:
     fused = low.fused_transfer(edge.target)
     values = {}
     for block, group in low.places(edge.target):
-        if low.plan.convolutions[edge.name].forward == "direct":
-            values[block, group] = _direct(low, edge, fused, block, group)
+        if low.plan.convolutions[edge.name].forward in PLAIN:
+            values[block, group] = _plain(low, edge, fused, block, group)
         else:
             values[block, group] = _spectral(low, edge, fused, block, group)
     last = fused or edge
@@ -142,18 +143,19 @@ def _convolution(low: Lowering, edge: Edge) -> set[str]:
     return {edge.name, last.name}
 
 
-def _direct(low: Lowering, edge: Edge, fused: Edge | None, block: int, group: int) -> Key:
+def _plain(low: Lowering, edge: Edge, fused: Edge | None, block: int, group: int) -> Key:
     graph, priority = low.graph, low.priorities.forward[edge.target]
     images = [low.values[edge.source][b, group] for b in range(low.n_blocks(edge.source))]
     kernels = [kernel_value(low, edge, b, block) for b in range(len(images))]
     n_bytes = low.n_bytes(edge.target, (block, group))
+    way = winograd if low.plan.convolutions[edge.name].forward == "winograd" else direct
     if low.plan.granularity == "node":
         arguments = (refs(images), refs(kernels), *low.transfer_arguments(fused, block), low.padding_of(edge))
         return graph.task(
             "conv-forward",
             (edge.name, block, group),
             priority,
-            direct.forward_transfer,
+            way.forward_transfer,
             *arguments,
             n_bytes=n_bytes,
         )
@@ -162,7 +164,7 @@ def _direct(low: Lowering, edge: Edge, fused: Edge | None, block: int, group: in
             "conv-forward",
             (edge.name, b, block, group),
             priority,
-            direct.forward,
+            way.forward,
             refs([i]),
             refs([k]),
             low.padding_of(edge),

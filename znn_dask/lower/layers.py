@@ -1,18 +1,18 @@
 """A convolution layer as the plan would run it: its candidates, the tasks each makes, and which is best.
 
-A candidate is the direct algorithm, or transforms of one tile by one backend. Its time is told by parts, because what
-passes share is made once: the spectra of images serve forward and kernel gradient, those of output gradients input and
-kernel gradient. `best` then picks an algorithm per pass.
+A candidate is an algorithm that reads images as they are, or transforms of one tile by one backend. Its time is told
+by parts, because what passes share is made once: the spectra of images serve forward and kernel gradient, those of
+output gradients input and kernel gradient. `best` then picks an algorithm per pass.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import NamedTuple, TypeAlias
 
 import msgspec
 
 from znn_dask.geometry import ONE, Triple
-from znn_dask.lower.plan import PASSES, ConvolutionPlan
+from znn_dask.lower.plan import PASSES, PLAIN, ConvolutionPlan
 
 IMAGE_SPECTRUM, GRADIENT_SPECTRUM = "image-spectrum", "gradient-spectrum"
 # The spectra that a pass needs if it is spectral.
@@ -51,19 +51,19 @@ class Layer(msgspec.Struct, frozen=True):
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """A way to compute a layer: "direct", or "fft" by tiles (z, y, x) and a backend of `ops.fft`."""
+    """A way to compute a layer: "direct", "winograd", or "fft" by tiles (z, y, x) and a backend of `ops.fft`."""
 
     algorithm: str
     tile: Triple = ONE
     backend: str = ""
 
     def __str__(self) -> str:
-        if self.algorithm == "direct":
-            return "direct"
+        if self.algorithm in PLAIN:
+            return self.algorithm
         return f"{self.algorithm} {'x'.join(map(str, self.tile))} {self.backend}"
 
 
-DIRECT = Candidate("direct")
+DIRECT, WINOGRAD = (Candidate(name) for name in PLAIN)
 
 
 class Work(NamedTuple):
@@ -72,8 +72,8 @@ class Work(NamedTuple):
     Attributes
     ----------
     operation : str
-        "direct-forward", "direct-backward", "direct-gradient", "image-spectrum", "gradient-spectrum", "product",
-        "product-backward", "output-image", "gradient-image" or "spectral-gradient".
+        "direct-forward", "direct-backward", "direct-gradient", the same of "winograd", "image-spectrum",
+        "gradient-spectrum", "product", "product-backward", "output-image", "gradient-image" or "spectral-gradient".
     size, kernel, tile : (z, y, x)
     backend : str
         Of the transform; empty where there is none.
@@ -118,11 +118,11 @@ def works(layer: Layer, candidate: Candidate) -> dict[str, list[Work]]:
     def pairs(operation: str) -> list[Work]:
         return [work(operation, (i,), o) for i, o in product(blocks_in, blocks_out)]
 
-    if candidate.algorithm == "direct":
+    if (name := candidate.algorithm) in PLAIN:
         parts = {
-            "forward": sums("direct-forward", blocks_in, blocks_out),
-            "backward": sums("direct-backward", blocks_out, blocks_in),
-            "gradient": pairs("direct-gradient"),
+            "forward": sums(f"{name}-forward", blocks_in, blocks_out),
+            "backward": sums(f"{name}-backward", blocks_out, blocks_in),
+            "gradient": pairs(f"{name}-gradient"),
         }
         return {name: parts[name] for name in layer.passes}
     parts = {
@@ -136,17 +136,20 @@ def works(layer: Layer, candidate: Candidate) -> dict[str, list[Work]]:
     return {name: tasks for name, tasks in parts.items() if name in wanted}
 
 
+def candidate_of(plan: ConvolutionPlan, name: str) -> Candidate:
+    """Return the candidate that a plan takes for a pass."""
+    algorithm = getattr(plan, name)
+    return Candidate(algorithm) if algorithm in PLAIN else Candidate("fft", plan.tile, plan.backend)
+
+
 def seconds_of(layer: Layer, times: Mapping[Candidate, Times], plan: ConvolutionPlan) -> float:
     """Return the time of a layer by a plan; infinite if it was not told."""
-    direct = times.get(DIRECT, {})
     spectral = times.get(Candidate("fft", plan.tile, plan.backend), {})
     shared: set[str] = set()
     total = 0.0
     for name in layer.passes:
-        if getattr(plan, name) == "direct":
-            total += direct.get(name, UNKNOWN)
-        else:
-            total += spectral.get(name, UNKNOWN)
+        total += times.get(candidate_of(plan, name), {}).get(name, UNKNOWN)
+        if getattr(plan, name) not in PLAIN:
             shared.update(NEEDS[name])
     if not plan.keep and plan.forward == plan.gradient == "fft":
         total += spectral.get(IMAGE_SPECTRUM, UNKNOWN)
@@ -155,27 +158,30 @@ def seconds_of(layer: Layer, times: Mapping[Candidate, Times], plan: Convolution
 
 def used(layer: Layer, plan: ConvolutionPlan) -> list[Candidate]:
     """Return the candidates that a plan is made of."""
-    algorithms = {getattr(plan, name) for name in layer.passes}
-    spectral = Candidate("fft", plan.tile, plan.backend)
-    return [DIRECT] * ("direct" in algorithms) + [spectral] * ("fft" in algorithms)
+    return list(dict.fromkeys(candidate_of(plan, name) for name in layer.passes))
 
 
-def best(layer: Layer, times: Mapping[Candidate, Times]) -> tuple[ConvolutionPlan, float]:
-    """Return the fastest choice of algorithms for the passes, and its seconds; the first told among equals.
+def choices(layer: Layer, times: Mapping[Candidate, Times]) -> Iterator[ConvolutionPlan]:
+    """Yield the combinations of algorithms that may be the fastest: the passes of one share nothing unless spectral.
 
     A pass that is not wanted is given the algorithm of the forward pass.
     """
-    choices: list[ConvolutionPlan] = []
-    for candidate in times:
+    plain = {candidate.algorithm: told for candidate, told in times.items() if candidate.algorithm in PLAIN}
+    quickest = {name: min(plain, key=lambda each: plain[each].get(name, UNKNOWN)) for name in layer.passes if plain}
+    for candidate in dict.fromkeys(c if c.algorithm not in PLAIN else DIRECT for c in times):
+        ways = [("fft", quickest[name]) if plain else ("fft",) for name in layer.passes]
         if candidate == DIRECT:
-            choices.append(ConvolutionPlan("direct", "direct", "direct"))
-            continue
-        algorithms = ("fft", "direct") if DIRECT in times else ("fft",)
-        for kinds in product(algorithms, repeat=len(layer.passes)):
-            if "fft" in kinds:
+            ways = [(quickest[name],) for name in layer.passes]
+        for kinds in product(*ways):
+            if candidate == DIRECT or "fft" in kinds:
                 chosen = dict(zip(layer.passes, kinds, strict=True))
-                each = [chosen.get(name, kinds[0]) for name in PASSES]
-                choices.append(ConvolutionPlan(each[0], each[1], each[2], candidate.tile, candidate.backend))
-    costs = [seconds_of(layer, times, choice) for choice in choices]
+                forward, backward, gradient = (chosen.get(name, kinds[0]) for name in PASSES)
+                yield ConvolutionPlan(forward, backward, gradient, candidate.tile, candidate.backend)
+
+
+def best(layer: Layer, times: Mapping[Candidate, Times]) -> tuple[ConvolutionPlan, float]:
+    """Return the fastest choice of algorithms for the passes, and its seconds; the first told among equals."""
+    plans = list(choices(layer, times))
+    costs = [seconds_of(layer, times, plan) for plan in plans]
     least = min(costs)
-    return choices[costs.index(least)], least
+    return plans[costs.index(least)], least

@@ -9,7 +9,7 @@ If that is not enough, the same is done with groups and blocks cut finer.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import pairwise, product
+from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
@@ -19,8 +19,8 @@ from znn_dask.lower.blocks import shared_blocks
 from znn_dask.lower.choose import filters_differ, layers_of
 from znn_dask.lower.cost import candidates, predict
 from znn_dask.lower.expand import expand
-from znn_dask.lower.layers import DIRECT, Asked, Candidate, Layer, Times, Timing, seconds_of
-from znn_dask.lower.plan import PASSES, ConvolutionPlan, Options, Plan
+from znn_dask.lower.layers import Asked, Candidate, Layer, Times, Timing, choices, seconds_of
+from znn_dask.lower.plan import ConvolutionPlan, Options, Plan
 from znn_dask.net import MaxFilter, Network
 
 Convolutions = dict[str, ConvolutionPlan]
@@ -201,18 +201,11 @@ def _row(layer: Layer, chosen: ConvolutionPlan, times: Mapping[Candidate, Times]
 
 
 def _plans(layer: Layer, times: Mapping[Candidate, Times]) -> Iterator[ConvolutionPlan]:
-    """Yield every combination of algorithms for the passes."""
-    algorithms = ("fft", "direct") if DIRECT in times else ("fft",)
-    for candidate in times:
-        if candidate == DIRECT:
-            yield ConvolutionPlan("direct", "direct", "direct")
-            continue
-        for kinds in product(algorithms, repeat=len(layer.passes)):
-            each = dict(zip(layer.passes, kinds, strict=True))
-            forward, backward, gradient = (each.get(name, kinds[0]) for name in PASSES)
-            for keep in (True, False) if forward == gradient == "fft" else (True,):
-                if "fft" in kinds:
-                    yield ConvolutionPlan(forward, backward, gradient, candidate.tile, candidate.backend, keep)
+    """Yield the combinations of algorithms, with spectra kept and not."""
+    for plan in choices(layer, times):
+        yield plan
+        if plan.forward == plan.gradient == "fft":
+            yield msgspec.structs.replace(plan, keep=False)
 
 
 def _bytes(layer: Layer, plan: ConvolutionPlan) -> float:

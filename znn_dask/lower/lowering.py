@@ -148,7 +148,7 @@ class Lowering:
     def padding_of(self, edge: Edge) -> tuple[Triple, Triple]:
         """Return the zeros before and after its images that a convolution reads without their being there.
 
-        That is what its only source would be padded with, if all its passes are direct.
+        That is what its only source would be padded with, if none of its passes is spectral.
         """
         incoming = self.net.incoming(edge.source)
         pad = incoming[0].op if len(incoming) == 1 else None
@@ -158,7 +158,7 @@ class Lowering:
             and not (self.plan.slabs > 1 and pad.total[0])
             and len(self.net.outgoing(edge.source)) == 1
             and isinstance(edge.op, Convolution)
-            and set(self.plan.convolutions[edge.name].algorithms) == {"direct"}
+            and not self.plan.convolutions[edge.name].spectral
             and all(n < k for n, k in zip((*pad.before, *pad.after), edge.op.kernel * 2, strict=True))
         ):
             return pad.before, pad.after

@@ -17,9 +17,11 @@ from znn_dask.lower.slabs import can_be_cut
 from znn_dask.net import Convolution, MaxFilter, Network, Normalisation, Op, Upsample
 from znn_dask.net.parameters import parameters_of
 from znn_dask.net.shapes import pads
+from znn_dask.ops import winograd
 from znn_dask.ops.fft import EFFORTS, library, resolve_backend
 
-ALGORITHMS = ("fft", "direct", "fft-stored")
+ALGORITHMS = ("fft", "direct", "winograd", "fft-stored")
+PLAIN = ("direct", "winograd")  # those whose tasks read images, not spectra
 PASSES = ("forward", "backward", "gradient")
 GRANULARITIES = ("node", "edge")
 SUMS = ("tree", "arrival")
@@ -49,7 +51,7 @@ class ConvolutionPlan(msgspec.Struct, frozen=True):
 
     Attributes
     ----------
-    forward, backward, gradient : "direct" | "fft" | "fft-stored"
+    forward, backward, gradient : "direct" | "winograd" | "fft" | "fft-stored"
         Algorithm of the output, of the input gradient, of the kernel gradient. "fft-stored" is for all or none.
     tile : (z, y, x)
         Size of the transforms, which the spectral passes share; (1, 1, 1) where there are none.
@@ -82,7 +84,7 @@ class ConvolutionPlan(msgspec.Struct, frozen=True):
     @property
     def spectral(self) -> bool:
         """Whether any pass uses transforms."""
-        return any(name != "direct" for name in self.algorithms)
+        return any(name not in PLAIN for name in self.algorithms)
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -174,6 +176,13 @@ def check_options(net: Network, batch: int, options: Options) -> None:
             )
     for value in chosen.values() if isinstance(chosen, Mapping) else (chosen,):
         _one_of("convolution", value, ("auto", *ALGORITHMS))
+    for name in [name for name, value in chosen.items() if value == "winograd"] if isinstance(chosen, Mapping) else ():
+        op = net.edges[name].op
+        if isinstance(op, Convolution) and not winograd.fits(op.kernel):
+            raise ParameterError(
+                f"convolution of {name!r} cannot be 'winograd': its kernel is {op.kernel} (z, y, x), and that needs as "
+                f"many taps along y as along x, {winograd.FEWEST_TAPS} to {winograd.MOST_TAPS}. Use 'auto' or 'direct'"
+            )
     _one_of("granularity", options.granularity, ("auto", *GRANULARITIES))
     _one_of("sum", options.sum, SUMS)
     _one_of("fft_effort", options.fft_effort, EFFORTS)

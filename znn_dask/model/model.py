@@ -50,7 +50,8 @@ class Model(Filed, Outward, Predicting, Shown):
         Of parameters and dropout.
     num_workers : int, optional
         Threads; None takes all CPUs this process may use.
-    convolution : "auto" | "fft" | "direct" | "fft-stored" | dict of edge to these
+    convolution : "auto" | "fft" | "direct" | "winograd" | "fft-stored" | dict of edge to these
+        "winograd" is for kernels of 2 to 5 taps along y and as many along x; said of all edges, others are direct.
         "fft-stored" is ZNN as published (arXiv 1510.06706).
     fft_backend : "auto" | "native" | "pyfftw" | "scipy"
     fft_effort : "estimate" | "measure"

@@ -26,33 +26,34 @@ Padding = tuple[Triple, Triple]
 NO_PADDING: Padding = ((0, 0, 0), (0, 0, 0))
 
 
-def _reference_forward(images: Sequence[Array], kernels: Sequence[Array], padding: Padding = NO_PADDING) -> Array:
+def reference_forward(images: Sequence[Array], kernels: Sequence[Array], padding: Padding = NO_PADDING) -> Array:
     padded = [reference_sampling.pad(image, *padding, "zero") for image in images]
     total: Array = np.sum([reference.conv_forward(i, k) for i, k in zip(padded, kernels, strict=True)], axis=0)
     return total
 
 
-def _reference_forward_transfer(
+def reference_forward_transfer(
     images: Sequence[Array],
     kernels: Sequence[Array],
     bias: Array | None = None,
     activation: Activation | None = None,
     padding: Padding = NO_PADDING,
 ) -> Array:
-    image = _reference_forward(images, kernels, padding)
+    image = reference_forward(images, kernels, padding)
     if activation is None:
         return image
     return reference.transfer_forward(image, bias, activation.function, activation.args)
 
 
-def _reference_backward(d_outputs: Sequence[Array], kernels: Sequence[Array], padding: Padding = NO_PADDING) -> Array:
+def reference_backward(d_outputs: Sequence[Array], kernels: Sequence[Array], padding: Padding = NO_PADDING) -> Array:
     total: Array = np.sum(
         [reference.conv_input_gradient(d, k) for d, k in zip(d_outputs, kernels, strict=True)], axis=0
     )
     return reference_sampling.crop(total, *padding)
 
 
-def _empty_output(images: Sequence[Array], kernels: Sequence[Array], padding: Padding) -> Array:
+def empty_output(images: Sequence[Array], kernels: Sequence[Array], padding: Padding = NO_PADDING) -> Array:
+    """Return what a convolution fills."""
     (batch, *_, _), kernel = images[0].shape, kernels[0].shape
     size = add(size_of(images[0]), add(*padding))
     valid = tuple(n - k + 1 for n, k in zip(size, kernel[:3], strict=True))
@@ -62,7 +63,7 @@ def _empty_output(images: Sequence[Array], kernels: Sequence[Array], padding: Pa
 
 
 @fresh
-@twin(_reference_forward)
+@twin(reference_forward)
 def forward(images: Sequence[Array], kernels: Sequence[Array], padding: Padding = NO_PADDING) -> Array:
     """Convolve.
 
@@ -84,13 +85,13 @@ def forward(images: Sequence[Array], kernels: Sequence[Array], padding: Padding 
     ValueError
         If shapes do not fit.
     """
-    out = _empty_output(images, kernels, padding)
+    out = empty_output(images, kernels, padding)
     _kernels.direct_forward(list(images), list(kernels), out, before=padding[0], after=padding[1])
     return out
 
 
 @fresh
-@twin(_reference_forward_transfer)
+@twin(reference_forward_transfer)
 def forward_transfer(
     images: Sequence[Array],
     kernels: Sequence[Array],
@@ -102,14 +103,14 @@ def forward_transfer(
 
     The values are those of `forward` and `transfer.forward`, bit for bit.
     """
-    out = _empty_output(images, kernels, padding)
+    out = empty_output(images, kernels, padding)
     code, a, b = (-1, 0.0, 0.0) if activation is None else (activation.code, activation.a, activation.b)
     _kernels.direct_forward(list(images), list(kernels), out, bias, code, a, b, *padding)
     return out
 
 
 @fresh
-@twin(_reference_backward)
+@twin(reference_backward)
 def backward(d_outputs: Sequence[Array], kernels: Sequence[Array], padding: Padding = NO_PADDING) -> Array:
     """Return the gradient of the image: a full convolution with the turned kernel.
 
@@ -126,14 +127,19 @@ def backward(d_outputs: Sequence[Array], kernels: Sequence[Array], padding: Padd
     -------
     float32 array of shape (batch, z + kz - 1, y + ky - 1, x + kx - 1, in), less the padding
     """
+    d_image = empty_image(d_outputs, kernels, padding)
+    _kernels.direct_backward(list(d_outputs), list(kernels), d_image, *padding)
+    return d_image
+
+
+def empty_image(d_outputs: Sequence[Array], kernels: Sequence[Array], padding: Padding = NO_PADDING) -> Array:
+    """Return what the gradient of an image fills."""
     kz, ky, kx, n_in, _ = kernels[0].shape
     batch, z, y, x, _ = d_outputs[0].shape
     size = subtract((z + kz - 1, y + ky - 1, x + kx - 1), add(*padding))
     if min(size) < 1:
         raise ValueError(f"a padding of {padding} leaves nothing of an image (z, y, x)")
-    d_image = empty((batch, *size, n_in))
-    _kernels.direct_backward(list(d_outputs), list(kernels), d_image, *padding)
-    return d_image
+    return empty((batch, *size, n_in))
 
 
 def _shared(image: Array, d_output: Array, share: tuple[int, int]) -> tuple[Array, Array]:
@@ -146,7 +152,7 @@ def _shared(image: Array, d_output: Array, share: tuple[int, int]) -> tuple[Arra
     return np.ascontiguousarray(parts[0]), np.ascontiguousarray(parts[1])
 
 
-def _reference_kernel_gradient(
+def reference_kernel_gradient(
     image: Array, d_output: Array, share: tuple[int, int] = (0, 1), padding: Padding = NO_PADDING
 ) -> Array:
     image = reference_sampling.pad(image, *padding, "zero")
@@ -154,7 +160,7 @@ def _reference_kernel_gradient(
 
 
 @fresh
-@twin(_reference_kernel_gradient)
+@twin(reference_kernel_gradient)
 def kernel_gradient(
     image: Array, d_output: Array, share: tuple[int, int] = (0, 1), padding: Padding = NO_PADDING
 ) -> Array:
@@ -170,13 +176,21 @@ def kernel_gradient(
     padding : pair of (z, y, x)
         Zeros before and after the image; they count to its size above.
     """
+    image, d_output, d_kernel = prepare_gradient(image, d_output, share, padding)
+    if share != (0, 1) and not d_output.size:
+        return zeros(d_kernel.shape)
+    _kernels.direct_gradient(image, d_output, d_kernel)
+    return d_kernel
+
+
+def prepare_gradient(
+    image: Array, d_output: Array, share: tuple[int, int], padding: Padding
+) -> tuple[Array, Array, Array]:
+    """Return the padded image and the output gradient of a share, and what the kernel's gradient fills."""
     if padding != NO_PADDING:
         image = border.pad(image, *padding, "zero")
     size = tuple(n - m + 1 for n, m in zip(image.shape[1:4], d_output.shape[1:4], strict=True))
     d_kernel = empty((*size, image.shape[4], d_output.shape[4]))
     if share != (0, 1):
         image, d_output = _shared(image, d_output, share)
-        if not d_output.size:
-            return zeros(d_kernel.shape)
-    _kernels.direct_gradient(image, d_output, d_kernel)
-    return d_kernel
+    return image, d_output, d_kernel

@@ -199,7 +199,7 @@ class ComputeSection(_Section, frozen=True, kw_only=True):
 
     workers: Annotated[Count | None, _key("threads; default: all CPUs this process may use")] = None
     convolution: Annotated[
-        str | dict[str, str], _key("auto, fft, direct or fft-stored, or a mapping from edge to one of them")
+        str | dict[str, str], _key("auto, fft, direct, winograd or fft-stored, or a mapping from edge to one of them")
     ] = "auto"
 
 

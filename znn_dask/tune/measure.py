@@ -3,11 +3,12 @@
 import math
 import time
 from collections.abc import Callable
+from types import ModuleType
 
 import numpy as np
 
 from znn_dask.lower.layers import Work
-from znn_dask.ops import direct, spectral
+from znn_dask.ops import direct, spectral, winograd
 from znn_dask.ops.memory import Array, empty
 
 ENOUGH_S = 0.02  # of repetitions of one task
@@ -37,23 +38,23 @@ def seconds(work: Work, limit_s: float = math.inf) -> float:
 
 def prepare(work: Work) -> Callable[[], Array]:
     """Return the call of a task."""
-    prepared = _direct if work.operation.startswith("direct") else _spectral
-    return prepared(work)
+    way = {"direct": direct, "winograd": winograd}.get(work.operation.partition("-")[0])
+    return _spectral(work) if way is None else _plain(work, way)
 
 
-def _direct(work: Work) -> Callable[[], Array]:
+def _plain(work: Work, way: ModuleType) -> Callable[[], Array]:
     size, kernel, entries, read, made = work.size, work.kernel, work.entries, work.read, work.made
     valid = tuple(n - k + 1 for n, k in zip(size, kernel, strict=True))
-    if work.operation == "direct-forward":
+    if work.operation.endswith("forward"):
         images = [_random(entries, *size, width) for width in read]
         kernels = [_random(*kernel, width, made) for width in read]
-        return lambda: direct.forward(images, kernels)
+        return lambda: way.forward(images, kernels)
     d_outputs = [_random(entries, *valid, width) for width in read]
-    if work.operation == "direct-backward":
+    if work.operation.endswith("backward"):
         kernels = [_random(*kernel, made, width) for width in read]
-        return lambda: direct.backward(d_outputs, kernels)
+        return lambda: way.backward(d_outputs, kernels)
     image, d_output = _random(entries, *size, read[0]), _random(entries, *valid, made)
-    return lambda: direct.kernel_gradient(image, d_output)
+    return lambda: way.kernel_gradient(image, d_output)
 
 
 def _spectral(work: Work) -> Callable[[], Array]:

@@ -109,8 +109,8 @@ class Tuner:
         least = min(totals.values())
         if least < WORTH_S:
             return Record(layer, counted, {})
-        # Two or one are what a plan is made of: asked about to compare blocks, not to choose between them.
-        settled = len(candidates) <= 2
+        # Three or fewer are what a plan is made of: asked about to compare blocks, not to choose between them.
+        settled = len(candidates) <= 3
         near = [c for c in candidates if settled or totals[c] <= PROMISING * least]
         one = msgspec.structs.replace(layer, groups=1)
         known = self._known.get(one)

@@ -1,0 +1,247 @@
+// What the Winograd convolutions share: transforms, and the division of images into tiles and of tiles into chunks.
+//
+// Along y and x a tile of n values meets k taps in m = n + 1 - k outputs by n products, not m * k: both are polynomials,
+// multiplied by their values at n points (0, 1, -1, 2, -2 and infinity) as Toom and Cook do it; S. Winograd 1980, for
+// networks Lavin and Gray, arXiv 1509.09308. The products of one pair of points (a frequency, below) over all input
+// channels and all taps along z are a matrix product. Taps along z are not transformed: they are summed there.
+//
+// For output gradients d and images x the kernel's gradient is found the same way, with k outputs and m taps.
+#pragma once
+#include "direct.hpp"
+#include "table.hpp"
+
+namespace znn::ZNN_ISA {
+
+// ---- transforms of lines, each value a vector
+
+// Values at the n points of the polynomial whose coefficients are the taps, each over the product of the differences.
+template <int N, int K>
+ZNN_INLINE void tap_line(const vf (&g)[K], vf (&to)[N]) {
+  constexpr float AT_0 = N == 4 ? -1.0f : 0.25f, AT_1 = N == 4 ? 0.5f : -1.0f / 6.0f, AT_2 = 1.0f / 24.0f;
+  to[0] = g[0] * AT_0;
+  to[N - 1] = g[K - 1];
+  for (int p = 1; p <= (N - 2) / 2; p++) {
+    float power = p == 1 ? AT_1 : AT_2;
+    vf even = (vf){}, odd = (vf){};
+    for (int l = 0; l < K; l++, power *= (float)p) (l % 2 ? odd : even) += g[l] * power;
+    to[2 * p - 1] = even + odd;
+    to[2 * p] = even - odd;
+  }
+}
+
+// The transposed inverse for n points.
+template <int N>
+ZNN_INLINE void input_line(const vf (&d)[N], vf (&to)[N]) {
+  if constexpr (N == 4) {
+    to[0] = d[2] - d[0];
+    to[1] = d[2] + d[1];
+    to[2] = d[2] - d[1];
+    to[3] = d[3] - d[1];
+  } else {
+    static_assert(N == 6, "4 or 6 points");
+    const vf even1 = d[4] - 4.0f * d[2], odd1 = d[3] - 4.0f * d[1];
+    const vf even2 = d[4] - d[2], odd2 = 2.0f * (d[3] - d[1]);
+    to[0] = d[4] - 5.0f * d[2] + 4.0f * d[0];
+    to[1] = even1 + odd1;
+    to[2] = even1 - odd1;
+    to[3] = even2 + odd2;
+    to[4] = even2 - odd2;
+    to[5] = d[5] - 5.0f * d[3] + 4.0f * d[1];
+  }
+}
+
+// The m outputs.
+template <int N, int M>
+ZNN_INLINE void output_line(const vf (&t)[N], vf (&y)[M]) {
+  const vf sum1 = t[1] + t[2], difference1 = t[1] - t[2];
+  vf sum2 = (vf){}, difference2 = (vf){};
+  if constexpr (N == 6) sum2 = t[3] + t[4], difference2 = t[3] - t[4];
+  float power = 1.0f;
+  for (int i = 0; i < M; i++, power *= 2.0f) {
+    y[i] = i % 2 ? difference1 : sum1;
+    if constexpr (N == 6) y[i] += (i % 2 ? difference2 : sum2) * power;
+  }
+  y[0] += t[0];
+  y[M - 1] += t[N - 1];
+}
+
+// ---- transforms of squares: get(y, x) gives values, or they lie `in` floats apart; they go to places `out` floats apart
+
+template <int NY, int NX, typename Get>
+ZNN_INLINE void input_square(const Get& get, float* to, size_t out) {
+  vf columns[NY][NX];
+#pragma GCC unroll 6
+  for (int x = 0; x < NX; x++) {
+    vf line[NY], values[NY];
+#pragma GCC unroll 6
+    for (int y = 0; y < NY; y++) line[y] = get(y, x);
+    input_line<NY>(line, values);
+    for (int y = 0; y < NY; y++) columns[y][x] = values[y];
+  }
+#pragma GCC unroll 6
+  for (int y = 0; y < NY; y++) {
+    vf values[NX];
+    input_line<NX>(columns[y], values);
+#pragma GCC unroll 6
+    for (int x = 0; x < NX; x++, to += out) store(to, values[x]);
+  }
+}
+
+template <int NY, int NX, int KY, int KX, typename Get>
+ZNN_INLINE void tap_square(const Get& get, float* to, size_t out) {
+  vf columns[NY][KX];
+#pragma GCC unroll 6
+  for (int x = 0; x < KX; x++) {
+    vf line[KY], values[NY];
+#pragma GCC unroll 6
+    for (int y = 0; y < KY; y++) line[y] = get(y, x);
+    tap_line<NY, KY>(line, values);
+    for (int y = 0; y < NY; y++) columns[y][x] = values[y];
+  }
+#pragma GCC unroll 6
+  for (int y = 0; y < NY; y++) {
+    vf values[NX];
+    tap_line<NX, KX>(columns[y], values);
+#pragma GCC unroll 6
+    for (int x = 0; x < NX; x++, to += out) store(to, values[x]);
+  }
+}
+
+template <int NY, int NX, int MY, int MX>
+ZNN_INLINE void output_square(const float* from, size_t in, float* to, size_t out) {
+  vf columns[MY][NX];
+#pragma GCC unroll 6
+  for (int x = 0; x < NX; x++) {
+    vf line[NY], values[MY];
+    for (int y = 0; y < NY; y++) line[y] = load(from + (y * NX + x) * in);
+    output_line<NY, MY>(line, values);
+    for (int y = 0; y < MY; y++) columns[y][x] = values[y];
+  }
+#pragma GCC unroll 6
+  for (int y = 0; y < MY; y++) {
+    vf values[MX];
+    output_line<NX, MX>(columns[y], values);
+    for (int x = 0; x < MX; x++) store(to + (y * MX + x) * out, values[x]);
+  }
+}
+
+// ---- tiles
+
+constexpr int SMALL_TILE = 4, LARGE_TILE = 6, LARGEST_KERNEL = 5;
+constexpr int FEWEST_ROWS = 12;
+
+// The points along an axis of n outputs: fewer products decide, and of equals the smaller tile, which rounds less.
+ZNN_INLINE int tile_along(int n, int k) {
+  const int small = SMALL_TILE + 1 - k, large = LARGE_TILE + 1 - k;
+  if (small < 2) return LARGE_TILE;
+  return ceil_div(n, small) * SMALL_TILE <= ceil_div(n, large) * LARGE_TILE ? SMALL_TILE : LARGE_TILE;
+}
+
+// How outputs of `size` are divided. A row is one tile in one slice; a chunk has `slices` outputs along z of `tiles`
+// tiles, which are counted over x, y and entries.
+struct Tiles {
+  Size out, kernel;
+  int ny, nx, my, mx;
+  int across, down, all;     // tiles along x, along y, and of all entries
+  int tiles, slices;         // of a chunk, at most
+  size_t points() const { return (size_t)ny * nx; }
+  size_t rows() const { return (size_t)tiles * slices; }
+  size_t rows_in() const { return (size_t)tiles * (slices + kernel.z - 1); }
+};
+
+// lanes: floats of a row of what is transformed. chunk_floats: of a chunk; they should stay in the second cache.
+static Tiles tiles_of(Size out, Size kernel, int batch, size_t lanes, size_t chunk_floats) {
+  Tiles t{out, kernel, tile_along(out.y, kernel.y), tile_along(out.x, kernel.x), 0, 0, 0, 0, 0, 0, 0};
+  t.my = t.ny + 1 - kernel.y;
+  t.mx = t.nx + 1 - kernel.x;
+  t.down = ceil_div(out.y, t.my);
+  t.across = ceil_div(out.x, t.mx);
+  t.all = batch * t.down * t.across;
+  const size_t fit = chunk_floats / (t.points() * lanes);
+  const int rows = fit > (size_t)FEWEST_ROWS ? (int)(fit < 65536 ? fit : 65536) : FEWEST_ROWS;
+  const int most = rows / (out.z + kernel.z - 1);
+  t.tiles = most > 1 ? min_of(t.all, most) : 1;
+  t.slices = most > 1 ? out.z : min_of(out.z, rows - kernel.z + 1 > 1 ? rows - kernel.z + 1 : 1);
+  return t;
+}
+
+// Where a tile begins in the outputs.
+struct Place {
+  int entry, y, x;
+};
+ZNN_INLINE Place place_of(const Tiles& t, int tile) {
+  const int line = tile / t.across;
+  return {line / t.down, line % t.down * t.my, tile % t.across * t.mx};
+}
+
+template <int NY, int NX, int K>
+struct Square {
+  static constexpr int ny = NY, nx = NX, k = K, my = NY + 1 - K, mx = NX + 1 - K;
+};
+
+template <int NY, int NX, typename Body>
+ZNN_INLINE void with_taps(int k, Body body) {
+  if (k == 2) return body(Square<NY, NX, 2>{});
+  if (k == 3) return body(Square<NY, NX, 3>{});
+  if constexpr (NY == LARGE_TILE && NX == LARGE_TILE) {
+    if (k == 4) return body(Square<NY, NX, 4>{});
+    if (k == 5) return body(Square<NY, NX, 5>{});
+  }
+}
+
+// Calls body with the points and taps as constants; there are as many taps along y as along x.
+template <typename Body>
+ZNN_INLINE void with_square(const Tiles& t, Body body) {
+  constexpr int S = SMALL_TILE, L = LARGE_TILE;
+  const int k = t.kernel.y;
+  if (t.ny == S) return t.nx == S ? with_taps<S, S>(k, body) : with_taps<S, L>(k, body);
+  return t.nx == S ? with_taps<L, S>(k, body) : with_taps<L, L>(k, body);
+}
+
+// ---- the transformed image of a chunk: (point, slice, tile, lane)
+
+ZNN_INLINE size_t lanes_for(int channels) { return (size_t)ceil_div(channels, LANES) * LANES; }
+
+// What is transformed: `size` voxels of `stride` floats for every entry, of which `channels` are wanted.
+struct Source {
+  const float *data, *end;
+  Size size;
+  size_t stride;
+  int channels;
+};
+
+// Calls body with a function of (dy, dx), both below n, that loads the lanes from channel c on at (y + dy, x + dx) of a
+// slice: zeros outside of it, and anything in lanes beyond the channels.
+template <int NY, int NX, typename Body>
+ZNN_INLINE void with_lanes(const Source& s, const float* slice, int y, int x, int c, const Body& body) {
+  const ptrdiff_t step = s.stride, line = s.size.x * step;
+  const float* corner = slice + y * line + x * step + c;
+  const int below = min_of(y + NY, s.size.y) - 1, right = min_of(x + NX, s.size.x) - 1;
+  // Whole vectors may reach into the next voxel, but not past the last one.
+  const bool readable = s.end - slice >= below * line + right * step + c + LANES;
+  if (readable && y >= 0 && x >= 0 && below == y + NY - 1 && right == x + NX - 1)
+    return body([&](int dy, int dx) { return load(corner + dy * line + dx * step); });
+  const float zeros[LANES] = {};
+  float copied[NY * NX * LANES];
+  const float* from[NY][NX];
+  for (int dy = 0; dy < NY; dy++)
+    for (int dx = 0; dx < NX; dx++) {
+      const bool there = y + dy >= 0 && y + dy <= below && x + dx >= 0 && x + dx <= right;
+      const float* voxel = corner + dy * line + dx * step;
+      from[dy][dx] = there ? voxel : zeros;
+      if (there && !readable) {
+        from[dy][dx] = copied + (dy * NX + dx) * LANES;
+        store(copied + (dy * NX + dx) * LANES, load_first(voxel, s.channels - c));
+      }
+    }
+  body([&](int dy, int dx) { return load(from[dy][dx]); });
+}
+
+// One row of an image: its square at (y, x), in lanes `point_step` apart from point to point.
+template <int NY, int NX>
+ZNN_INLINE void transform_row(const Source& s, const float* slice, int y, int x, float* to, size_t point_step) {
+  for (int c = 0; c < s.channels; c += LANES)
+    with_lanes<NY, NX>(s, slice, y, x, c, [&](const auto& get) { input_square<NY, NX>(get, to + c, point_step); });
+}
+
+}  // namespace znn::ZNN_ISA

@@ -1,0 +1,205 @@
+// Winograd kernel gradient: the sums over all tiles of products of transformed images and transformed output gradients,
+// frequency by frequency, are transformed back once in the end.
+#include "winograd.hpp"
+
+namespace znn::ZNN_ISA {
+
+constexpr int FEW = 4;  // groups of inputs, below which they are not folded
+constexpr size_t CHUNK_FLOATS = 1 << 18;  // the sums are read and written once for each chunk
+constexpr int pointers_for(int vectors) {
+  if (REGISTERS == 32) return vectors == 3 ? 9 : 12;
+  return vectors == 2 ? 6 : 10;
+}
+
+struct Job {
+  const DirectGradient& a;
+  Tiles t;
+  Part part;
+  int groups;       // of `fold` inputs
+  size_t lanes;     // of a row of the transformed image
+  float* sums;      // (point, tap along z, group, width)
+  float* chunk;     // (point, slice, tile, lane)
+  float* d_chunk;   // (point, slice, tile, width)
+};
+
+// ---- products of one frequency
+
+struct Product {
+  size_t rows, lanes;  // floats from row to row of the image
+  const float *image, *d_out;
+};
+
+// The sums of P groups of inputs, next to each other.
+template <int P, int V, int FOLD>
+static void groups_product(const Product& p, float* to) {
+  vf sum[P][V];
+  for (int j = 0; j < P; j++)
+    for (int v = 0; v < V; v++) sum[j][v] = load(to + (j * V + v) * LANES);
+  const float *x = p.image, *d = p.d_out;
+  for (size_t row = 0; row < p.rows; row++, x += p.lanes, d += V * LANES) {
+    vf g[V];
+    for (int v = 0; v < V; v++) g[v] = load(d + v * LANES);
+#pragma GCC unroll 12
+    for (int j = 0; j < P; j++) {
+      const vf value = spread<FOLD>(x + j * FOLD);
+      for (int v = 0; v < V; v++) sum[j][v] += value * g[v];
+    }
+  }
+  for (int j = 0; j < P; j++)
+    for (int v = 0; v < V; v++) store(to + (j * V + v) * LANES, sum[j][v]);
+}
+
+using Kernel = void (*)(const Product&, float*);
+
+template <int V, int FOLD, int P = pointers_for(V)>
+static Kernel pick(int groups) {
+  if constexpr (P > 1)
+    if (groups < P) return pick<V, FOLD, P - 1>(groups);
+  return groups_product<P, V, FOLD>;
+}
+
+static Kernel kernel_for(const Part& part, int groups) {
+  if (part.fold == 2) return pick<1, 2>(groups);
+  if (part.vectors == 1) return pick<1, 1>(groups);
+  if (part.vectors == 2) return pick<2, 1>(groups);
+  return pick<MAX_VECTORS, 1>(groups);
+}
+
+static void multiply(const Job& job, int tiles, int slices) {
+  const size_t width = job.part.width(), rows = (size_t)tiles * slices;
+  const size_t rows_in = (size_t)tiles * (slices + job.a.kernel.z - 1);
+  float* to = job.sums;
+  for (size_t point = 0; point < job.t.points(); point++)
+    for (int dz = 0; dz < job.a.kernel.z; dz++) {
+      Product product = {rows, job.lanes, job.chunk + (point * rows_in + (size_t)dz * tiles) * job.lanes,
+                         job.d_chunk + point * rows * width};
+      int left = job.groups;
+      for (int piece = ceil_div(left, pointers_for(job.part.vectors)); left > 0; piece--) {
+        const int now = ceil_div(left, piece);
+        kernel_for(job.part, now)(product, to);
+        product.image += now * job.part.fold;
+        to += now * width;
+        left -= now;
+      }
+    }
+}
+
+// ---- transforms
+
+// Each value of the first half in two neighbouring lanes.
+ZNN_INLINE vf twice(vf v) {
+#if defined(__AVX512F__)
+  return __builtin_shufflevector(v, v, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+#elif defined(__AVX2__)
+  return __builtin_shufflevector(v, v, 0, 0, 1, 1, 2, 2, 3, 3);
+#else
+  return __builtin_shufflevector(v, v, 0, 0, 1, 1);
+#endif
+}
+
+static void transform_images(const Job& job, int first, int tiles, int z, int slices) {
+  const DirectGradient& a = job.a;
+  const size_t rows = (size_t)tiles * slices, point_step = rows * job.lanes;
+  const size_t channels = a.in_channels, all = a.batch * a.size.voxels() * channels;
+  const Source source = {a.image, a.image + all, a.size, channels, a.in_channels};
+  for (int tile = 0; tile < tiles; tile++) {
+    const Place place = place_of(job.t, first + tile);
+    for (int s = 0; s < slices; s++) {
+      const float* slice = a.image + ((size_t)place.entry * a.size.z + z + s) * a.size.y * a.size.x * source.stride;
+      float* to = job.chunk + ((size_t)s * tiles + tile) * job.lanes;
+      with_square(job.t, [&](auto q) { transform_row<q.ny, q.nx>(source, slice, place.y, place.x, to, point_step); });
+    }
+  }
+}
+
+static void transform_gradients(const Job& job, int first, int tiles, int z, int slices) {
+  const DirectGradient& a = job.a;
+  const Size m = job.t.out;
+  const size_t width = job.part.width(), point_step = (size_t)tiles * slices * width;
+  const float* end = a.d_out + (size_t)a.batch * m.voxels() * a.out_channels;
+  const Source source = {a.d_out, end, m, (size_t)a.out_channels, job.part.first + job.part.count};
+  for (int tile = 0; tile < tiles; tile++) {
+    const Place place = place_of(job.t, first + tile);
+    for (int s = 0; s < slices; s++) {
+      const float* slice = a.d_out + (((size_t)place.entry * m.z + z + s) * m.y) * m.x * a.out_channels;
+      float* to = job.d_chunk + ((size_t)s * tiles + tile) * width;
+      with_square(job.t, [&](auto q) {
+        for (size_t c = 0; c < width; c += LANES)
+          with_lanes<q.my, q.mx>(source, slice, place.y, place.x, job.part.first + (int)c, [&](const auto& get) {
+            if (job.part.fold == 2)
+              tap_square<q.ny, q.nx, q.my, q.mx>([&](int y, int x) { return twice(get(y, x)); }, to + c, point_step);
+            else
+              tap_square<q.ny, q.nx, q.my, q.mx>(get, to + c, point_step);
+          });
+      });
+    }
+  }
+}
+
+// One line of sums for a tap: to the kernel gradient, from lanes that may be folded.
+static void store_tap(const Job& job, size_t tap, int group, const float* from) {
+  const Part& part = job.part;
+  for (int f = 0; f < part.fold; f++) {
+    float* to = job.a.d_kernel + (tap * job.a.in_channels + group * part.fold + f) * job.a.out_channels + part.first;
+    if (part.fold == 1)
+      copy(to, from, part.count);
+    else
+      for (int o = 0; o < part.count; o++) to[o] = from[o * part.fold + f];
+  }
+}
+
+static void transform_back(const Job& job) {
+  const Size k = job.a.kernel;
+  const size_t width = job.part.width(), point_step = (size_t)k.z * job.groups * width;
+  float taps[LARGEST_KERNEL * LARGEST_KERNEL * MAX_VECTORS * LANES];
+  const float* from = job.sums;
+  for (int dz = 0; dz < k.z; dz++)
+    for (int group = 0; group < job.groups; group++, from += width) {
+      with_square(job.t, [&](auto q) {
+        for (size_t c = 0; c < width; c += LANES)
+          output_square<q.ny, q.nx, q.k, q.k>(from + c, point_step, taps + c, width);
+      });
+      for (int j = 0; j < k.y * k.x; j++) store_tap(job, (size_t)dz * k.y * k.x + j, group, taps + j * width);
+    }
+}
+
+// ---- the whole
+
+constexpr size_t WIDEST = MAX_VECTORS * LANES;
+
+static Tiles division(const DirectGradient& a) {
+  const Size m = {a.size.z - a.kernel.z + 1, a.size.y - a.kernel.y + 1, a.size.x - a.kernel.x + 1};
+  return tiles_of(m, a.kernel, a.batch, lanes_for(a.in_channels) + WIDEST, CHUNK_FLOATS);
+}
+
+static size_t most_sums(const DirectGradient& a, const Tiles& t) {
+  return t.points() * a.kernel.z * a.in_channels * WIDEST;
+}
+
+size_t winograd_gradient_scratch(const DirectGradient& a) {
+  const Tiles t = division(a);
+  return most_sums(a, t) + t.points() * (t.rows_in() * lanes_for(a.in_channels) + t.rows() * WIDEST);
+}
+
+void winograd_gradient(const DirectGradient& a) {
+  const Tiles t = division(a);
+  const bool may_fold = a.in_channels % 2 == 0 && a.in_channels >= 2 * FEW;
+  const size_t lanes = lanes_for(a.in_channels);
+  float *chunk = a.scratch + most_sums(a, t), *d_chunk = chunk + t.points() * t.rows_in() * lanes;
+  for (int first = 0; first < a.out_channels;) {
+    const Part part = part_at(first, a.out_channels, may_fold);
+    const Job job = {a, t, part, a.in_channels / part.fold, lanes, a.scratch, chunk, d_chunk};
+    fill_zero(job.sums, t.points() * a.kernel.z * job.groups * part.width());
+    for (int tile = 0; tile < t.all; tile += t.tiles)
+      for (int z = 0; z < t.out.z; z += t.slices) {
+        const int tiles = min_of(t.tiles, t.all - tile), slices = min_of(t.slices, t.out.z - z);
+        transform_images(job, tile, tiles, z, slices + a.kernel.z - 1);
+        transform_gradients(job, tile, tiles, z, slices);
+        multiply(job, tiles, slices);
+      }
+    transform_back(job);
+    first += part.count;
+  }
+}
+
+}  // namespace znn::ZNN_ISA
