@@ -1,9 +1,9 @@
 """The floor of one update: what its plan's algorithms have to compute and move, at the rates measured here.
 
-Arithmetic: two operations per tap of a direct convolution, eight per complex multiply-add of a product of spectra,
-2.5 n log2 n of a transform; transforms of kernels on the fly are left out, those of stored kernels are not. Bytes:
-every pass reads each operand once and writes its result once. Bytes that stay in a cache from one pass to the next
-cost less than this says; so it is a floor to think with, not a limit.
+Arithmetic: two operations per tap of a direct convolution and per product of a Winograd one, eight per complex
+multiply-add of a product of spectra, 2.5 n log2 n of a transform; transforms of kernels on the fly are left out, those
+of stored kernels are not. Bytes: every pass reads each operand once and writes its result once. Bytes that stay in a
+cache from one pass to the next cost less than this says; so it is a floor to think with, not a limit.
 """
 
 import math
@@ -14,7 +14,9 @@ from limits import copy_bytes_per_s, peak_flop_per_s
 import znn_dask as znn
 from znn_dask.geometry import volume
 from znn_dask.lower import arrange
+from znn_dask.lower.plan import PLAIN
 from znn_dask.net import Convolution, MaxFilter, MaxPool, Transfer
+from znn_dask.ops import winograd
 from znn_dask.ops.filter import index_bytes
 from znn_dask.ops.layout import Arrangement
 from znn_dask.ops.spectral import Tiling
@@ -93,11 +95,15 @@ def convolution(
     n_in, n_out, entries = source.n_channels, target.n_channels, n_entries(source)
     images, kernels = (image_bytes(source), image_bytes(target)), 4.0 * volume(kernel) * n_in * n_out
     wanted = (True, backward, True)
-    direct = sum(name == "direct" for name, want in zip(algorithms, wanted, strict=True) if want)
-    taps = 2.0 * volume(kernel) * volume(target.size) * entries * n_in * n_out
-    work = Work(direct=direct * taps, n_bytes=direct * (sum(images) + kernels))
+    plain = [name for name, want in zip(algorithms, wanted, strict=True) if want and name in PLAIN]
+    each = {"direct": volume(kernel) * volume(target.size)}
+    if winograd.fits(kernel):
+        points = (winograd.points_along(n, k) for n, k in zip(target.size[1:], kernel[1:], strict=True))
+        each["winograd"] = kernel[0] * target.size[0] * math.prod(points)
+    taps = 2.0 * entries * n_in * n_out * sum(each[name] for name in plain)
+    work = Work(direct=taps, n_bytes=len(plain) * (sum(images) + kernels))
     forward_is, backward_is, gradient_is = (
-        want and name != "direct" for name, want in zip(algorithms, wanted, strict=True)
+        want and name not in PLAIN for name, want in zip(algorithms, wanted, strict=True)
     )
     products = forward_is + backward_is + gradient_is
     if not products:

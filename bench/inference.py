@@ -46,7 +46,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--kernel", type=int, default=3, help="of a network given by letters")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--memory", default="4 GiB", help="most that a tile of ours may take")
-    parser.add_argument("--volume", default="64,256,256", help="output voxels to be cut into tiles, as Z,Y,X")
+    parser.add_argument(
+        "--volume",
+        help="output voxels to be cut into tiles, as Z,Y,X; 64,256,256, or 1,512,512 in 2D",
+    )
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--against", choices=("torch",), help="the peer")
     parser.add_argument("--tiles", type=int, default=3, help="tiles of PyTorch: ours, half of it, a quarter, ...")
@@ -103,8 +106,8 @@ def rate(tile: Triple, seconds: list[float]) -> float:
 def measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
     """Return the report of one network."""
     net = network(name, args.width, args.kernel)
-    z, y, x = map(int, args.volume.split(","))
-    volume: Triple = (1, y, x) if net.field_of_view[0] == 1 else (z, y, x)
+    z, y, x = map(int, (args.volume or ("1,512,512" if net.field_of_view[0] == 1 else "64,256,256")).split(","))
+    volume: Triple = (z, y, x)
     with znn.Model(net, 1, num_workers=args.workers, tune=False) as model:
         tile = best_tile(model, volume, as_bytes(args.memory) or 0, args.workers)
         predictor = predictor_of(model, tile, args.workers)

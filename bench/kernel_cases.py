@@ -9,12 +9,13 @@ once, every result written once.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from znn_dask.geometry import Triple, ceil_div, volume
-from znn_dask.ops import direct, fft, reference, spectral, transfer, update
+from znn_dask.ops import direct, fft, reference, spectral, transfer, update, winograd
 from znn_dask.ops import filter as filters
 from znn_dask.ops.spectral import Tiling
 
@@ -29,7 +30,7 @@ class Case:
 
     Attributes
     ----------
-    kind : "direct" | "product" | "transform" | "element-wise"
+    kind : "direct" | "winograd" | "product" | "transform" | "element-wise"
     expected : callable
         The answer in float64; what `result` of an answer must equal.
     flop, n_bytes : float
@@ -86,6 +87,14 @@ def cases() -> Iterator[Case]:
     for kernel, size in ((3, 37), (5, 51)):
         yield from direct_cases(1, (size,) * 3, (kernel,) * 3, 1, 40, accepted=False)
     yield from direct_cases(1, (1, 160, 160), (1, 11, 11), 1, 40, accepted=False)
+    for batch, size, kernel_size, n_in, n_out in (
+        (8, (14, 14, 14), (3, 3, 3), 40, 40),
+        (16, (1, 86, 86), (1, 3, 3), 48, 48),
+        (16, (1, 38, 38), (1, 3, 3), 60, 60),
+        (8, (16, 16, 16), (4, 4, 4), 40, 40),
+    ):
+        for way in (direct, winograd):
+            yield from direct_cases(batch, size, kernel_size, n_in, n_out, accepted=False, way=way)
     for tile, kernel in ((8, 3), (10, 3), (10, 5), (12, 5), (16, 5), (16, 7), (20, 7), (24, 7)):
         yield from product_cases(max(4, min(16, 2**15 // tile**3)), (tile,) * 3, (kernel,) * 3, 40, 40)
     yield from product_cases(16, (1, 24, 24), (1, 11, 11), 40, 40)
@@ -101,9 +110,19 @@ def cases() -> Iterator[Case]:
 
 
 def direct_cases(
-    batch: int, size: Triple, kernel_size: Triple, n_in: int, n_out: int, blocked: bool = False, accepted: bool = True
+    batch: int,
+    size: Triple,
+    kernel_size: Triple,
+    n_in: int,
+    n_out: int,
+    blocked: bool = False,
+    accepted: bool = True,
+    way: ModuleType = direct,
 ) -> Iterator[Case]:
-    """Yield the three passes of a direct convolution; ``blocked`` also as blocks of 16 channels, as plans have them."""
+    """Yield the three passes of a direct convolution; ``blocked`` also as blocks of 16 channels, as plans have them.
+
+    ``way`` is `direct` or `winograd`, whose arithmetic counts as that of direct: so its fraction may be above one.
+    """
     out = tuple(n - k + 1 for n, k in zip(size, kernel_size, strict=True))
     image, kernel = random(batch, *size, n_in), random(*kernel_size, n_in, n_out)
     d_output = random(batch, *out, n_out)
@@ -112,11 +131,12 @@ def direct_cases(
     forward = partial(reference.conv_forward, wide(image), kernel)
     backward = partial(reference.conv_input_gradient, wide(d_output), kernel)
     gradient = partial(reference.conv_kernel_gradient, wide(image), d_output)
-    case = partial(Case, "direct", flop=flop, accepted=accepted)
-    yield case(f"direct forward {shape}", lambda: direct.forward([image], [kernel]), forward)
+    name = way.__name__.rpartition(".")[2]
+    case = partial(Case, name, flop=flop, accepted=accepted)
+    yield case(f"{name} forward {shape}", lambda: way.forward([image], [kernel]), forward)
     if n_in > 1:
-        yield case(f"direct input gradient {shape}", lambda: direct.backward([d_output], [kernel]), backward)
-    yield case(f"direct kernel gradient {shape}", lambda: direct.kernel_gradient(image, d_output), gradient)
+        yield case(f"{name} input gradient {shape}", lambda: way.backward([d_output], [kernel]), backward)
+    yield case(f"{name} kernel gradient {shape}", lambda: way.kernel_gradient(image, d_output), gradient)
     if blocked:
         cuts = range(16, n_in, 16)
         images = [np.ascontiguousarray(part) for part in np.split(image, cuts, axis=4)]

@@ -38,7 +38,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--preset", choices=(*PRESETS, "all"), help="a network by name; the options below change it")
     presets.add_arguments(parser)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--convolution", default="auto", choices=("auto", "fft", "direct", "fft-stored"))
+    parser.add_argument("--convolution", default="auto", choices=("auto", "fft", "direct", "winograd", "fft-stored"))
     parser.add_argument("--against", choices=("torch",), help="the peer")
     parser.add_argument("--speedup", action="store_true", help="also time ours with one worker")
     parser.add_argument("--no-stored", action="store_true", help='leave out our "fft-stored"')
