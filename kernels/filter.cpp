@@ -4,6 +4,7 @@
 // are gathered, so that every voxel is written once; the others are scattered.
 #include "filter.hpp"
 #include "filter_separable.hpp"
+#include "filter_two.hpp"
 
 namespace znn::ZNN_ISA {
 
@@ -46,6 +47,7 @@ template <typename Index>
 static void forward(const Filter& f, const float* image, float* const* out, Index* const* argmax, float* scratch) {
   const Size w = f.window;
   if (separable(f)) return separable_forward(f, image, out, argmax, scratch);
+  if (of_two(f)) return w.z == 2 ? forward_of_two<2>(f, image, out, argmax) : forward_of_two<1>(f, image, out, argmax);
   if (w.z == 2 && w.y == 2 && w.x == 2) return direct<2, 2, 2>(f, image, out, argmax);
   if (w.z == 1 && w.y == 2 && w.x == 2) return direct<1, 2, 2>(f, image, out, argmax);
   direct<0, 0, 0>(f, image, out, argmax);
@@ -222,12 +224,14 @@ static bool side_by_side(const Filter& f) {
 size_t filter_backward_scratch(const Filter& f) {
   size_t bytes = f.window.voxels() * sizeof(size_t);
   if (gathered(f)) bytes = 2 * f.stride.voxels() * sizeof(Windows<uint8_t>);
+  if (of_two(f)) return backward_of_two_scratch<uint16_t>(f);
   return bytes / sizeof(float);
 }
 
 template <typename Index>
 static void backward(const Filter& f, const float* const* d_out, const Index* const* argmax, float* d_image, float* scratch) {
   if (side_by_side(f)) return spread(f, d_out[0], argmax[0], d_image);
+  if (of_two(f)) return f.window.z == 2 ? backward_of_two<2>(f, d_out, argmax, d_image, scratch) : backward_of_two<1>(f, d_out, argmax, d_image, scratch);
   if (gathered(f)) return gather(f, d_out, argmax, d_image, scratch);
   scatter(f, d_out, argmax, d_image, scratch);
 }
