@@ -135,53 +135,65 @@ static void forward_of_two(const Filter& f, const float* image, float* const* ou
 
 constexpr int NOWHERE = -1;  // as the argmax of a window outside of the image
 
-// Voxels x0 to x1 (x0 even) of NZ planes and NY rows of the gradient, from the rows of windows that begin at the same
+// Voxels x0 to x1 (x0 even) of NY rows of the gradient, from the rows of windows that begin at the same
 // place or one voxel before.
-template <int WZ, int NZ, int NY, typename Index>
+template <int WZ, int NY, typename Index>
 ZNN_INLINE void walk_backward(const Filter& f, float* to, int x0, int x1, size_t q, int n,
-                              const Fragments<const float, const Index> (&rows)[NZ + WZ - 1][NY + 1]) {
-  const size_t lanes = f.channels, line = f.size.x * lanes, plane = f.size.y * line;
+                              const Fragments<const float, const Index> (&rows)[WZ][NY + 1]) {
+  const size_t lanes = f.channels, line = f.size.x * lanes;
   const size_t step = f.stride.x == 2 ? lanes : 2 * lanes;
   const int positions = f.size.x - 1;
-  vf d[NZ + WZ - 1][NY + 1][2];  // of the windows one voxel before and here
-  vi where[NZ + WZ - 1][NY + 1][2];
+  vf d[WZ][NY + 1][2] = {};  // of the windows one voxel before and here
+  vi where[WZ][NY + 1][2] = {};
   const auto take = [&](int x, int which) __attribute__((always_inline)) {
-    const bool inside = x >= 0 && x < positions;
     const int odd = x & 1;
     const size_t at = x / 2 * step + q;
-    for (int z = 0; z < NZ + WZ - 1; z++)
+    for (int z = 0; z < WZ; z++)
       for (int y = 0; y <= NY; y++) {
-        d[z][y][which] = inside ? load_first(rows[z][y].value[odd] + at, n) : (vf){};
-        where[z][y][which] = inside ? load_index(rows[z][y].argmax[odd] + at, n) : (vi){} + NOWHERE;
+        d[z][y][which] = load_first(rows[z][y].value[odd] + at, n);
+        where[z][y][which] = load_index(rows[z][y].argmax[odd] + at, n);
       }
   };
-  take(x0 - 1, 0);
-  to += x0 * lanes + q;
-  for (int x = x0; x < x1; x++, to += lanes) {
-    take(x, 1);
-    for (int z = 0; z < NZ; z++)
-      for (int y = 0; y < NY; y++) {
-        vf sum = {};
-        for (int k = 0; k < 4 * WZ; k++) {
-          const int of_z = z + WZ - 1 - k / 4, of_y = y + 1 - k / 2 % 2, which = 1 - k % 2;
-          const vi here = where[of_z][of_y][which] == (vi){} + k;
-          sum = here ? sum + d[of_z][of_y][which] : sum;
-        }
-        store_first(to + z * plane + y * line, sum, n);
+  const auto none = [&](int which) __attribute__((always_inline)) {
+    for (int z = 0; z < WZ; z++)
+      for (int y = 0; y <= NY; y++) {
+        d[z][y][which] = (vf){};
+        where[z][y][which] = (vi){} + NOWHERE;
       }
-    for (int z = 0; z < NZ + WZ - 1; z++)
+  };
+  const auto sum = [&]() __attribute__((always_inline)) {
+    for (int y = 0; y < NY; y++) {
+      vf sum = {};
+      for (int k = 0; k < 4 * WZ; k++) {
+        const int of_z = WZ - 1 - k / 4, of_y = y + 1 - k / 2 % 2, which = 1 - k % 2;
+        const vi here = where[of_z][of_y][which] == (vi){} + k;
+        sum = here ? sum + d[of_z][of_y][which] : sum;
+      }
+      store_first(to + y * line, sum, n);
+    }
+  };
+  if (x0 > 0) take(x0 - 1, 0);
+  if (x0 == 0) none(0);
+  to += x0 * lanes + q;
+  for (int x = x0; x < min_of(x1, positions); x++, to += lanes) {
+    take(x, 1);
+    sum();
+    for (int z = 0; z < WZ; z++)
       for (int y = 0; y <= NY; y++) {
         d[z][y][0] = d[z][y][1];
         where[z][y][0] = where[z][y][1];
       }
   }
+  if (x1 <= positions) return;
+  none(1);
+  sum();
 }
 
-template <int WZ, int NZ, int NY, typename Index>
+template <int WZ, int NY, typename Index>
 static void backward_block(const Filter& f, int entry, int z, int y, const float* const* d_out,
                            const Index* const* argmax, const Index* nowhere, float* d_image) {
-  Fragments<const float, const Index> rows[NZ + WZ - 1][NY + 1];
-  for (int i = 0; i < NZ + WZ - 1; i++)
+  Fragments<const float, const Index> rows[WZ][NY + 1];
+  for (int i = 0; i < WZ; i++)
     for (int j = 0; j <= NY; j++) {
       const int of_z = z + i - (WZ - 1), of_y = y + j - 1;
       if (of_z >= 0 && of_z <= f.size.z - WZ && of_y >= 0 && of_y <= f.size.y - 2) {
@@ -194,7 +206,7 @@ static void backward_block(const Filter& f, int entry, int z, int y, const float
   const int walk = walk_of(f);
   for (int x = 0; x < f.size.x; x += walk)
     for_lanes(f.channels, ZNN_BODY(q, n) {
-      walk_backward<WZ, NZ, NY>(f, to, x, min_of(x + walk, f.size.x), q, n, rows);
+      walk_backward<WZ, NY>(f, to, x, min_of(x + walk, f.size.x), q, n, rows);
     });
 }
 
@@ -206,13 +218,10 @@ static void backward_of_two(const Filter& f, const float* const* d_out, const In
   Index* nowhere = (Index*)scratch;
   for (size_t j = 0; j < f.out_size.x * (size_t)f.channels; j++) nowhere[j] = (Index)NOWHERE;
   for (int entry = 0; entry < f.batch; entry++)
-    for (int z = 0; z < f.size.z; z += WZ)
+    for (int z = 0; z < f.size.z; z++)
       for (int y = 0; y < f.size.y; y += 2) {
-        const bool planes = z + WZ <= f.size.z, rows = y + 2 <= f.size.y;
-        if (planes && rows) backward_block<WZ, WZ, 2>(f, entry, z, y, d_out, argmax, nowhere, d_image);
-        if (planes && !rows) backward_block<WZ, WZ, 1>(f, entry, z, y, d_out, argmax, nowhere, d_image);
-        if (!planes && rows) backward_block<WZ, 1, 2>(f, entry, z, y, d_out, argmax, nowhere, d_image);
-        if (!planes && !rows) backward_block<WZ, 1, 1>(f, entry, z, y, d_out, argmax, nowhere, d_image);
+        if (y + 2 <= f.size.y) backward_block<WZ, 2>(f, entry, z, y, d_out, argmax, nowhere, d_image);
+        else backward_block<WZ, 1>(f, entry, z, y, d_out, argmax, nowhere, d_image);
       }
 }
 
