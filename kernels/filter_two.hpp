@@ -211,10 +211,13 @@ static void backward_block(const Filter& f, int entry, int z, int y, const float
 }
 
 template <typename Index>
-static size_t backward_of_two_scratch(const Filter& f) { return (f.out_size.x * (size_t)f.channels * sizeof(Index) + 3) / 4; }
+static size_t backward_of_two_scratch(const Filter& f) {
+  return (f.out_size.x * (size_t)f.channels * sizeof(Index) + sizeof(float) - 1) / sizeof(float);
+}
 
 template <int WZ, typename Index>
-static void backward_of_two(const Filter& f, const float* const* d_out, const Index* const* argmax, float* d_image, float* scratch) {
+static void backward_of_two(const Filter& f, const float* const* d_out, const Index* const* argmax, float* d_image,
+                            float* scratch) {
   Index* nowhere = (Index*)scratch;
   for (size_t j = 0; j < f.out_size.x * (size_t)f.channels; j++) nowhere[j] = (Index)NOWHERE;
   for (int entry = 0; entry < f.batch; entry++)
