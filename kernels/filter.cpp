@@ -1,9 +1,11 @@
 // Max-filter and max-pool. A max-filter's output is written straight into its fragments: position v goes to parity
 // v mod stride at v / stride. The argmax is the flat index in the window; ties go to the earlier voxel, NaN wins.
-// Small windows are compared voxel by voxel, large ones axis by axis (filter_separable.hpp). Backward, small windows
-// are gathered, so that every voxel is written once; the others are scattered.
+// Windows of two voxels are done in blocks of rows (filter_two.hpp), other small ones voxel by voxel, large ones axis
+// by axis (filter_separable.hpp). Backward, small windows are gathered, so that every voxel is written once; the others
+// are scattered.
 #include "filter.hpp"
 #include "filter_separable.hpp"
+#include "filter_two.hpp"
 
 namespace znn::ZNN_ISA {
 
@@ -46,6 +48,8 @@ template <typename Index>
 static void forward(const Filter& f, const float* image, float* const* out, Index* const* argmax, float* scratch) {
   const Size w = f.window;
   if (separable(f)) return separable_forward(f, image, out, argmax, scratch);
+  if (of_two(f) && w.z == 2) return forward_of_two<2>(f, image, out, argmax);
+  if (of_two(f)) return forward_of_two<1>(f, image, out, argmax);
   if (w.z == 2 && w.y == 2 && w.x == 2) return direct<2, 2, 2>(f, image, out, argmax);
   if (w.z == 1 && w.y == 2 && w.x == 2) return direct<1, 2, 2>(f, image, out, argmax);
   direct<0, 0, 0>(f, image, out, argmax);
@@ -190,8 +194,11 @@ static void spread(const Filter& f, const float* d_out, const Index* argmax, flo
         vi index = {};
         for (int dz = 0; dz < w.z; dz++)
           for (int dy = 0; dy < w.y; dy++)
-            for (int dx = 0; dx < w.x; dx++, index += 1)
-              store_first(corner + dz * plane + dy * line + dx * lanes + q, where == index ? gradient : (vf){}, n);
+            for (int dx = 0; dx < w.x; dx++, index += 1) {
+              float* to = corner + dz * plane + dy * line + dx * lanes + q;
+              __builtin_prefetch(to + w.y * line, 1);  // the next windows along y: else stores wait for their lines
+              store_first(to, where == index ? gradient : (vf){}, n);
+            }
       });
   });
 }
@@ -222,12 +229,15 @@ static bool side_by_side(const Filter& f) {
 size_t filter_backward_scratch(const Filter& f) {
   size_t bytes = f.window.voxels() * sizeof(size_t);
   if (gathered(f)) bytes = 2 * f.stride.voxels() * sizeof(Windows<uint8_t>);
+  if (of_two(f)) return backward_of_two_scratch<uint16_t>(f);
   return bytes / sizeof(float);
 }
 
 template <typename Index>
 static void backward(const Filter& f, const float* const* d_out, const Index* const* argmax, float* d_image, float* scratch) {
   if (side_by_side(f)) return spread(f, d_out[0], argmax[0], d_image);
+  if (of_two(f) && f.window.z == 2) return backward_of_two<2>(f, d_out, argmax, d_image, scratch);
+  if (of_two(f)) return backward_of_two<1>(f, d_out, argmax, d_image, scratch);
   if (gathered(f)) return gather(f, d_out, argmax, d_image, scratch);
   scatter(f, d_out, argmax, d_image, scratch);
 }

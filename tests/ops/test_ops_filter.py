@@ -112,6 +112,24 @@ def test_not_a_number_wins_in_windows_of_any_size(small, window, channels, seed)
     np.testing.assert_array_equal(image[0, z + dz, y + dy, x + dx, channel], output)
 
 
+@given(triples(1, 3), st.sampled_from([1, 2]), st.sampled_from([1, 2]), st.sampled_from([1, 8, 16, 40]), SEEDS)
+def test_infinities_and_not_a_number_in_windows_of_two(small, z, stride, channels, seed):
+    """Rows are first compared as if no value were NaN, and again where one may be: infinities go that way too."""
+    rng = np.random.default_rng(seed)
+    window, strides = (z, 2, 2), (min(z, stride), stride, stride)
+    size = grow(times(small, strides), window)
+    image = draw_image(rng, 1, *size, channels)
+    image[rng.random(image.shape) < 0.2] = np.inf
+    image[rng.random(image.shape) < 0.2] = -np.inf
+    expected, where = reference.max_filter(image, window, strides)
+    output, index = filters.max_filter(image, window, strides)
+    np.testing.assert_array_equal(output, expected)
+    np.testing.assert_array_equal(index, where)
+    image[rng.random(image.shape) < 0.05] = np.nan
+    expected, _ = reference.max_filter(image, window, strides)
+    np.testing.assert_array_equal(filters.max_filter(image, window, strides)[0], expected)
+
+
 @pytest.mark.parametrize(("window", "dtype"), [((1, 16, 16), np.uint8), ((1, 16, 17), np.uint16)])
 def test_index_is_as_small_as_the_window_allows(window, dtype):
     rng = np.random.default_rng(0)

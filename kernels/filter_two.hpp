@@ -1,0 +1,231 @@
+// Max-filters of two voxels along y and x, and one or two along z, whose every position has an output. Rows of two
+// positions along z and y are done together: neighbours share what their windows have in common, every voxel is loaded
+// once per block, and all comparisons are between registers. Backward, the windows of a row are walked once and each
+// voxel is written once.
+#pragma once
+#include "filter.hpp"
+
+namespace znn::ZNN_ISA {
+
+ZNN_INLINE bool of_two(const Filter& f) {
+  return dense(f) && f.window.z <= 2 && f.window.y == 2 && f.window.x == 2 && f.stride.x <= 2;
+}
+
+// Rows of one position along z and y: where the fragments of x = 0, 1, .. modulo the stride are kept.
+template <typename Value, typename Index>
+struct Fragments {
+  Value* value[2];
+  Index* argmax[2];
+
+  void at(const Filter& f, int entry, int z, int y, Value* const* values, Index* const* indices) {
+    for (int x = 0; x < f.stride.x; x++) {
+      const Place p = place_of(f, entry, z, y, x);
+      value[x] = values[p.group] + p.at;
+      argmax[x] = indices[p.group] + p.at;
+    }
+    if (f.stride.x == 1) {  // position x + 1 is the next voxel of the same row
+      value[1] = value[0] + f.channels;
+      argmax[1] = argmax[0] + f.channels;
+    }
+  }
+};
+
+// So many voxels of a block's rows are walked for one vector of lanes before the next. The fragments of an image are
+// often a multiple of a page apart, where few lines fit into the first cache: more are gone before the next lanes.
+constexpr int WALK = 4;
+ZNN_INLINE int walk_of(const Filter& f) { return f.channels > LANES ? WALK : f.size.x; }
+
+// `later` where neither value may be NaN: half the comparisons, which only one port of the core makes.
+template <bool MAY_BE_NAN>
+ZNN_INLINE Maximum later_of(Maximum b, Maximum a) {
+  if (MAY_BE_NAN) return later(b, a);
+  const vi take = b.value > a.value;
+  return {take ? b.value : a.value, take ? b.where : a.where};
+}
+ZNN_INLINE bool any_nan(vf v) {
+  float lanes[LANES];
+  store(lanes, v);
+  int n = 0;
+  for (int j = 0; j < LANES; j++) n += lanes[j] != lanes[j];
+  return n > 0;
+}
+
+// Positions x0 to x1 (x0 even) of rows beginning at `corner`: of NZ planes and NY rows. Returns whether there may be
+// NaN among the values, which counts only if that was not expected: then it has to be done again.
+template <int WZ, int NZ, int NY, bool MAY_BE_NAN, typename Index>
+ZNN_INLINE bool walk_forward(const Filter& f, const float* corner, int x0, int x1, size_t q, int n,
+                             const Fragments<float, Index> (&rows)[NZ][NY]) {
+  const size_t lanes = f.channels, line = f.size.x * lanes, plane = f.size.y * line;
+  const float* from = corner + x0 * lanes + q;
+  const size_t step = f.stride.x == 2 ? lanes : 2 * lanes;
+  size_t at = x0 / 2 * step + q;
+  const size_t next_row = f.out_size.x * lanes;
+  vf before[NZ + WZ - 1][NY + 1], none[NZ + WZ - 1] = {};  // zeros, unless there was an infinity or NaN
+  for (int z = 0; z < NZ + WZ - 1; z++)
+    for (int y = 0; y <= NY; y++) {
+      before[z][y] = load_first(from + z * plane + y * line, n);
+      none[z] += before[z][y] * 0.0f;
+    }
+  for (int x = x0, odd = 0; x < x1; x++, odd ^= 1) {
+    from += lanes;
+    Maximum above[NY] = {};
+    for (int z = 0; z < NZ + WZ - 1; z++) {
+      Maximum upper = {};
+      for (int y = 0; y <= NY; y++) {
+        const vf here = load_first(from + z * plane + y * line, n);
+        none[z] += here * 0.0f;
+        const Maximum pair = later_of<MAY_BE_NAN>({here, (vi){} + 1}, {before[z][y], (vi){}});
+        before[z][y] = here;
+        if (y > 0) {
+          const Maximum square = later_of<MAY_BE_NAN>({pair.value, pair.where + 2}, upper);
+          const int cube = z + 1 - WZ;
+          Maximum best = square;
+          if (WZ == 2 && cube >= 0) best = later_of<MAY_BE_NAN>({square.value, square.where + 4}, above[y - 1]);
+          if (cube >= 0) {
+            float* const to = rows[cube][y - 1].value[odd] + at;
+            Index* const where = rows[cube][y - 1].argmax[odd] + at;
+            __builtin_prefetch(to + next_row, 1);
+            __builtin_prefetch(where + next_row, 1);
+            store_first(to, best.value, n);
+            store_index(where, best.where, n);
+          }
+          above[y - 1] = square;
+        }
+        upper = pair;
+      }
+    }
+    if (odd) at += step;
+  }
+  vf all = {};
+  for (int z = 0; z < NZ + WZ - 1; z++) all += none[z];
+  return any_nan(all);
+}
+
+template <int WZ, int NZ, int NY, typename Index>
+static void forward_block(const Filter& f, const float* image, int entry, int z, int y, float* const* out,
+                          Index* const* argmax) {
+  Fragments<float, Index> rows[NZ][NY];
+  for (int i = 0; i < NZ; i++)
+    for (int j = 0; j < NY; j++) rows[i][j].at(f, entry, z + i, y + j, out, argmax);
+  const float* corner = image + (((size_t)entry * f.size.z + z) * f.size.y + y) * f.size.x * f.channels;
+  const int positions = f.size.x - 1, walk = walk_of(f);
+  for (int x = 0; x < positions; x += walk)
+    for_lanes(f.channels, ZNN_BODY(q, n) {
+      const int end = min_of(x + walk, positions);
+      if (walk_forward<WZ, NZ, NY, false>(f, corner, x, end, q, n, rows))
+        walk_forward<WZ, NZ, NY, true>(f, corner, x, end, q, n, rows);
+    });
+}
+
+template <int WZ, typename Index>
+static void forward_of_two(const Filter& f, const float* image, float* const* out, Index* const* argmax) {
+  const int mz = f.size.z - WZ + 1, my = f.size.y - 1;
+  for (int entry = 0; entry < f.batch; entry++)
+    for (int z = 0; z < mz; z += WZ)
+      for (int y = 0; y < my; y += 2) {
+        const bool planes = z + WZ <= mz, rows = y + 2 <= my;
+        if (planes && rows) forward_block<WZ, WZ, 2>(f, image, entry, z, y, out, argmax);
+        if (planes && !rows) forward_block<WZ, WZ, 1>(f, image, entry, z, y, out, argmax);
+        if (!planes && rows) forward_block<WZ, 1, 2>(f, image, entry, z, y, out, argmax);
+        if (!planes && !rows) forward_block<WZ, 1, 1>(f, image, entry, z, y, out, argmax);
+      }
+}
+
+// ---- backward
+
+constexpr int NOWHERE = -1;  // as the argmax of a window outside of the image
+
+// Voxels x0 to x1 (x0 even) of NY rows of the gradient, from the rows of windows that begin at the same
+// place or one voxel before.
+template <int WZ, int NY, typename Index>
+ZNN_INLINE void walk_backward(const Filter& f, float* to, int x0, int x1, size_t q, int n,
+                              const Fragments<const float, const Index> (&rows)[WZ][NY + 1]) {
+  const size_t lanes = f.channels, line = f.size.x * lanes;
+  const size_t step = f.stride.x == 2 ? lanes : 2 * lanes;
+  const int positions = f.size.x - 1;
+  vf d[WZ][NY + 1][2] = {};  // of the windows one voxel before and here
+  vi where[WZ][NY + 1][2] = {};
+  const auto take = [&](int x, int which) __attribute__((always_inline)) {
+    const int odd = x & 1;
+    const size_t at = x / 2 * step + q;
+    for (int z = 0; z < WZ; z++)
+      for (int y = 0; y <= NY; y++) {
+        d[z][y][which] = load_first(rows[z][y].value[odd] + at, n);
+        where[z][y][which] = load_index(rows[z][y].argmax[odd] + at, n);
+      }
+  };
+  const auto none = [&](int which) __attribute__((always_inline)) {
+    for (int z = 0; z < WZ; z++)
+      for (int y = 0; y <= NY; y++) {
+        d[z][y][which] = (vf){};
+        where[z][y][which] = (vi){} + NOWHERE;
+      }
+  };
+  const auto sum = [&]() __attribute__((always_inline)) {
+    for (int y = 0; y < NY; y++) {
+      vf sum = {};
+      for (int k = 0; k < 4 * WZ; k++) {
+        const int of_z = WZ - 1 - k / 4, of_y = y + 1 - k / 2 % 2, which = 1 - k % 2;
+        const vi here = where[of_z][of_y][which] == (vi){} + k;
+        sum = here ? sum + d[of_z][of_y][which] : sum;
+      }
+      store_first(to + y * line, sum, n);
+    }
+  };
+  if (x0 > 0) take(x0 - 1, 0);
+  if (x0 == 0) none(0);
+  to += x0 * lanes + q;
+  for (int x = x0; x < min_of(x1, positions); x++, to += lanes) {
+    take(x, 1);
+    sum();
+    for (int z = 0; z < WZ; z++)
+      for (int y = 0; y <= NY; y++) {
+        d[z][y][0] = d[z][y][1];
+        where[z][y][0] = where[z][y][1];
+      }
+  }
+  if (x1 <= positions) return;
+  none(1);
+  sum();
+}
+
+template <int WZ, int NY, typename Index>
+static void backward_block(const Filter& f, int entry, int z, int y, const float* const* d_out,
+                           const Index* const* argmax, const Index* nowhere, float* d_image) {
+  Fragments<const float, const Index> rows[WZ][NY + 1];
+  for (int i = 0; i < WZ; i++)
+    for (int j = 0; j <= NY; j++) {
+      const int of_z = z + i - (WZ - 1), of_y = y + j - 1;
+      if (of_z >= 0 && of_z <= f.size.z - WZ && of_y >= 0 && of_y <= f.size.y - 2) {
+        rows[i][j].at(f, entry, of_z, of_y, d_out, argmax);
+        continue;
+      }
+      rows[i][j] = {{d_out[0], d_out[0]}, {nowhere, nowhere}};
+    }
+  float* to = d_image + (((size_t)entry * f.size.z + z) * f.size.y + y) * f.size.x * f.channels;
+  const int walk = walk_of(f);
+  for (int x = 0; x < f.size.x; x += walk)
+    for_lanes(f.channels, ZNN_BODY(q, n) {
+      walk_backward<WZ, NY>(f, to, x, min_of(x + walk, f.size.x), q, n, rows);
+    });
+}
+
+template <typename Index>
+static size_t backward_of_two_scratch(const Filter& f) {
+  return (f.out_size.x * (size_t)f.channels * sizeof(Index) + sizeof(float) - 1) / sizeof(float);
+}
+
+template <int WZ, typename Index>
+static void backward_of_two(const Filter& f, const float* const* d_out, const Index* const* argmax, float* d_image,
+                            float* scratch) {
+  Index* nowhere = (Index*)scratch;
+  for (size_t j = 0; j < f.out_size.x * (size_t)f.channels; j++) nowhere[j] = (Index)NOWHERE;
+  for (int entry = 0; entry < f.batch; entry++)
+    for (int z = 0; z < f.size.z; z++)
+      for (int y = 0; y < f.size.y; y += 2) {
+        if (y + 2 <= f.size.y) backward_block<WZ, 2>(f, entry, z, y, d_out, argmax, nowhere, d_image);
+        else backward_block<WZ, 1>(f, entry, z, y, d_out, argmax, nowhere, d_image);
+      }
+}
+
+}  // namespace znn::ZNN_ISA
