@@ -1,8 +1,8 @@
 // What the Winograd convolutions share: transforms, and the division of images into tiles and of tiles into chunks.
 //
 // Along y and x a tile of n values meets k taps in m = n + 1 - k outputs by n products, not m * k: both are polynomials,
-// multiplied by their values at n points (0, 1, -1, 2, -2 and infinity) as Toom and Cook do it; S. Winograd 1980, for
-// networks Lavin and Gray, arXiv 1509.09308. The products of one pair of points (a frequency, below) over all input
+// multiplied by their values at n points as Toom and Cook do it; S. Winograd 1980, for networks Lavin and Gray,
+// arXiv 1509.09308. The products of one pair of points (a frequency, below) over all input
 // channels and all taps along z are a matrix product. Taps along z are not transformed: they are summed there.
 //
 // For output gradients d and images x the kernel's gradient is found the same way, with k outputs and m taps.
@@ -14,16 +14,28 @@ namespace znn::ZNN_ISA {
 
 // ---- transforms of lines, each value a vector
 
+// The points of 4 and of 6: 0, NEAR, -NEAR, (FAR, -FAR) and infinity. Those of 6 round half as much as 1 and 2 would.
+template <int N>
+struct Points {
+  static_assert(N == 4 || N == 6, "4 or 6 points");
+  static constexpr float near = N == 4 ? 1.0f : 0.75f, far = N == 4 ? 0.0f : 1.5f;
+  static constexpr float near2 = near * near, far2 = far * far;
+};
+
 // Values at the n points of the polynomial whose coefficients are the taps, each over the product of the differences.
 template <int N, int K>
 ZNN_INLINE void tap_line(const vf (&g)[K], vf (&to)[N]) {
-  constexpr float AT_0 = N == 4 ? -1.0f : 0.25f, AT_1 = N == 4 ? 0.5f : -1.0f / 6.0f, AT_2 = 1.0f / 24.0f;
+  using P = Points<N>;
+  constexpr float AT_0 = N == 4 ? -1.0f : 1.0f / (P::near2 * P::far2);
+  constexpr float AT_NEAR = N == 4 ? 0.5f : 0.5f / (P::near2 * (P::near2 - P::far2));
+  constexpr float AT_FAR = N == 4 ? 0.0f : 0.5f / (P::far2 * (P::far2 - P::near2));
   to[0] = g[0] * AT_0;
   to[N - 1] = g[K - 1];
   for (int p = 1; p <= (N - 2) / 2; p++) {
-    float power = p == 1 ? AT_1 : AT_2;
+    const float point = p == 1 ? P::near : P::far;
+    float power = p == 1 ? AT_NEAR : AT_FAR;
     vf even = (vf){}, odd = (vf){};
-    for (int l = 0; l < K; l++, power *= (float)p) (l % 2 ? odd : even) += g[l] * power;
+    for (int l = 0; l < K; l++, power *= point) (l % 2 ? odd : even) += g[l] * power;
     to[2 * p - 1] = even + odd;
     to[2 * p] = even - odd;
   }
@@ -38,28 +50,30 @@ ZNN_INLINE void input_line(const vf (&d)[N], vf (&to)[N]) {
     to[2] = d[2] - d[1];
     to[3] = d[3] - d[1];
   } else {
-    static_assert(N == 6, "4 or 6 points");
-    const vf even1 = d[4] - 4.0f * d[2], odd1 = d[3] - 4.0f * d[1];
-    const vf even2 = d[4] - d[2], odd2 = 2.0f * (d[3] - d[1]);
-    to[0] = d[4] - 5.0f * d[2] + 4.0f * d[0];
+    using P = Points<N>;
+    constexpr float SUM = P::near2 + P::far2, PRODUCT = P::near2 * P::far2;
+    const vf even1 = d[4] - P::far2 * d[2], odd1 = P::near * (d[3] - P::far2 * d[1]);
+    const vf even2 = d[4] - P::near2 * d[2], odd2 = P::far * (d[3] - P::near2 * d[1]);
+    to[0] = d[4] - SUM * d[2] + PRODUCT * d[0];
     to[1] = even1 + odd1;
     to[2] = even1 - odd1;
     to[3] = even2 + odd2;
     to[4] = even2 - odd2;
-    to[5] = d[5] - 5.0f * d[3] + 4.0f * d[1];
+    to[5] = d[5] - SUM * d[3] + PRODUCT * d[1];
   }
 }
 
 // The m outputs.
 template <int N, int M>
 ZNN_INLINE void output_line(const vf (&t)[N], vf (&y)[M]) {
+  using P = Points<N>;
   const vf sum1 = t[1] + t[2], difference1 = t[1] - t[2];
   vf sum2 = (vf){}, difference2 = (vf){};
   if constexpr (N == 6) sum2 = t[3] + t[4], difference2 = t[3] - t[4];
-  float power = 1.0f;
-  for (int i = 0; i < M; i++, power *= 2.0f) {
-    y[i] = i % 2 ? difference1 : sum1;
-    if constexpr (N == 6) y[i] += (i % 2 ? difference2 : sum2) * power;
+  float near = 1.0f, far = 1.0f;
+  for (int i = 0; i < M; i++, near *= P::near, far *= P::far) {
+    y[i] = (i % 2 ? difference1 : sum1) * near;
+    if constexpr (N == 6) y[i] += (i % 2 ? difference2 : sum2) * far;
   }
   y[0] += t[0];
   y[M - 1] += t[N - 1];

@@ -6,6 +6,7 @@ namespace znn::ZNN_ISA {
 
 constexpr int FEW = 4;  // groups of inputs, below which they are not folded
 constexpr size_t CHUNK_FLOATS = 1 << 18;  // the sums are read and written once for each chunk
+constexpr int CHUNKS_TOGETHER = 16;  // whose sums are added to the total: long sums in float would lose digits
 constexpr int pointers_for(int vectors) {
   if (REGISTERS == 32) return vectors == 3 ? 9 : 12;
   return vectors == 2 ? 6 : 10;
@@ -18,6 +19,7 @@ struct Job {
   int groups;       // of `fold` inputs
   size_t lanes;     // of a row of the transformed image
   float* sums;      // (point, tap along z, group, width)
+  float* total;     // the same, of chunks before
   float* chunk;     // (point, slice, tile, lane)
   float* d_chunk;   // (point, slice, tile, width)
 };
@@ -152,7 +154,7 @@ static void transform_back(const Job& job) {
   const Size k = job.a.kernel;
   const size_t width = job.part.width(), point_step = (size_t)k.z * job.groups * width;
   float taps[LARGEST_KERNEL * LARGEST_KERNEL * MAX_VECTORS * LANES];
-  const float* from = job.sums;
+  const float* from = job.total;
   for (int dz = 0; dz < k.z; dz++)
     for (int group = 0; group < job.groups; group++, from += width) {
       with_square(job.t, [&](auto q) {
@@ -164,6 +166,16 @@ static void transform_back(const Job& job) {
 }
 
 // ---- the whole
+
+static size_t n_sums(const Job& job) { return job.t.points() * job.a.kernel.z * job.groups * job.part.width(); }
+
+static void add_to_total(const Job& job) {
+  const size_t n = n_sums(job);
+  for (size_t j = 0; j < n; j += LANES) {
+    store(job.total + j, load(job.total + j) + load(job.sums + j));
+    store(job.sums + j, (vf){});
+  }
+}
 
 constexpr size_t WIDEST = MAX_VECTORS * LANES;
 
@@ -178,25 +190,29 @@ static size_t most_sums(const DirectGradient& a, const Tiles& t) {
 
 size_t winograd_gradient_scratch(const DirectGradient& a) {
   const Tiles t = division(a);
-  return most_sums(a, t) + t.points() * (t.rows_in() * lanes_for(a.in_channels) + t.rows() * WIDEST);
+  return 2 * most_sums(a, t) + t.points() * (t.rows_in() * lanes_for(a.in_channels) + t.rows() * WIDEST);
 }
 
 void winograd_gradient(const DirectGradient& a) {
   const Tiles t = division(a);
   const bool may_fold = a.in_channels % 2 == 0 && a.in_channels >= 2 * FEW;
   const size_t lanes = lanes_for(a.in_channels);
-  float *chunk = a.scratch + most_sums(a, t), *d_chunk = chunk + t.points() * t.rows_in() * lanes;
+  float *total = a.scratch + most_sums(a, t), *chunk = total + most_sums(a, t), *d_chunk = chunk + t.points() * t.rows_in() * lanes;
   for (int first = 0; first < a.out_channels;) {
     const Part part = part_at(first, a.out_channels, may_fold);
-    const Job job = {a, t, part, a.in_channels / part.fold, lanes, a.scratch, chunk, d_chunk};
-    fill_zero(job.sums, t.points() * a.kernel.z * job.groups * part.width());
+    const Job job = {a, t, part, a.in_channels / part.fold, lanes, a.scratch, total, chunk, d_chunk};
+    fill_zero(job.sums, n_sums(job));
+    fill_zero(job.total, n_sums(job));
+    int chunks = 0;
     for (int tile = 0; tile < t.all; tile += t.tiles)
       for (int z = 0; z < t.out.z; z += t.slices) {
         const int tiles = min_of(t.tiles, t.all - tile), slices = min_of(t.slices, t.out.z - z);
         transform_images(job, tile, tiles, z, slices + a.kernel.z - 1);
         transform_gradients(job, tile, tiles, z, slices);
         multiply(job, tiles, slices);
+        if (++chunks % CHUNKS_TOGETHER == 0) add_to_total(job);
       }
+    add_to_total(job);
     transform_back(job);
     first += part.count;
   }
