@@ -22,8 +22,8 @@ from znn_dask.sched.layout import Layout, is_item
 from znn_dask.sched.link import Draft, Small
 
 Forces = Mapping[Key, Mapping[Key, Sequence[Key]]]
-"""From each deferred task to those that force it, its readers and theirs if they are deferred, and for each of these the
-deferred tasks between."""
+"""From each deferred task to those that force it, its readers and theirs if they are deferred, and for each of these
+the deferred tasks between."""
 
 
 class ClaimedError(Exception):
