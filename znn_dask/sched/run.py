@@ -100,11 +100,13 @@ class Run:
             self.team.runs.remove(self)
             self.heap.clear()  # of attempts that came too late; a younger run looks here for work that goes first
         following = self.team.next()
+        task = -1
         if following is None:
             self.team.idle.append(seat)
-            return ended, None, -1
-        following.active += 1
-        return ended, following, following.tables.n_tasks
+        else:
+            following.active += 1
+            task = following.tables.n_tasks
+        return ended, following, task
 
     def fail(self, task: int, error: BaseException) -> None:
         """Record the first error and drop the tasks that have not started."""
