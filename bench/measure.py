@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("znn-dask", "numpy", "dask", "pyfftw", "scipy", "torch")
+PACKAGES = ("znn-dask", "numpy", "dask", "distributed", "joblib", "pyfftw", "scipy", "torch")
 
 
 def alternate(

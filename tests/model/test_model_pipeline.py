@@ -10,6 +10,7 @@ from dask.utils import key_split
 from model_cases import DROPPING, new_model, same, samples
 
 import znn_dask as znn
+from znn_dask.model.core import Core
 
 pytestmark = pytest.mark.timeout(240)
 WORKERS = (1, 2, 4, 8)
@@ -142,6 +143,32 @@ def test_a_step_begins_before_the_one_before_it_has_ended():
         ends = max(task.end_ns for task in trace.tasks if task.run == run)
         overlaps += min(task.start_ns for task in trace.tasks if task.run == run + 1) < ends
     assert overlaps >= 3
+
+
+def test_a_trace_knows_the_bytes_of_what_every_step_is_given():
+    """Those that are handed on by the step before as well: no less than where each step is a run alone."""
+    net = znn.Network.parse("CTCTC", width=8, kernel=3, out_channels=1)
+    pairs = samples(net, 12, 4)
+    with new_model(net, 12, num_workers=2) as model:
+        model.step(*pairs[0])
+        with znn.Trace() as alone:
+            model.step(*pairs[1])
+        with znn.Trace() as trace:
+            list(model.steps(pairs))
+    (expected,) = [sum(run.given.values()) for run in alone.runs]
+    assert expected > 8 * 27 * 4
+    assert [sum(run.given.values()) for run in trace.runs] == [expected] * 4
+
+
+def test_the_graph_of_a_step_is_looked_up_once(monkeypatch):
+    looked_up = []
+    program = Core.program
+    monkeypatch.setattr(Core, "program", lambda *args: looked_up.append(args) or program(*args))
+    net = znn.Network.parse("CTC", width=2, kernel=2)
+    pairs = samples(net, 4, 6)
+    with new_model(net, 4) as model:
+        list(model.steps(pairs))
+    assert len(looked_up) == len(pairs)
 
 
 def test_a_slow_sample_does_not_hold_back_the_loss_before_it():

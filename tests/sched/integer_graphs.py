@@ -81,6 +81,10 @@ UPDATES = {
     "two of one": ({"a": "", "u": "", "ub": "a", "b": "u a ub"}, "b"),
     "one of the other": ({"u": "", "ub": "u", "b": "ub"}, "b u"),
     "shared": ({"a": "", "u": "a", "b": "u", "s": "a b"}, "s"),
+    "one after the other": ({"a": "", "u": "", "ub": "u", "b": "ub a"}, "b"),
+    "each with a gradient": ({"g": "", "u": "g", "h": "g", "ub": "u h", "b": "ub g"}, "b u"),
+    "three in a row": ({"a": "", "u": "", "ub": "u", "uc": "ub a", "b": "uc"}, "b"),
+    "two of the other": ({"a": "", "u": "", "ub": "u", "uc": "u", "b": "ub a uc"}, "b"),
 }
 """Graphs with deferred tasks."""
 
@@ -92,6 +96,8 @@ CHAINS = {
     "two": ({"n": "i", "m": "i k"}, "n m", {"i": "n", "k": "m"}),
     "wide": ({"a": "i", "b": "i", "n": "a b"}, "n", {"i": "n"}),
     "update": ({"u": "i", "n": "u j"}, "n", {"i": "n"}),
+    "pending": ({"u": "i j", "n": "u j"}, "u n", {"i": "u"}),
+    "pending twice": ({"u": "i j", "ub": "u", "n": "ub j"}, "ub n", {"i": "ub"}),
     "long": ({"h": "j", "g": "h", "n": "i", "y": "n", "z": "n"}, "g n y z", {"i": "n"}),
     "sum": ({"a": "i", "b": "j", "s": "a b i"}, "s", {"i": "s"}),
 }

@@ -202,7 +202,7 @@ def load(*replacements):
     def new_state(make):
         return late() if make is force.Deferred else total(*make.args)
 
-    code.chain.recorded = lambda tables, _: Values(tables, new_state).instrumented()
+    code.chain.recorded = lambda tables, *_: Values(tables, new_state).instrumented()
     files = [f"<interleaved_{name}>" for name in ("team", "force", "sums", "run", "chain")]
     return SimpleNamespace(
         execute=code.run.execute, Chain=code.chain.Chain, Crew=code.crew.Crew, new_state=new_state, files=files

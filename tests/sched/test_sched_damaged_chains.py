@@ -118,7 +118,7 @@ CHAIN = {
     ),
     "values are handed on without the lock": (
         [("        with team.lock:\n            if outlet", "        if True:\n            if outlet")],
-        "a race on|wait for ever|changed size",
+        "a race on|wait for ever|changed size|ended with",
     ),
     "who leaves looks for no other run": (
         [("        following = self.team.next()\n", "        following = None\n")],

@@ -129,6 +129,38 @@ def test_context_variables_of_the_caller_are_visible(n_workers):
     assert get(dsk, list(dsk)) == ("outer",) * 9
 
 
+class Incomparable:
+    def __eq__(self, other):
+        raise ValueError("as arrays do")
+
+    __hash__ = None
+
+
+@pytest.mark.parametrize(("before", "inner"), [(None, 1), ("outer", "inner"), (Incomparable(), Incomparable()), (0, 0)])
+def test_what_a_task_sets_no_other_task_sees(n_workers, before, inner):
+    """Every task runs in the context of the call, whoever ran on its thread before; also where it sets a variable."""
+    variable, second = (contextvars.ContextVar(name, default="unset") for name in ("variable", "second"))
+    if before is not None:
+        variable.set(before)
+
+    def see_and_set(*_):
+        seen = variable.get(), second.get()
+        variable.set(inner)
+        second.set(inner)
+        return seen
+
+    def see(*_):
+        return variable.get(), second.get()
+
+    # Long ways from task to task on one thread, between them tasks that set nothing.
+    dsk = {i: Task(i, see_and_set if i % 3 else see, *([TaskRef(i - 4)] if i > 3 else [])) for i in range(48)}
+    expected = variable.get(), "unset"
+    for seen in get(dsk, list(dsk), num_workers=n_workers):
+        assert seen[0] is expected[0]
+        assert seen[1] == "unset"
+    assert (variable.get(), second.get()) == expected
+
+
 GRAPH = {
     "data": DataNode("data", 1),
     "a": Task("a", operator.add, TaskRef("data"), 1),

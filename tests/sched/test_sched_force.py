@@ -87,6 +87,86 @@ def test_it_waits_at_its_own_priority_until_then():
     assert noted.names[-3:] == ["b", "u", "r"]
 
 
+def test_an_update_of_an_update_forces_both():
+    """The kernel of two steps on: its reader runs what its update still waits for as well, before any other work."""
+    noted = Noted()
+    dsk = {("x", 0): Task(("x", 0), noted.plain("x"))}
+    dsk |= {("a", i): task(("a", i), noted.plain("a"), ("x", 0)) for i in range(4)}
+    dsk["u", 0] = Task(("u", 0), noted.late("u0"), 10)
+    dsk["u", 1] = task(("u", 1), noted.late("u1"), ("u", 0), ("x", 0))
+    dsk["u", 2] = task(("u", 2), noted.late("u2"), ("u", 1))
+    dsk["r", 0] = task(("r", 0), noted.plain("r"), ("u", 2), ("x", 0))
+    with Scheduler(1) as scheduler:
+        program = scheduler.compile(dsk, [("r", 0), *dsk], low)
+        verify(program)
+        assert program.run()[0] == 11 + 1 + 1 + 1 + 1 + 1
+    assert noted.names == ["x", "u0", "u1", "u2", "r", *["a"] * 4]
+
+
+def test_two_updates_of_one_that_a_reader_needs():
+    noted = Noted()
+    dsk = {("x", 0): Task(("x", 0), noted.plain("x"))}
+    dsk |= {("a", i): task(("a", i), noted.plain("a"), ("x", 0)) for i in range(4)}
+    dsk["u", 0] = Task(("u", 0), noted.late("u"), 10)
+    dsk |= {("u", i): task(("u", i), noted.late("v"), ("u", 0)) for i in (1, 2)}
+    dsk["r", 0] = task(("r", 0), noted.plain("r"), ("u", 1), ("x", 0), ("u", 2))
+    with Scheduler(1) as scheduler:
+        program = scheduler.compile(dsk, [("r", 0), *dsk], low)
+        verify(program)
+        assert program.run()[0] == 12 + 12 + 1 + 1
+    assert noted.names == ["x", "u", "v", "v", "r", *["a"] * 4]
+
+
+def test_an_update_waits_while_the_update_that_needs_it_lacks_something_else():
+    """Running it sooner would not bring its reader any nearer."""
+    noted = Noted()
+    dsk = {("x", 0): Task(("x", 0), noted.plain("x"))}
+    dsk["a", 0] = task(("a", 0), noted.plain("a0"), ("x", 0))
+    dsk["a", 1] = task(("a", 1), noted.plain("a1"), ("a", 0))
+    dsk["u", 0] = Task(("u", 0), noted.late("u0"), 10)
+    dsk["u", 1] = task(("u", 1), noted.late("u1"), ("u", 0), ("a", 1))
+    dsk["r", 0] = task(("r", 0), noted.plain("r"), ("u", 1), ("x", 0))
+    with Scheduler(1) as scheduler:
+        scheduler.compile(dsk, [("r", 0)], low).run()
+    assert noted.names == ["x", "a0", "a1", "u0", "u1", "r"]
+
+
+def test_an_update_runs_elsewhere_while_that_of_the_next_step_waits_for_it():
+    """Who wants the reader finds the first update running: it takes other work, and the reader follows both updates."""
+    running, go = threading.Event(), threading.Event()
+    noted = Noted()
+
+    def slow():
+        running.set()
+        assert go.wait(60)
+        return 5
+
+    def after_it_runs():
+        assert running.wait(60)
+        return 7
+
+    def elsewhere(_):
+        go.set()
+
+    dsk = {
+        ("u", 0): Task(("u", 0), noted.late("u0", slow)),
+        ("x", 0): Task(("x", 0), after_it_runs),
+        ("u", 1): task(("u", 1), noted.late("u1"), ("u", 0), ("x", 0)),
+        ("r", 0): task(("r", 0), noted.plain("r"), ("u", 1), ("x", 0)),
+        ("z", 0): task(("z", 0), noted.plain("z", elsewhere), ("x", 0)),
+        ("y", 0): task(("y", 0), noted.plain("y", lambda _: time.sleep(0.1)), ("z", 0)),
+    }
+    dsk |= {("a", i): task(("a", i), noted.plain("a", lambda _: 0), ("z", 0)) for i in range(3)}
+    with Scheduler(2) as scheduler:
+        priority = {("u", 0): 9, ("x", 0): 8, ("r", 0): 8, ("z", 0): 7, ("y", 0): 6, ("u", 1): 0}
+        program = scheduler.compile(dsk, list(dsk), lambda key: priority.get(key, 1))
+        assert program.run()[3] == 5 + 7 + 1 + 7 + 1
+    names = noted.names
+    assert names.index("z") < names.index("u1") < names.index("r") < names.index("a")
+    threads = dict(noted.ran)
+    assert threads["u0"] == threads["u1"] == threads["r"], "who finished the update goes on with what waited for it"
+
+
 def test_who_finds_it_running_elsewhere_takes_other_work():
     """The reader follows the update, whoever ran it; meanwhile the worker that wanted it does something else."""
     running, go, other = threading.Event(), threading.Event(), threading.Event()

@@ -40,6 +40,15 @@ def test_values_become_colours(graph):
     assert drawn.get_array().max() == max(v for k, v in graph.priority.items() if isinstance(graph.dask[k], Task))
 
 
+def test_pyplot_knows_nothing_of_the_picture(graph):
+    from matplotlib import pyplot
+
+    before = pyplot.get_fignums()
+    figure = draw_tasks(graph.dask).figure
+    assert pyplot.get_fignums() == before
+    assert figure._repr_png_().startswith(b"\x89PNG")
+
+
 def test_data_is_not_drawn_and_an_empty_graph_is_an_empty_picture():
     dsk = {"x": DataNode("x", 1), "y": Task("y", abs, TaskRef("x"))}
     assert len(points(draw_tasks(dsk))) == 1

@@ -6,7 +6,7 @@ replaced is dropped and made again.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
@@ -39,8 +39,7 @@ def pipelined(core: Core, samples: Iterator[Sample], read: Callable[..., Batch])
         while True:
             if batch is None and len(line.begun) < 2 and coming.wait(line.begun[0].ended if line.begun else None):
                 batch = coming.take()
-            if batch is not None and line.takes(batch):
-                line.begin(batch)
+            if batch is not None and line.begin(batch):
                 batch = None
             elif line.begun:
                 yield line.finish()
@@ -118,42 +117,48 @@ class _Line:
         self._links: dict[Any, Any] = {}
         self._version = core.state.version
 
-    def takes(self, batch: Batch) -> bool:
-        """Return whether a step can begin now: the second only if it is of the same graph as the first."""
-        if not self.begun:
-            return True
-        alone = self.begun[0].loss is not None
-        return len(self.begun) < 2 and not alone and self._core.program(batch, True) is self._program
+    def begin(self, batch: Batch) -> bool:
+        """Begin a step if it can begin now, the second only if it is of the same graph as the first."""
+        return self._begin_second(batch) if self.begun else self._begin_first(batch)
 
-    def begin(self, batch: Batch) -> None:
-        """Begin a step."""
+    def _begin_first(self, batch: Batch) -> bool:
         core = self._core
         # A limit of memory is kept to by one step at a time; Dask's callbacks watch one run at a time.
         # While gradients are collected, steps are of two graphs by turns.
         collecting = core.optimizer.accumulate > 1
         apart = collecting or core.state.pending is None or core.options.memory is not None or Callback.active
-        if apart and not self.begun:
+        if apart:
             made = _Begun(batch, Future(), loss=core.step(batch))
             made.ended.set_result(None)
             self._version = core.state.version
             self.begun.append(made)
-            return
+            return True
         program = core.program(batch, True)
         if program is not self._program:
             self._drop()
             self._links = _links(core)
             self._program, self._chain = program, program.chain(self._links)
-        assert self._chain is not None
+        self._start(batch, program.given(core.values(batch)))
+        return True
+
+    def _begin_second(self, batch: Batch) -> bool:
+        first, core = self.begun[0], self._core
+        if len(self.begun) > 1 or first.loss is not None:
+            return False
+        program = core.program(batch, True)
+        if program is not self._program:
+            return False
         values = core.values(batch)
-        if self.begun:
-            values["step"] += 1
-            values["pending-count"] += 1
-            # The caller has told the rate of the step under way by asking for its loss.
-            values["pending-rate"] = self.begun[0].rate
-            ended = self._chain.start(program.given(values, self._links))
-        else:
-            ended = self._chain.start(program.given(values))
-        self.begun.append(_Begun(batch, ended, core.learning_rate))
+        values["step"] += 1
+        values["pending-count"] += 1
+        # The caller has told the rate of the step under way by asking for its loss.
+        values["pending-rate"] = first.rate
+        self._start(batch, program.given(values, self._links))
+        return True
+
+    def _start(self, batch: Batch, values: dict[Hashable, Any]) -> None:
+        assert self._chain is not None
+        self.begun.append(_Begun(batch, self._chain.start(values), self._core.learning_rate))
 
     def finish(self) -> float:
         """Wait for the oldest step, make its results the model's state, and return its loss."""

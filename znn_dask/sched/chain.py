@@ -40,7 +40,9 @@ class Link:
         Done when nothing of the run is running any more; has no result of its own.
     """
 
-    def __init__(self, tables: Tables, inputs: Mapping[Key, Any], team: Team, elder: "Link | None") -> None:
+    def __init__(
+        self, tables: Tables, inputs: Mapping[Key, Any], given: dict[int, int], team: Team, elder: "Link | None"
+    ) -> None:
         values = tables.values()
         self.outlet = Outlet()
         if tables.outlet >= 0:
@@ -52,6 +54,7 @@ class Link:
         self.ended.set_running_or_notify_cancel()  # the caller cannot cancel it; `Chain.cancel` does
         self.run.tell = partial(self.ended.set_result, None)
         self._elder = elder
+        self._given = given
         self._awaited: dict[Key, list[int]] = {}
         self._readers: Mapping[int, tuple[int, ...]] = {}
 
@@ -97,6 +100,7 @@ class Link:
         stacks = next(iter(run.stacks.values()))
         for slot in self._awaited[key]:
             run.values[slot] = value
+            self._given[slot] = getattr(value, "nbytes", 0)
             run.n_awaited -= 1
             for task in self._readers[slot]:
                 run.counts[task] -= 1
@@ -147,7 +151,8 @@ class Chain:
             raise ParameterError("a chain has at most two runs under way; ask for a result first")
         elder = self._under_way[-1] if self._under_way else None
         _check(self._own if elder else list(self.tables.inputs), inputs)
-        link = Link(recorded(self.tables, self._n_workers), inputs, self._team, elder)
+        given: dict[int, int] = {}  # for traces
+        link = Link(recorded(self.tables, self._n_workers, inputs, given), inputs, given, self._team, elder)
         self._under_way.append(link)
         try:
             link.start(self._links if elder else {}, self._readers)

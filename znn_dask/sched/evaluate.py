@@ -34,7 +34,7 @@ def evaluate(
     values = tables.values()
     for key, slot in tables.inputs.items():
         values[slot] = inputs[key]
-    execute(recorded(tables, n_workers, values), values, crew, n_workers, rerun)
+    execute(recorded(tables, n_workers, inputs), values, crew, n_workers, rerun)
     results = nested(keys, lambda key: values[tables.results[key]])
     # A worker may hold this list a moment longer than we do.
     values.clear()

@@ -4,6 +4,10 @@ A task of a `deferred` function is run by whoever attempts it first. One attempt
 priority. For each reader there is one more, at the reader's priority, which is ready when the reader has everything
 else but other deferred tasks: if the task is done or running by then there is nothing to do, and the reader starts
 when it is done; if it still waits in the queue it is run here. So nobody ever waits for it, and it is run once.
+
+A reader may be deferred itself, as the next update of a parameter is. Then who reads that one forces both: there is an
+attempt for each reader further on as well, ready when that reader and all between lack nothing but deferred tasks: of
+n updates in a row that are all read elsewhere too, n (n + 1) / 2.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +21,9 @@ from znn_dask.sched.graph import Key, Nodes
 from znn_dask.sched.layout import Layout, is_item
 from znn_dask.sched.link import Draft, Small
 
-Forces = Mapping[Key, Sequence[Key]]
-"""From each deferred task to its readers."""
+Forces = Mapping[Key, Mapping[Key, Sequence[Key]]]
+"""From each deferred task to those that force it, its readers and theirs if they are deferred, and for each of these
+the deferred tasks between."""
 
 
 class ClaimedError(Exception):
@@ -44,7 +49,7 @@ class Deferred:
 
 
 def find_forces(nodes: Nodes) -> Forces:
-    """Return the deferred tasks of a graph that others read, each with its readers."""
+    """Return the deferred tasks of a graph that others read, each with those that force it."""
     deferred = {key for key, node in nodes.items() if type(node) is Task and hasattr(node.func, "__znn_deferred__")}
     if not deferred:
         return {}
@@ -56,7 +61,23 @@ def find_forces(nodes: Nodes) -> Forces:
         for read in dict.fromkeys([whole.get(each, each) for each in node.dependencies]):
             if read in deferred:
                 readers.setdefault(read, []).append(key)
-    return readers
+    return {key: _forced_by(key, readers) for key in readers}
+
+
+def _forced_by(key: Key, readers: Mapping[Key, Sequence[Key]]) -> dict[Key, list[Key]]:
+    """Return all that reads a deferred task, at once or by way of deferred ones, each with those between."""
+    between: dict[Key, dict[Key, None]] = {key: {}}
+    pending = [key]
+    while pending:
+        before = pending.pop()
+        way = between[before] if before == key else {**between[before], before: None}
+        for after in readers.get(before, ()):
+            known = between.get(after)
+            if known is None or not known.keys() >= way.keys():
+                between[after] = {**(known or {}), **way}
+                pending.append(after)
+    del between[key]
+    return {after: list(way) for after, way in between.items()}
 
 
 def n_attempts(forces: Forces) -> int:
@@ -77,13 +98,13 @@ def add_attempts(made: Draft, layout: Layout, forces: Forces) -> dict[int, tuple
         state = layout.state(Deferred)
         binding = made.bindings[task]
         first = len(made.bindings)
-        for after in (group, *[group_of[reader] for reader in readers]):
+        for after, needy in ((key, ()), *((reader, (reader, *between)) for reader, between in readers.items())):
             waits = binding.uses
-            if after != group:
-                needed = made.bindings[layout.whole[after]].uses
+            for each in needy:
+                needed = made.bindings[layout.whole[group_of[each]]].uses
                 waits += tuple(slot for slot in needed if source.get(slot, slot) not in late)
             made.keys.append(key)
-            made.group.append(after)
+            made.group.append(group_of[after])
             made.bindings.append(Binding(partial(_attempt, binding.call), (state, *binding.reads), (), waits=waits))
         attempts[task] = tuple(range(first, len(made.bindings)))
         made.small[task] = Small((), lambda: _result)

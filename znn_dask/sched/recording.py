@@ -7,7 +7,7 @@ list of its own, so stamps need no lock. A run that nobody traces pays one look 
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import get_ident
@@ -61,7 +61,7 @@ class Recording:
         The fields of a `Stamp` for each task in the order of execution, one after the other; sizes are None where
         it raised. Each list belongs to its thread until the run ends.
     given : dict of slot to bytes
-        Of the arrays that were there before: inputs and constants.
+        Of the arrays that the run did not make: inputs, also those that the run before hands on, and constants.
     """
 
     tables: Tables
@@ -121,16 +121,24 @@ def leave(recorder: Recorder) -> None:
         _active = tuple(each for each in _active if each is not recorder)
 
 
-def recorded(tables: Tables, n_workers: int, values: Sequence[Any] = ()) -> Tables:
+def recorded(
+    tables: Tables, n_workers: int, inputs: Mapping[Hashable, Any] | None = None, given: dict[int, int] | None = None
+) -> Tables:
     """Return tables that stamp what they run, or the tables themselves if nobody listens.
 
-    The values are those that the run starts with; only their bytes are kept.
+    Parameters
+    ----------
+    tables, n_workers : of the run
+    inputs : by key, what the run starts with; only the bytes are kept
+    given : empty dictionary for the bytes of each slot, see `Recording`, to which others may be added
     """
     recorders = _active
     if not recorders or not tables.n_tasks:
         return tables
     bare = replace(tables, calls=[_forgotten] * len(tables.calls), initial=[None] * len(tables.initial))
-    given = {slot: value.nbytes for slot, value in enumerate(values) if isinstance(value, np.ndarray)}
+    given = {} if given is None else given
+    before = [*enumerate(tables.initial), *((tables.inputs[key], value) for key, value in (inputs or {}).items())]
+    given.update((slot, value.nbytes) for slot, value in before if isinstance(value, np.ndarray))
     recording = Recording(bare, min(n_workers, tables.n_tasks), given=given)
     for recorder in recorders:
         recorder.runs.append(recording)

@@ -71,21 +71,23 @@ class Run:
     def __call__(self, seat: Seat) -> None:
         """Work on a worker's thread, with the context variables of the caller; then for other runs that wait."""
         run: Run | None = self
+        task = self.tables.n_tasks
         while run is not None:
+            context = run.context.copy()
             try:
-                ended, following = run.context.copy().run(work, run, seat)
+                ended, following, task = context.run(work, run, seat, context, task)
             except BaseException as error:  # a defect of ours; the caller must not wait for ever
-                ended, following = run.abandon(seat, error)
+                ended, following, task = run.abandon(seat, error)
             if ended:
                 run.close()
             run = following
 
-    def leave(self, seat: Seat) -> "tuple[bool, Run | None]":
+    def leave(self, seat: Seat) -> "tuple[bool, Run | None, int]":
         """Turn to another run that has work, or go to sleep, ready to be woken. Needs the lock.
 
         Returns
         -------
-        Whether the run has ended and this was the last worker, and the run to turn to.
+        Whether the run has ended and this was the last worker, the run to turn to, and its task without work.
         """
         self.active -= 1
         if not self.active and not self.stop and not self.heap and not self.n_awaited:
@@ -98,11 +100,13 @@ class Run:
             self.team.runs.remove(self)
             self.heap.clear()  # of attempts that came too late; a younger run looks here for work that goes first
         following = self.team.next()
+        task = -1
         if following is None:
             self.team.idle.append(seat)
         else:
             following.active += 1
-        return ended, following
+            task = following.tables.n_tasks
+        return ended, following, task
 
     def fail(self, task: int, error: BaseException) -> None:
         """Record the first error and drop the tasks that have not started."""
@@ -128,7 +132,7 @@ class Run:
         if ended:
             self.close()
 
-    def abandon(self, seat: Seat, error: BaseException) -> "tuple[bool, Run | None]":
+    def abandon(self, seat: Seat, error: BaseException) -> "tuple[bool, Run | None, int]":
         """Leave after an error outside of any task; returns what `leave` does."""
         self.fail(self.tables.n_tasks, error)
         with self.lock:
@@ -142,11 +146,21 @@ class Run:
         self.tell()
 
 
-def work(run: Run, seat: Seat) -> tuple[bool, Run | None]:
-    """Run tasks until none is ready, then leave; returns what `Run.leave` does.
+def work(run: Run, seat: Seat, context: contextvars.Context, task: int) -> tuple[bool, Run | None, int]:
+    """Run tasks until none is ready, then leave.
 
-    The loop is entered as if the task without work had just been finished. It is one function, longer than
-    others, because a call costs as much as everything it does for a task.
+    The loop is one function, longer than others, because a call costs as much as everything it does for a task.
+
+    Parameters
+    ----------
+    run, seat : what to work on, and as whom
+    context : the one that this is called in, a copy of the run's
+    task : the one just finished; at first the task without work
+
+    Returns
+    -------
+    What `Run.leave` does; after a task that set a context variable, the same run and that task, to go on from there
+    in a new copy: a copy for each task would cost ten times what it costs to look whether one is needed.
     """
     tables = run.tables
     calls, reads, splits, drops = tables.calls, tables.reads, tables.splits, tables.drops
@@ -154,8 +168,7 @@ def work(run: Run, seat: Seat) -> tuple[bool, Run | None]:
     values, counts, readers, stop, lock = run.values, run.counts, run.readers, run.stop, run.lock
     heap, stacks, idle, elder = run.heap, run.stacks[seat], run.team.idle, run.elder
     value_of, locked = values.__getitem__, lock.locked
-    last = task = tables.n_tasks
-    nothing = last + 1
+    last, nothing, clean = tables.n_tasks, tables.n_tasks + 1, run.context
     unread: list[int] = []
     while True:
         following, helper = nothing, None
@@ -230,6 +243,11 @@ def work(run: Run, seat: Seat) -> tuple[bool, Run | None]:
             continue
         for slot in drops[task]:
             values[slot] = None
+        try:
+            if context != clean:
+                return False, run, task
+        except Exception:  # values of variables that cannot be compared, so they are not the same
+            return False, run, task
 
 
 def execute(

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from dask.task_spec import GraphNode, Task
 from dask.utils import key_split
-from matplotlib import pyplot as plt
+
+from znn_dask.viz.timeline import picture_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +39,7 @@ def draw_tasks(
     dsk : mapping of key to node
         A Dask graph in the form of `dask.task_spec`, as ``model.graph().dask``; data in it is not drawn.
     ax : matplotlib axes, optional
-        Where to draw; None makes a figure.
+        Where to draw; None makes a figure, which notebooks show where ``.figure`` of what is returned ends a cell.
     title : str
     values : callable(key), optional
         A number for each task, shown as its colour; None colours by the part of the step.
@@ -51,7 +52,7 @@ def draw_tasks(
     reads = {key: [other for other in node.dependencies if other in tasks] for key, node in tasks.items()}
     place = _places(reads)
     if ax is None:
-        ax = plt.subplots(figsize=(9, 5), layout="constrained")[1]
+        ax = picture_axes(9, 5)
     for key, others in reads.items():
         for other in others:
             ax.plot(*zip(place[other], place[key], strict=True), color="0.8", linewidth=0.7, zorder=1)
