@@ -1,4 +1,4 @@
-"""Names and commands are imported when they are asked for."""
+"""What is there before any work: names and commands, imported when they are asked for, and the list of keys."""
 
 import subprocess
 import sys
@@ -6,6 +6,7 @@ import sys
 import pytest
 
 import znn_dask
+from znn_dask.cli import main
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -26,3 +27,11 @@ def test_every_public_name_is_there_when_asked_for() -> None:
     assert done.stdout.startswith("[] ")
     with pytest.raises(AttributeError, match="no attribute 'Netwrok'"):
         _ = znn_dask.Netwrok
+
+
+def test_the_list_of_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--keys"]) == 0
+    out = capsys.readouterr().out
+    assert "training.learning_rate [0.01]: at the start" in out
+    assert "training.rates [{}]: factors" in out
+    assert "data.offsets [[[0, 0, -1], [0, -1, 0], [-1, 0, 0]]]: affinity" in out

@@ -1,5 +1,6 @@
 """Reading a configuration: YAML, then ``key=value`` overrides, then every key and value is checked."""
 
+import json
 import types
 import typing
 from collections.abc import Iterable, Iterator
@@ -88,15 +89,23 @@ def describe() -> str:
 
 def _describe(section: type[msgspec.Struct], prefix: str) -> Iterator[str]:
     for field in msgspec.structs.fields(section):
-        meta = typing.get_type_hints(section, include_extras=True)[field.name].__metadata__[0]
+        # The last, since a type may bring one of its own (a check without words).
+        meta = typing.get_type_hints(section, include_extras=True)[field.name].__metadata__[-1]
         inner = _section_of(field.type)
         if inner is None:
-            default = "" if field.default is None else f" [{field.default}]"
+            default = _default_of(field)
             yield f"  {prefix}{field.name}{default}: {meta.description}"
         else:
             number = "N." if _is_sequence(field.type) else ""
             yield f"{prefix}{field.name}: {meta.description}"
             yield from _describe(inner, f"{prefix}{field.name}.{number}")
+
+
+def _default_of(field: msgspec.structs.FieldInfo) -> str:
+    """Return `` [VALUE]`` as YAML writes it, or nothing where there is no default."""
+    factory = field.default_factory
+    value = field.default if factory is msgspec.NODEFAULT else factory()
+    return "" if value is None or value is msgspec.NODEFAULT else f" [{json.dumps(value).strip(chr(34))}]"
 
 
 def _check_keys(raw: object, section: type[msgspec.Struct], prefix: str, name: str) -> None:
