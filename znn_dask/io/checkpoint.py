@@ -72,7 +72,9 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     if not path.exists():
         raise CheckpointError(f"there is no model file {path}")
     if path.is_dir():
-        raise CheckpointError(f"{path} is a folder, not a model file")
+        inside = path / "model.safetensors"
+        hint = f". Did you mean {inside}?" if inside.exists() else ""
+        raise CheckpointError(f"{path} is a folder, not a model file{hint}")
     try:
         with path.open("rb") as file:
             (size,) = struct.unpack("<Q", file.read(8))

@@ -38,7 +38,8 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ConfigError(f"cannot read the configuration {path}: {reason}") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        words = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
+        raise ConfigError(f"{path} is not YAML: {words}") from error
     return make_config({} if raw is None else raw, overrides, str(path))
 
 
@@ -55,7 +56,17 @@ def make_config(raw: object, overrides: Iterable[str] = (), name: str = "the con
     except msgspec.ValidationError as error:
         text, _, place = str(error).partition(" - at `$")
         where = place.strip("`").lstrip(".").replace("[...]", "") or "the top"
-        raise ConfigError(f"{name}: {where}: {text[0].lower()}{text[1:]}") from error
+        got = "" if ", got" in text else _got(raw, where)
+        raise ConfigError(f"{name}: {where}: {text[0].lower()}{text[1:]}{got}") from error
+
+
+def _got(raw: object, where: str) -> str:
+    """Return ``, got VALUE`` for a dotted key of plain values; nothing where it names none."""
+    for part in where.split("."):
+        if not isinstance(raw, dict) or part not in raw:
+            return ""
+        raw = raw[part]
+    return "" if isinstance(raw, dict | list) else f", got {raw!r}"
 
 
 def to_json(config: Config) -> str:
