@@ -79,7 +79,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         with path.open("rb") as file:
             (size,) = struct.unpack("<Q", file.read(8))
             if size > _MAX_HEADER:
-                raise ValueError("its header is too long")
+                raise ValueError("its header is too long; `znn-dask convert` reads other forms")
             header = msgspec.json.decode(file.read(size), type=dict[str, dict[str, object]])
         return msgspec.convert(header.get("__metadata__", {}), dict[str, str])
     except (OSError, ValueError, struct.error, msgspec.MsgspecError) as error:
