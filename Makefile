@@ -68,11 +68,13 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(USE): $(SOURCES) | $(VENV)/bin/python
+	@echo "compiling the kernels and installing: this takes some minutes, once"
 	$(PIP) $(BUILD_TOOLS)
 	$(PIP) --no-build-isolation -e .
 	touch $@
 
 $(DEVELOP): $(SOURCES) | $(VENV)/bin/python
+	@echo "compiling the kernels and installing: this takes some minutes, once"
 	$(PIP) $(BUILD_TOOLS)
 	$(PIP) --no-build-isolation -e ".[test$(if $(TORCH),$(comma)bench)]"
 	touch $@ $(USE)

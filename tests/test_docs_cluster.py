@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click import Context
 
-from znn_dask.cli import group
+from znn_dask.cli import COMMANDS, group
 
 pytestmark = pytest.mark.timeout(120)
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "cluster.md").read_text(encoding="utf-8")
@@ -34,6 +35,7 @@ def test_the_examples_run(tmp_path):
 
 
 def test_every_option_it_names_exists():
-    known = {name for command in group.commands.values() for option in command.params for name in option.opts}
+    commands = [group.get_command(Context(group), name) for name in COMMANDS]
+    known = {name for command in commands for option in command.params for name in option.opts}
     dask = {"--port", "--nthreads", "--nworkers", "--tls-ca-file", "--tls-cert", "--tls-key"}
     assert set(re.findall(r"--[a-z][a-z-]+", PAGE)) <= known | dask

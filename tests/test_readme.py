@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from znn_dask.cli import group
+from znn_dask.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -40,7 +40,7 @@ def test_every_example_is_run():
 
 def test_all_commands_are_named_and_exist():
     named = {name for code in CODE for name in re.findall(r"^znn-dask ([a-z]+)", code, flags=re.MULTILINE)}
-    assert named == set(group.commands)
+    assert named == set(COMMANDS)
 
 
 def test_make_targets_and_files_exist():

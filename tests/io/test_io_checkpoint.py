@@ -79,7 +79,10 @@ def test_a_checkpoint_without_arrays_is_refused(tmp_path: Path) -> None:
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"there is no model file .*absent"):
         read_checkpoint(tmp_path / "absent")
-    with pytest.raises(CheckpointError, match="is a folder"):
+    with pytest.raises(CheckpointError, match=r"is a folder, not a model file$"):
+        read_metadata(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(CheckpointError, match=r"is a folder, not a model file\. Did you mean .*model\.safetensors\?"):
         read_metadata(tmp_path)
 
 

@@ -182,6 +182,12 @@ def test_remote_volumes(tmp_path: Path, name: str) -> None:
         memory.rm("/remote", recursive=True)
 
 
+@pytest.mark.parametrize("name", ["predicted", "a.png", "a.npy:/raw"])
+def test_a_name_that_cannot_be_written_says_which_can(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=rf"{name} cannot be written: give .* ending in \.npy, \.tif, \.h5 or \.zarr$"):
+        check_destination(tmp_path / name)
+
+
 def test_sections_must_be_alike(tmp_path: Path) -> None:
     for number, shape in enumerate([(4, 5), (4, 6)]):
         tifffile.imwrite(tmp_path / f"{number}.tif", np.zeros(shape, np.uint8))

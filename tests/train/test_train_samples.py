@@ -136,7 +136,8 @@ def test_batches_hold_different_patches() -> None:
 
 
 def test_volumes_smaller_than_the_field_of_view_are_refused() -> None:
-    with pytest.raises(ShapeError, match=r"offers \(4, 9, 9\) voxels .* less than the network's field of view"):
+    words = r"offers \(4, 9, 9\) voxels .* less than the network's field of view .* see z 2:6, .* Use 'reach: volume'"
+    with pytest.raises(ShapeError, match=words):
         check_size(numbered((9, 9, 9), reach=((2, 6), (0, 9), (0, 9))), (5, 5, 5))
     with pytest.raises(ShapeError, match="has 1 channels, but the network reads 2"):
         check_channels(numbered((9, 9, 9)), 2)

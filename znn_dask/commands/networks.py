@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from znn_dask.errors import NetworkError
+from znn_dask.errors import NetworkError, nearest
 from znn_dask.model import Model
 from znn_dask.net import Network
 from znn_dask.train.config_file import load_config, make_config
@@ -52,8 +52,7 @@ def find_network(net: str, settings: dict[str, Any]) -> tuple[Network, str]:
     if not net.isupper():
         raise NetworkError(
             f"there is no file {net!r}, it is no network of the zoo ({', '.join(zoo_names())}), and "
-            "letters of a chain "
-            "are upper-case, for instance CTMCTMCTCT"
+            f"letters of a chain are upper-case, for instance CTMCTMCTCT.{nearest(net, zoo_names())}"
         )
     width = settings["width"]
     settings = {**settings, "width": [int(part) for part in width.split(",")] if "," in width else width}

@@ -68,7 +68,9 @@ _WHAT = (
     ),
 )
 _HOW = (
-    click.option("--memory", help="Most that a process may take in all, for instance '2 GiB'."),
+    click.option(
+        "--memory", help="Most that a process may take in all, for instance '2 GiB'.  [default: 1 GiB for a tile]"
+    ),
     click.option("--tile", help="Output voxels of a tile as Z,Y,X.  [default: the largest that fit the memory]"),
     click.option("--measure", is_flag=True, help="Time that tile against smaller ones and take the fastest."),
     click.option(
@@ -79,7 +81,9 @@ _HOW = (
         help="Weights of overlapping tiles, which padded networks need.",
     ),
     click.option("--shards", is_flag=True, help="Pack the chunks of a zarr block into one file."),
-    click.option("--zarr-format", type=click.Choice(["2", "3"]), default="3", show_default=True),
+    click.option(
+        "--zarr-format", type=click.Choice(["2", "3"]), default="3", show_default=True, help="Of a zarr result."
+    ),
     click.option("--overwrite", is_flag=True, help="Replace DESTINATION if it exists."),
     click.option("--restart", is_flag=True, help="Throw an unfinished prediction with other settings away."),
     click.option("--quiet", is_flag=True, help="No progress bar."),

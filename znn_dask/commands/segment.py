@@ -23,7 +23,13 @@ from znn_dask.io.writing import check_destination
 @click.argument("prediction")
 @click.argument("destination")
 @click.option("--threshold", default=0.5, show_default=True, help="Voxels below it are inside objects, or seeds.")
-@click.option("--method", type=click.Choice(METHODS), default="components", show_default=True)
+@click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    default="components",
+    show_default=True,
+    help="Connected voxels below the threshold, or a watershed that floods from them.",
+)
 @click.option("--limit", type=float, help="A watershed floods voxels below it.  [default: all]")
 @click.option("--halo", type=click.IntRange(min=0), default=16, show_default=True, help="Voxels that a block sees.")
 @click.option("--min-size", type=click.IntRange(min=1), default=1, show_default=True, help="Voxels of the smallest.")

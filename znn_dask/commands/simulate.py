@@ -35,7 +35,13 @@ GB = 1e9
 @network_options
 @click.option("--output-size", required=True, help="Dense output of a step, k or z,y,x.")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Examples of a step.")
-@click.option("--granularity", type=click.Choice(["auto", "node", "edge"]), default="auto", show_default=True)
+@click.option(
+    "--granularity",
+    type=click.Choice(["auto", "node", "edge"]),
+    default="auto",
+    show_default=True,
+    help="A task for every block of maps, or for every pair of blocks that a convolution joins.",
+)
 @click.option("--block", default="auto", show_default=True, help="Channels of a block.")
 @click.option(
     "--workers", default=",".join(map(str, COUNTS)), show_default=True, help="Counts of workers, separated by commas."

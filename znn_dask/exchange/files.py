@@ -1,6 +1,7 @@
 """Modules of PyTorch from memory and files, and back to files."""
 
 import io
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -175,6 +176,8 @@ def write_onnx(
     batch = torch.export.Dim("batch")
     with replacing(Path(path)) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        # It tells of every operation of torchvision that is missing, which no network here has.
+        logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
         torch.onnx.export(
             module,
             inputs,

@@ -296,7 +296,9 @@ def _check_image(image: Prepared, model: Model) -> None:
         raise DataError("`predict` needs a network with one input and one output; use Model.predict for others")
     (channels,) = net.inputs.values()
     if image.shape[0] != channels:
-        raise ShapeError(f"{image.name} has {image.shape[0]} channels, but the network reads {channels}")
+        raise ShapeError(
+            f"{image.name} has {image.shape[0]} channels, but the network reads {channels}. Give an image with as many"
+        )
     size, view = image.shape[1:], net.field_of_view
     if net.is_valid and any(n < v for n, v in zip(size, view, strict=True)):
         raise ShapeError(

@@ -72,12 +72,14 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     if not path.exists():
         raise CheckpointError(f"there is no model file {path}")
     if path.is_dir():
-        raise CheckpointError(f"{path} is a folder, not a model file")
+        inside = path / "model.safetensors"
+        hint = f". Did you mean {inside}?" if inside.exists() else ""
+        raise CheckpointError(f"{path} is a folder, not a model file{hint}")
     try:
         with path.open("rb") as file:
             (size,) = struct.unpack("<Q", file.read(8))
             if size > _MAX_HEADER:
-                raise ValueError("its header is too long")
+                raise ValueError("its header is too long; `znn-dask convert` reads other forms")
             header = msgspec.json.decode(file.read(size), type=dict[str, dict[str, object]])
         return msgspec.convert(header.get("__metadata__", {}), dict[str, str])
     except (OSError, ValueError, struct.error, msgspec.MsgspecError) as error:

@@ -25,9 +25,13 @@ def check_destination(destination: str | Path, overwrite: bool = False) -> None:
     MissingExtraError
         If the destination is zarr and zarr is not installed.
     """
-    place = parse_source(destination)
+    remedy = "give the name of a local file ending in .npy, .tif, .h5 or .zarr"
+    try:
+        place = parse_source(destination)
+    except DataError as error:
+        raise DataError(f"{destination} cannot be written: {remedy}") from error
     if place.url is not None or place.format not in _WRITERS:
-        raise DataError(f"{place} cannot be written: give the name of a local file ending in .npy, .tif, .h5 or .zarr")
+        raise DataError(f"{place} cannot be written: {remedy}")
     if place.format == "zarr":
         _zarr()
     refuse_existing(place.path, overwrite)

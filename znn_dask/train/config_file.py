@@ -1,5 +1,6 @@
 """Reading a configuration: YAML, then ``key=value`` overrides, then every key and value is checked."""
 
+import json
 import types
 import typing
 from collections.abc import Iterable, Iterator
@@ -37,7 +38,8 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ConfigError(f"cannot read the configuration {path}: {reason}") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        words = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
+        raise ConfigError(f"{path} is not YAML: {words}") from error
     return make_config({} if raw is None else raw, overrides, str(path))
 
 
@@ -54,7 +56,17 @@ def make_config(raw: object, overrides: Iterable[str] = (), name: str = "the con
     except msgspec.ValidationError as error:
         text, _, place = str(error).partition(" - at `$")
         where = place.strip("`").lstrip(".").replace("[...]", "") or "the top"
-        raise ConfigError(f"{name}: {where}: {text[0].lower()}{text[1:]}") from error
+        got = "" if ", got" in text else _got(raw, where)
+        raise ConfigError(f"{name}: {where}: {text[0].lower()}{text[1:]}{got}") from error
+
+
+def _got(raw: object, where: str) -> str:
+    """Return ``, got VALUE`` for a dotted key of plain values; nothing where it names none."""
+    for part in where.split("."):
+        if not isinstance(raw, dict) or part not in raw:
+            return ""
+        raw = raw[part]
+    return "" if isinstance(raw, dict | list) else f", got {raw!r}"
 
 
 def to_json(config: Config) -> str:
@@ -88,15 +100,23 @@ def describe() -> str:
 
 def _describe(section: type[msgspec.Struct], prefix: str) -> Iterator[str]:
     for field in msgspec.structs.fields(section):
-        meta = typing.get_type_hints(section, include_extras=True)[field.name].__metadata__[0]
+        # The last, since a type may bring one of its own (a check without words).
+        meta = typing.get_type_hints(section, include_extras=True)[field.name].__metadata__[-1]
         inner = _section_of(field.type)
         if inner is None:
-            default = "" if field.default is None else f" [{field.default}]"
+            default = _default_of(field)
             yield f"  {prefix}{field.name}{default}: {meta.description}"
         else:
             number = "N." if _is_sequence(field.type) else ""
             yield f"{prefix}{field.name}: {meta.description}"
             yield from _describe(inner, f"{prefix}{field.name}.{number}")
+
+
+def _default_of(field: msgspec.structs.FieldInfo) -> str:
+    """Return `` [VALUE]`` as YAML writes it, or nothing where there is no default."""
+    factory = field.default_factory
+    value = field.default if factory is msgspec.NODEFAULT else factory()
+    return "" if value is None or value is msgspec.NODEFAULT else f" [{json.dumps(value).strip(chr(34))}]"
 
 
 def _check_keys(raw: object, section: type[msgspec.Struct], prefix: str, name: str) -> None:

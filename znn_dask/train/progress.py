@@ -22,4 +22,6 @@ def progress_bar(total: int, done: int, show: bool) -> "tqdm[None]":
         dynamic_ncols=True,
         # Into a file a line now and then will do.
         mininterval=0.2 if watched else 10.0,
+        # tqdm would learn from one fast stretch to look rarely, and then show an old speed for minutes.
+        miniters=1,
     )

@@ -230,10 +230,11 @@ def check_size(item: Volume, field_of_view: Triple) -> None:
     """
     size = tuple(high - low for low, high in item.reach)
     if any(s < f for s, f in zip(size, field_of_view, strict=True)):
+        around = "'reach: volume' for the region, to see what lies around it, " if size != item.shape else ""
+        where = ", ".join(f"{axis} {low}:{high}" for axis, (low, high) in zip("zyx", item.reach, strict=True))
         raise ShapeError(
-            f"{item.name} offers {size} voxels (z, y, x), less than the network's field of view "
-            f"{field_of_view}. "
-            "Use a larger volume or region, or a network with a smaller field of view"
+            f"{item.name} offers {size} voxels (z, y, x), less than the network's field of view {field_of_view}: "
+            f"inputs may see {where}. Use {around}a larger volume or region, or a network with a smaller field of view"
         )
 
 
