@@ -195,12 +195,16 @@ class LogSection(_Section, frozen=True, kw_only=True):
 
 
 class ComputeSection(_Section, frozen=True, kw_only=True):
-    """How it is computed; results do not depend on `workers`."""
+    """How it is computed; results do not depend on `workers`, and on processes in the last bits only."""
 
-    workers: Annotated[Count | None, _key("threads; default: all CPUs this process may use")] = None
+    workers: Annotated[Count | None, _key("threads of each process; default: all CPUs it may use")] = None
     convolution: Annotated[
         str | dict[str, str], _key("auto, fft, direct or fft-stored, or a mapping from edge to one of them")
     ] = "auto"
+    cluster: Annotated[
+        Count | None, _key("processes of this machine that share every minibatch; default: this one alone")
+    ] = None
+    scheduler: Annotated[str | None, _key("or the address of a Dask cluster whose workers share it")] = None
 
 
 class Config(_Section, frozen=True, kw_only=True):

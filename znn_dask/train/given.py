@@ -1,6 +1,6 @@
 """What a caller may give a `Trainer` instead of a configuration, brought to the form that the loop knows."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -18,6 +18,13 @@ class Source(Protocol):
 
     def sample(self, step: int) -> Any:
         """Return (x, target[, weight]) as `Model.step` takes them."""
+
+
+class Stepping(Protocol):
+    """Makes the steps of a model, as `Model.steps` does."""
+
+    def steps(self, samples: Iterable[tuple[Any, ...]]) -> Iterator[float]:
+        """Make one step per sample (x, target[, weight]) and yield its loss."""
 
 
 class _Called:

@@ -75,7 +75,7 @@ def report(run: Loop, found: HeldOut | None) -> str:
         "<h2>Speed</h2>",
         _table(_speed(run)),
         "<h2>Environment</h2>",
-        _table(environment(run.model.num_workers)),
+        _table(environment(run.model.num_workers, run.parallel)),
     ]
     head = f'<meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
     body = "\n".join(part for part in parts if part)

@@ -118,7 +118,7 @@ def check_same_run(path: Path, stored: Config, config: Config) -> None:
 
 
 def _shaping(values: dict[str, Any], config: Config) -> dict[str, Any]:
-    free = {"training.max_minutes", "compute.workers", "data.in_memory"}
+    free = {"training.max_minutes", "data.in_memory", "compute.workers", "compute.cluster", "compute.scheduler"}
     if config.training.schedule in ("constant", "step", "exponential"):
         free.add("training.updates")
     kept = {k: v for k, v in values.items() if k not in free and not k.startswith("log.")}
