@@ -126,7 +126,13 @@ def connected(reach: Reach) -> Iterator[Any]:
     distributed = _distributed()
     if reach.scheduler is None:
         n = reach.cluster or 1
-        options = {"n_workers": n, "threads_per_worker": SLOTS, "memory_limit": 0, "dashboard_address": "127.0.0.1:0"}
+        options = {
+            "n_workers": n,
+            "threads_per_worker": SLOTS,
+            "memory_limit": 0,
+            "dashboard_address": "127.0.0.1:0",
+            "preload": ["znn_dask.cluster.patient"],
+        }
         with (
             distributed.LocalCluster(processes=True, silence_logs=logging.CRITICAL, **options) as cluster,
             distributed.Client(cluster) as client,
