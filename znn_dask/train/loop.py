@@ -297,6 +297,8 @@ class Loop:
 
     def _is_best(self, row: Row) -> bool:
         error, position = row.region_error if self._validates else row.test_error, self.position
+        if self._validates and self.config.data.target == "ids" and self.segments.of != "none":
+            error = row.rand_error  # what MALIS is about
         if error is None or (position.best_error is not None and error >= position.best_error):
             return False
         position.best_error, position.best_step = error, row.step

@@ -20,7 +20,7 @@ from znn_dask.train.checkpoints import saving
 from znn_dask.train.config import Config
 from znn_dask.train.config_file import load_config, make_config
 from znn_dask.train.curve import Row, read_rows
-from znn_dask.train.given import Stepping, as_samples, as_volumes, config_for, of_model, with_changes
+from znn_dask.train.given import Stepping, as_samples, as_volumes, config_for, learns_from_ids, of_model, with_changes
 from znn_dask.train.heldout import HeldOut, evaluate_regions, plain_target
 from znn_dask.train.loop import Loop
 from znn_dask.train.pictures import Plot, draw_curve, draw_prediction, levels
@@ -248,7 +248,7 @@ class Trainer:
             with replacing(self.folder / METRICS) as temporary:
                 temporary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
             where = tuple(slice(low, high) for low, high in test[0].region)
-            image, target = np.asarray(test[0].image[(slice(0, 1), *where)])[0], plain_target(test[0])
+            image, target = np.asarray(test[0].image[(slice(0, 1), *where)])[0], plain_target(test[0], loop.model.loss)
             draw_prediction(self.folder, image, target, found.predictions[0], found.scores.error)
         return found
 
@@ -281,7 +281,7 @@ def describe_error(found: HeldOut) -> str:
         cut = found.segments
         text += (
             f"\nsegments: adapted Rand error {cut.rand_error:.4f}, variation of information {cut.voi_split:.3f} split "
-            f"+ {cut.voi_merge:.3f} merge bits (watershed at 0.5)"
+            f"+ {cut.voi_merge:.3f} merge bits ({cut.segments:,} segments at 0.5, {cut.cells:,} cells)"
         )
     return text
 
@@ -313,7 +313,7 @@ def _open_given(
     model: Model, samples: Any, config: Config, folder: Path, test: Sequence[tuple[Any, Any]], restart: bool
 ) -> Loop:
     """Make everything ready for samples that were given; the counterpart of `open_run`."""
-    provider, regions = as_samples(samples), as_volumes(test)
+    provider, regions = as_samples(samples), as_volumes(test, learns_from_ids(model))
     if regions and (len(model.net.inputs) != 1 or len(model.net.outputs) != 1):
         raise ParameterError("held-out volumes need a network with one input and one output; leave test out")
     held_out = []
