@@ -89,3 +89,5 @@ def _introduce(trainer: Trainer) -> None:
         f"network of {net.n_parameters:,} parameters, field of view {net.field_of_view} (z, y, x); "
         f"{trainer.parallel or f'{trainer.model.num_workers} workers'}"
     )
+    if str(trainer.balance):
+        click.echo(f"classes that are balanced: {trainer.balance}")

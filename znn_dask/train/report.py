@@ -71,6 +71,7 @@ def report(run: Loop, found: HeldOut | None) -> str:
         f"<pre>{escape(str(run.model.net))}</pre>",
         _details("How it was computed", f"<pre>{escape(str(run.model.plan))}</pre>"),
         "<h2>Configuration</h2>",
+        f'<p class="note">Classes that are balanced: {escape(str(run.balance))}.</p>' if str(run.balance) else "",
         *_configuration(run.config),
         "<h2>Speed</h2>",
         _table(_speed(run)),

@@ -45,6 +45,8 @@ class Position(msgspec.Struct, kw_only=True):
         The smallest held-out error so far, and after which update; None before the first.
     window_sum, window_count, first_mean
         Losses since the last look at whether they grow, and the mean over the first window.
+    counts
+        Of global rebalancing: voxels by output, channel and class, counted when the run began.
     """
 
     step: int = 0
@@ -58,6 +60,7 @@ class Position(msgspec.Struct, kw_only=True):
     window_sum: float = 0.0
     window_count: int = 0
     first_mean: float | None = None
+    counts: dict[str, list[list[int]]] | None = None
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,8 @@ def open_run(
     prepare(config, folder, position, resumed)
     how = segments_of(config, net)
     counted = training_samples(config, net, train, size, "balance")
-    balance = make_balance(config.training.rebalance, model.loss, net.outputs, counted)
+    balance = make_balance(config.training.rebalance, model.loss, net.outputs, counted, position.counts)
+    position.counts = balance.recorded()
     return Loop(config, folder, model, samples, position, held_out, train_test, test, how, balance=balance), test
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from znn_dask.errors import ParameterError
 from znn_dask.io.atomic import replacing
 from znn_dask.model import Model
-from znn_dask.train.balance import make_balance
+from znn_dask.train.balance import Balance, make_balance
 from znn_dask.train.callbacks import Callback
 from znn_dask.train.checkpoints import saving
 from znn_dask.train.config import Config
@@ -185,6 +185,11 @@ class Trainer:
     def parallel(self) -> Stepping | None:
         """What makes the steps instead of the model."""
         return self._loop.parallel
+
+    @property
+    def balance(self) -> Balance:
+        """What is done about unequal classes; prints what was counted of each."""
+        return self._loop.balance
 
     @property
     def folder(self) -> Path:
