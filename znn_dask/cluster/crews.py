@@ -155,8 +155,22 @@ def connected(reach: Reach) -> Iterator[Any]:
             f"no Dask scheduler answers at {reach.scheduler}: {' '.join(str(error).split())}. Is it running, and are "
             "address and certificates right?"
         ) from error
-    with client:
+    with _quiet(), client:
         yield client
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what distributed logs about a lost connection to itself: the command says it in a line."""
+    loggers = [logging.getLogger(f"distributed.{name}") for name in ("client", "core", "utils", "batched")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _distributed() -> Any:

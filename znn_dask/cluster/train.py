@@ -159,7 +159,8 @@ class DataParallel:
             except Exception as error:  # a client whose scheduler is gone raises whatever it likes
                 if self._client.status != "running" or (attempt + 1 == ATTEMPTS and _lost(error)):
                     raise DataError(
-                        "the connection to the Dask cluster was lost; the model is as before this step"
+                        "the connection to the Dask cluster was lost; the model is as before this step, and a run goes "
+                        "on from its last checkpoint with the same command"
                     ) from error
                 if not _lost(error):
                     raise
