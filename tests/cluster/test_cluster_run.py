@@ -15,7 +15,7 @@ import yaml
 
 import znn_dask as znn
 from znn_dask.cli import main
-from znn_dask.cluster import DataParallel
+from znn_dask.cluster import DataParallel, Reach
 from znn_dask.io.checkpoint import read_checkpoint
 from znn_dask.train.curve import read_rows
 from znn_dask.train.phantom import make_phantom
@@ -128,9 +128,25 @@ def test_what_cannot_be_on_a_cluster_is_refused(tmp_path: Path, capsys: pytest.C
     out = ["--quiet", "--out", str(tmp_path / "run")]
     assert main(["train", config, *out, "--cluster", "2", "--scheduler", "tcp://127.0.0.1:1"]) != 0
     assert "not both" in capsys.readouterr().err
-    raw["compute"]["scheduler"] = "tcp:nowhere"
-    assert main(["train", write(tmp_path, raw), *out]) != 0
-    assert "no Dask scheduler answers at tcp:nowhere" in capsys.readouterr().err
+    assert main(["train", config, *out, "--tls-ca", "ca.pem"]) != 0
+    assert "TLS needs --scheduler" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_line_counts_before_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reached: list[Reach] = []
+
+    def note(reach: Reach) -> Any:
+        reached.append(reach)
+        raise znn.ParameterError("this is enough")
+
+    monkeypatch.setattr("znn_dask.commands.train.trained_on", note)
+    raw = settings(tmp_path)
+    raw["compute"] = {"workers": 3, "scheduler": "tcp://there:8786"}
+    config = write(tmp_path, raw)
+    for more in ([], ["--cluster", "2"]):
+        assert main(["train", config, "--out", str(tmp_path / "run"), *more]) != 0
+    assert reached == [Reach("tcp://there:8786", None, 3), Reach(None, 2, 3)]
 
 
 @pytest.mark.slow
