@@ -15,6 +15,7 @@ from skimage.io import imread
 
 from znn_dask.cli import COMMANDS, main
 from znn_dask.commands import predict as predict_module
+from znn_dask.infer.metrics import components
 from znn_dask.io.checkpoint import read_checkpoint, write_checkpoint
 from znn_dask.io.volumes import read_volume
 from znn_dask.io.writing import write_volume
@@ -138,12 +139,12 @@ def test_evaluate_prints_and_counts(trained: Path, tmp_path: Path, capsys: pytes
     report = json.loads(capsys.readouterr().out)
     truth = np.load(trained / "label.npy")[3:4]
     error = np.mean((read_volume(tmp_path / "p.tif")[3:4] > 0.5) != (truth > 0))
-    assert report["pixels"]["error"] == pytest.approx(error)
-    assert report["pixels"]["error"] == pytest.approx(
-        json.loads((trained / "run/metrics.json").read_text())["error"], abs=0.05
-    )
+    found, metrics = report["pixels"]["error"], json.loads((trained / "run/metrics.json").read_text())
+    assert (found, metrics["error"]) == (pytest.approx(error), pytest.approx(error, abs=0.05))
     assert report["voxels"] == 30 * 35
-    assert "segments" not in report
+    assert report["segments"]["cells"] == components(truth).max(), "objects, as in training"
+    assert main([*arguments, "--segments", "none", "--json"]) == 0
+    assert "segments" not in json.loads(capsys.readouterr().out)
     assert main(arguments) == 0
     text = capsys.readouterr().out
     assert re.search(rf"pixel error +{error:.4f}  at threshold 0.5", text)

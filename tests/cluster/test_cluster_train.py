@@ -18,6 +18,14 @@ SIZE = (2, 3, 4)
 OPTIONS = {"optimizer": znn.SGD(learning_rate=0.05, momentum=0.9), "num_workers": 1, "tune": False, "seed": 2}
 
 
+@pytest.fixture(scope="module")
+def threads():
+    """A cluster of two workers in this process."""
+    options = {"processes": False, "n_workers": 2, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
+    with distributed.Client(**options, silence_logs=logging.CRITICAL) as client:
+        yield client
+
+
 def samples(count, batch):
     rng = np.random.default_rng(0)
     shape = NET.input_size(SIZE)
@@ -84,14 +92,83 @@ def test_a_killed_worker_costs_its_share_only():
         assert_same(model.parameters, parameters)
 
 
-def test_networks_that_see_the_whole_minibatch_are_refused():
-    net = Network.parse("CTDC", width=2, kernel=2)
-    with znn.Model(net, SIZE, **OPTIONS) as model, pytest.raises(znn.ParameterError, match="sees the whole minibatch"):
+def test_a_network_that_normalises_over_the_batch_is_refused():
+    net = Network.builder()
+    x = net.input("input")
+    net.output(net.conv(net.norm(net.conv(x, 2, kernel=2), over="batch"), 1, kernel=2), "output")
+    with (
+        znn.Model(net.build(), SIZE, **OPTIONS) as model,
+        pytest.raises(znn.ParameterError, match="normalise over 'instance' or 'group' instead"),
+    ):
         DataParallel(model, None, 2)
 
 
-@pytest.mark.parametrize("more", [{"accumulate": 2}, {"clip_norm": 1.0}, {"clip_value": 1.0}])
-def test_gradients_that_are_more_than_a_mean_are_refused(more):
-    options = OPTIONS | {"optimizer": znn.SGD(learning_rate=0.05, **more)}
-    with znn.Model(NET, SIZE, **options) as model, pytest.raises(znn.ParameterError, match="accumulated or clipped"):
-        DataParallel(model, None, 2)
+DROPPING = Network.parse("CTMCTDC", width=4, kernel=2, out_channels=2, transfer="tanh", dropout=0.4)
+COLLECTING = {
+    "dropout": (DROPPING, {}),
+    "clipped by norm": (NET, {"clip_norm": 0.05}),
+    "clipped by value": (NET, {"clip_value": 0.01}),
+    "accumulated": (NET, {"accumulate": 3}),
+    "all": (DROPPING, {"accumulate": 2, "clip_norm": 0.05}),
+}
+
+
+@pytest.mark.parametrize("name", COLLECTING)
+def test_what_sees_the_whole_minibatch_is_as_in_one_process(name, threads, tmp_path):
+    net, more = COLLECTING[name]
+    options = OPTIONS | {"optimizer": znn.SGD(learning_rate=0.05, momentum=0.9, **more)}
+    data = samples(8, 3)
+    with znn.Model(net, SIZE, batch=3, **options) as model:
+        losses = [model.step(*sample) for sample in data]
+        parameters = model.parameters
+    with znn.Model(net, SIZE, batch=3, **options) as model:
+        parallel = DataParallel(model, threads, num_workers=1)
+        found = list(parallel.steps(data[:3]))
+        model.save(tmp_path / "m")
+    # Saved in the middle of an update, and gone on with by another number of shares.
+    with znn.Model.load(tmp_path / "m", num_workers=1) as again:
+        found += DataParallel(again, threads, 3, 1).steps(data[3:])
+        np.testing.assert_allclose(found, losses, rtol=1e-5)
+        assert_same(again.parameters, parameters)
+    if more:
+        with znn.Model(net, SIZE, batch=3, **OPTIONS) as plain:
+            list(plain.steps(data))
+            assert not np.allclose(plain.parameters["conv1/kernel"], parameters["conv1/kernel"], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_what_sees_the_whole_minibatch_is_as_in_one_process_over_processes():
+    options = OPTIONS | {"optimizer": znn.Adam(learning_rate=0.01, clip_norm=0.05, accumulate=2)}
+    data = samples(6, 4)
+    with znn.Model(DROPPING, SIZE, batch=4, **options) as model:
+        losses, parameters = list(model.steps(data)), model.parameters
+    cluster = {"processes": True, "n_workers": 2, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
+    with (
+        distributed.Client(**cluster, memory_limit=0, silence_logs=logging.CRITICAL) as client,
+        znn.Model(DROPPING, SIZE, batch=4, **options) as model,
+    ):
+        np.testing.assert_allclose(list(DataParallel(model, client, num_workers=1).steps(data)), losses, rtol=1e-5)
+        assert_same(model.parameters, parameters)
+
+
+def test_a_wrong_sample_is_told_after_the_losses_before_it(threads):
+    data = samples(2, 3)
+    with znn.Model(NET, SIZE, batch=3, **OPTIONS) as model:
+        steps = DataParallel(model, threads, num_workers=1).steps([*data, (1, 2)])
+        assert np.isfinite([next(steps), next(steps)]).all()
+        with pytest.raises(znn.ShapeError):
+            next(steps)
+        assert model.step_count == 2
+
+
+def test_a_cluster_without_workers_is_given_up(monkeypatch):
+    monkeypatch.setattr("znn_dask.cluster.train.PATIENCE_S", 0.2)
+    with (
+        distributed.Client(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as client,
+        znn.Model(NET, SIZE, batch=3, **OPTIONS) as model,
+    ):
+        before = model.parameters
+        with pytest.raises(znn.DataError, match="the Dask cluster has no workers after 0 s"):
+            DataParallel(model, client, 2).step(*samples(1, 3)[0])
+        assert model.step_count == 0
+        assert_same(model.parameters, before)

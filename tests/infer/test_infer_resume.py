@@ -15,6 +15,8 @@ import znn_dask as znn
 from znn_dask.infer import run
 from znn_dask.infer.files import Settings, predict_file
 from znn_dask.infer.journal import Journal
+from znn_dask.infer.sink import Sink
+from znn_dask.io.source import parse_source
 from znn_dask.io.volumes import read_volume
 
 pytestmark = pytest.mark.timeout(120)
@@ -148,3 +150,28 @@ def test_kill_9_at_any_moment_changes_nothing(model, source, tmp_path):
     subprocess.run(command, check=True, timeout=60)
     np.testing.assert_array_equal(read_volume(out), read_volume(tmp_path / "ref.zarr"))
     assert hidden(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["out.zarr", "out.ome.zarr", "out.zarr:/a/b"])
+@pytest.mark.parametrize(("zarr_format", "shard"), [(2, None), (3, None), (3, (8, 8, 8))])
+def test_chunks_are_on_the_disk_when_their_block_is_written(name, zarr_format, shard, tmp_path, monkeypatch):
+    pytest.importorskip("zarr", reason="zarr is not installed")
+    synced = []
+    monkeypatch.setattr("znn_dask.infer.sink.sync", synced.append)
+    place = parse_source(str(tmp_path / name))
+    sink = Sink(place, (2, 10, 9, 8), "float32", (4, 4, 4), shard, zarr_format)
+    sink.create()
+    before = {path for path in sink.partial.rglob("*") if path.is_file()}
+    for box in [(slice(0, 8), slice(0, 8), slice(0, 8)), (slice(8, 10), slice(8, 9), slice(0, 8))]:
+        sink.write(box, np.ones((2, *(side.stop - side.start for side in box)), np.float32))
+        made = {path for path in sink.partial.rglob("*") if path.is_file()} - before
+        assert made
+        assert made <= set(synced)
+        folders = {folder for path in made for folder in path.parents if folder.is_relative_to(sink.partial)}
+        assert folders <= set(synced)
+        for folder in {path.parent for path in made}:
+            assert synced.index(folder) > max(synced.index(path) for path in made if path.parent == folder)
+        before |= made
+        synced.clear()
+    # What is all zero has no file, and nothing is missed.
+    sink.write((slice(8, 10), slice(0, 8), slice(0, 8)), np.zeros((2, 2, 8, 8), np.float32))

@@ -18,6 +18,7 @@ from znn_dask.infer.metrics import (
     segment,
     segmentation_scores,
     smoothed_threshold,
+    true_cells,
     watershed_segments,
 )
 
@@ -80,8 +81,9 @@ def test_split_and_merge_are_told_apart() -> None:
 def test_a_hole_merges_until_the_threshold_is_lowered() -> None:
     ids, boundary = cells_and_boundary()
     boundary[1, 4, 9:11] = 0.3
-    assert segmentation_scores(boundary, ids).segments == 1
-    best = best_segmentation(boundary, ids)
+    assert segmentation_scores(boundary, ids).segments == 2, "a watershed does not leak"
+    assert segmentation_scores(boundary, ids, method="components").segments == 1
+    best = best_segmentation(boundary, ids, "components")
     assert (best.segments, best.rand_error) == (2, pytest.approx(0))
     assert best.threshold <= 0.3
 
@@ -159,6 +161,16 @@ def test_sections_are_segmented_one_by_one_where_that_is_asked() -> None:
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_without_a_boundary_or_without_an_inside_there_is_one_basin(value: float) -> None:
     assert (watershed_segments(np.full((4, 5, 6), value, np.float32)) == 1).all()
+
+
+def test_cells_are_ids_or_in_sections_their_connected_parts_or_what_two_values_mark() -> None:
+    ids = np.zeros((2, 1, 7), np.uint64)
+    ids[:, 0, [0, 1, 6]], ids[:, 0, 3:5] = 2**63, 7
+    assert true_cells(ids)[:, 0].tolist() == [[2, 2, 0, 1, 1, 0, 2]] * 2
+    assert true_cells(ids, in_plane=True)[:, 0].tolist() == [[1, 1, 0, 2, 2, 0, 3], [4, 4, 0, 5, 5, 0, 6]]
+    assert true_cells(ids > 0)[:, 0].tolist() == [[1, 1, 0, 2, 2, 0, 3]] * 2
+    assert true_cells(np.array([[[3, 3, 4]]])).tolist() == [[[1, 1, 1]]], "one cell marked by two values"
+    assert true_cells(np.array([[[3, 3, 4]]]), several=True).tolist() == [[[1, 1, 2]]]
 
 
 def test_ids_of_parts_are_numbered_on_and_0_stays() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lower_cases import NETS
 
 from znn_dask.errors import ParameterError
-from znn_dask.lower import Options, make_plan
+from znn_dask.lower import Options, cost, make_plan
 from znn_dask.lower.choose import FEWEST_TASKS, block_widths, layers_of, n_shares
 from znn_dask.lower.cost import candidates, predict, tile_sizes, whole_size
 from znn_dask.lower.layers import DIRECT, NEEDS, WINOGRAD, Candidate, Layer, best, seconds_of, used, works
@@ -279,3 +279,13 @@ def test_plans_that_cannot_be(change):
     plan.convolutions["conv1"] = ConvolutionPlan(**fields | change)
     with pytest.raises(ParameterError, match="its plan is not one of its network"):
         check_plan(net, plan)
+
+
+@pytest.mark.parametrize("size", [(40, 40, 40), (12, 37, 50), (1, 60, 60)])
+@pytest.mark.parametrize("backend", ["auto", "scipy"])
+def test_counting_all_tiles_at_once_leaves_out_none_of_the_best(size, backend, monkeypatch):
+    kernel = tuple(min(n, 5) for n in size)
+    layer = Layer(size, kernel, 8, 2, (8, 3), (5, 16))
+    few = cost._tiles(layer, backend)
+    monkeypatch.setattr(cost, "_promising", lambda merged, tiles, backend, most: tiles)
+    assert cost._tiles(layer, backend) == few

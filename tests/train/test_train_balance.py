@@ -15,6 +15,7 @@ from znn_dask.train.config_file import from_json, make_config, to_json
 from znn_dask.train.resolve import make_optimizer
 from znn_dask.train.schedules import Schedule
 from znn_dask.train.session import open_run
+from znn_dask.train.targets import boundary_map
 
 
 def test_both_classes_count_the_same_as_in_znn() -> None:
@@ -98,7 +99,67 @@ def test_a_run_with_a_break_ends_as_one_without(name: str, tmp_path: Path) -> No
     if name == "global":
         counts = loop.balance.counts["output"]
         assert counts.shape == (1, 2)
-        assert counts.sum() == 64 * 64
+        label = np.load(raw["data"]["label"])[:3]  # type: ignore[index]
+        assert counts.tolist() == [[int((label == 0).sum()), int((label == 1).sum())]]
+        assert loop.position.counts == {"output": counts.tolist()}
+
+
+def uneven() -> np.ndarray:
+    """Labels of which 1 lies in a corner only, 2 nearly everywhere below it."""
+    labels = np.zeros((30, 40, 50), np.uint8)
+    labels[20:, 30:, 40:] = 1
+    labels[:15, ::2] = 2
+    return labels
+
+
+@pytest.mark.parametrize("most", [1 << 28, 12_000])
+def test_classes_are_counted_over_the_whole_training_data(
+    most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("znn_dask.train.balance.BLOCK", (4, 8, 8))
+    monkeypatch.setattr("znn_dask.train.balance.MOST", most)
+    raw, labels = settings(tmp_path), uneven()
+    mask = np.ones(labels.shape, np.uint8)
+    mask[:, :5] = 0
+    for name, values in (("image", labels.astype(np.float32)), ("label", labels), ("mask", mask)):
+        np.save(tmp_path / f"{name}.npy", values)
+    raw["network"]["out_channels"] = 3  # type: ignore[index]
+    raw["training"] |= {"rebalance": "global", "loss": "softmax", "output_size": 4}  # type: ignore[operator]
+    regions = [{"z": [0, 17]}, {"z": [18, 30], "x": [1, 50]}]
+    raw["data"] |= {"target": "classes", "mask": str(tmp_path / "mask.npy"), "train": regions, "test": []}  # type: ignore[operator]
+    loop, _ = open_run(make_config(raw), tmp_path / "run")
+    with loop.model:
+        found = loop.balance.counts["output"][0]
+        text = str(loop.balance)
+        loop.run(progress=False)
+    parts = labels[:17, 5:], labels[18:, 5:, 1:]
+    exact = sum(np.bincount(part.ravel(), minlength=3) for part in parts)
+    if most > exact.sum():
+        assert found.tolist() == exact.tolist()
+        assert text.startswith(f"{exact.sum():,} voxels: 0: {exact[0] / exact.sum():.2%}, 1:")
+    else:
+        assert 0.7 * most < found.sum() < 1.1 * most
+        np.testing.assert_allclose(found / found.sum(), exact / exact.sum(), atol=0.03)
+    # A run that goes on has the same numbers, whatever may have become of the files.
+    np.save(tmp_path / "label.npy", np.zeros_like(labels))
+    again, _ = open_run(make_config(raw), tmp_path / "run")
+    again.model.close()
+    assert again.balance.counts["output"][0].tolist() == found.tolist()
+
+
+def test_a_boundary_is_counted_across_the_faces_of_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("znn_dask.train.balance.BLOCK", (3, 5, 5))
+    ids = np.repeat(np.arange(1, 9), 5).reshape(1, 1, 40) * np.ones((6, 20, 1), int)
+    np.save(tmp_path / "ids.npy", ids)
+    raw = settings(tmp_path)
+    np.save(tmp_path / "image.npy", ids.astype(np.float32))
+    raw["training"]["rebalance"] = "global"  # type: ignore[index]
+    region = {"z": [1, 5], "x": [5, 40]}
+    raw["data"] |= {"label": str(tmp_path / "ids.npy"), "target": "boundary", "train": [region], "test": []}  # type: ignore[operator]
+    loop, _ = open_run(make_config(raw), tmp_path / "run")
+    loop.model.close()
+    expected = boundary_map(ids)[1:5, :, 5:]
+    assert loop.balance.counts["output"].tolist() == [[int((~expected).sum()), int(expected.sum())]]
 
 
 def test_optimisers_of_a_configuration(tmp_path: Path) -> None:

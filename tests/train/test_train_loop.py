@@ -1,6 +1,7 @@
 """The loop: rows, checkpoints and ends where they belong; a resumed run is the undisturbed one."""
 
 import signal
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from znn_dask.io.checkpoint import read_checkpoint
 from znn_dask.train.callbacks import Callback
 from znn_dask.train.config import Config
 from znn_dask.train.config_file import make_config
-from znn_dask.train.curve import read_rows
+from znn_dask.train.curve import Row, read_rows
 from znn_dask.train.heldout import evaluate_regions
 from znn_dask.train.loop import Loop, as_step
 from znn_dask.train.run import CURVE, MODEL, read_stored
@@ -271,3 +272,42 @@ def test_softmax_wants_classes() -> None:
     classes = as_step(sample, "softmax")[1]
     assert classes.shape == (1, 2, 2, 2)
     assert classes.dtype == np.int64
+
+
+def test_the_sample_after_a_stretch_is_made_while_the_run_tests_and_saves(config: Config, tmp_path: Path) -> None:
+    loop, _ = open_run(config, tmp_path / "run")
+    asked: list[int] = []
+    made = {step: threading.Event() for step in range(31)}
+    original = loop.samples.sample
+
+    def sample(step: int) -> Sample:
+        asked.append(step)
+        made[step].set()
+        return original(step)
+
+    class Waits(Callback):
+        def on_log(self, run: Loop, row: Row) -> None:
+            waited.append(run.step == 30 or made[run.step].wait(30))
+
+    waited: list[bool] = []
+    loop.samples.sample = sample  # type: ignore[method-assign]
+    loop.callbacks.append(Waits())
+    with loop.model:
+        loop.run(progress=False)
+    assert waited == [True] * 6
+    assert asked == list(range(30))
+
+
+def test_an_error_of_a_sample_made_ahead_comes_when_it_is_due(config: Config, tmp_path: Path) -> None:
+    loop, _ = open_run(config, tmp_path / "run")
+    original = loop.samples.sample
+
+    def sample(step: int) -> Sample:
+        if step == 10:
+            raise RuntimeError("no such sample")
+        return original(step)
+
+    loop.samples.sample = sample  # type: ignore[method-assign]
+    with loop.model, pytest.raises(RuntimeError, match="no such sample"):
+        loop.run(progress=False)
+    assert read_stored(tmp_path / "run" / MODEL).position.step == 10

@@ -342,20 +342,23 @@ def test_what_is_masked_has_no_segments_and_affinities_are_1_inside_cells() -> N
 @pytest.mark.parametrize(
     ("data", "given", "wanted"),
     [
-        ({"target": "boundary"}, "auto", "background"),
-        ({"target": "boundary", "invert": True}, "auto", "foreground"),
+        ({"target": "boundary"}, "auto", "background ids"),
+        ({"target": "boundary", "invert": True}, "auto", "foreground ids"),
+        ({"target": "boundary"}, "background", "background"),
         ({"target": "binary"}, "auto", "foreground"),
         ({"target": "binary", "invert": True}, "auto", "background"),
-        ({"target": "affinity"}, "auto", "foreground"),
+        ({"target": "affinity"}, "auto", "foreground ids"),
+        ({"target": "ids"}, "auto", "foreground ids"),
         ({"target": "classes"}, "auto", "none"),
         ({"target": "binary"}, "background", "background"),
     ],
 )
 def test_which_voxels_form_segments(data: dict[str, Any], given: str, wanted: str) -> None:
+    of, _, ids = wanted.partition(" ")
     flat, deep = (znn.Network.parse("CTC", ndim=ndim, width=2) for ndim in (2, 3))
-    config = make_config({"data": data, "log": {"segments": given}})
-    assert segments_of(config, deep) == Segments(wanted, False)
-    assert segments_of(config, flat) == Segments(wanted, True)
+    config = make_config({"data": data, "log": {"segments": given, "segmentation": "components"}})
+    assert segments_of(config, deep) == Segments(of, False, ids == "ids", "components")
+    assert segments_of(config, flat) == Segments(of, True, ids == "ids", "components")
 
 
 def test_importing_the_package_draws_nothing() -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from znn_dask.cluster.tiles import run_on_cluster
+from znn_dask.cluster.train import DataParallel, wait_for_workers
 from znn_dask.errors import MissingExtraError, ParameterError
 from znn_dask.infer.files import Crew
 from znn_dask.infer.run import run_local
@@ -64,19 +65,46 @@ def crew_on(reach: Reach, model: Model) -> Iterator[Crew]:
     MissingExtraError
         If distributed is not installed.
     """
+    if _is_here(reach):
+        yield Crew(run_local, model.num_workers)
+        return
+    with connected(reach) as client:
+        yield crew_of(client, _threads(reach))
+
+
+@contextlib.contextmanager
+def trained_on(reach: Reach) -> Iterator[Callable[[Model], DataParallel] | None]:
+    """Give what makes the steps of a model where a command asks for it, None for the model itself.
+
+    Raises
+    ------
+    ParameterError, MissingExtraError, DataError
+        As `crew_on`; also if the cluster has no worker.
+    """
+    if _is_here(reach):
+        yield None
+        return
+    with connected(reach) as client:
+        wait_for_workers(client, reach.cluster or 1)
+        threads = client.nthreads().values()
+        yield DataParallel.on(client, num_workers=_threads(reach) or max(threads))
+
+
+def _is_here(reach: Reach) -> bool:
+    """Return whether all is computed in this process; raise a ParameterError if options contradict each other."""
     if reach.scheduler is not None and reach.cluster is not None:
         raise ParameterError("give --scheduler for a cluster that runs, or --cluster to start one here, not both")
     tls = [reach.tls_ca, reach.tls_cert, reach.tls_key]
     if any(tls) and (reach.scheduler is None or not all(tls)):
         raise ParameterError("TLS needs --scheduler tls://..., --tls-ca, --tls-cert and --tls-key together")
-    if reach.scheduler is None and reach.cluster is None:
-        yield Crew(run_local, model.num_workers)
-        return
-    threads = reach.num_workers
-    if reach.cluster is not None:
-        threads = threads or max(1, available_cpus() // reach.cluster)
-    with connected(reach) as client:
-        yield crew_of(client, threads)
+    return reach.scheduler is None and reach.cluster is None
+
+
+def _threads(reach: Reach) -> int | None:
+    """Return the threads of each process; None where a cluster decides."""
+    if reach.num_workers is None and reach.cluster is not None:
+        return max(1, available_cpus() // reach.cluster)
+    return reach.num_workers
 
 
 def crew_of(client: Any, num_workers: int | None = None) -> Crew:
@@ -98,7 +126,13 @@ def connected(reach: Reach) -> Iterator[Any]:
     distributed = _distributed()
     if reach.scheduler is None:
         n = reach.cluster or 1
-        options = {"n_workers": n, "threads_per_worker": SLOTS, "memory_limit": 0, "dashboard_address": "127.0.0.1:0"}
+        options = {
+            "n_workers": n,
+            "threads_per_worker": SLOTS,
+            "memory_limit": 0,
+            "dashboard_address": "127.0.0.1:0",
+            "preload": ["znn_dask.cluster.patient"],
+        }
         with (
             distributed.LocalCluster(processes=True, silence_logs=logging.CRITICAL, **options) as cluster,
             distributed.Client(cluster) as client,
@@ -121,8 +155,22 @@ def connected(reach: Reach) -> Iterator[Any]:
             f"no Dask scheduler answers at {reach.scheduler}: {' '.join(str(error).split())}. Is it running, and are "
             "address and certificates right?"
         ) from error
-    with client:
+    with _quiet(), client:
         yield client
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what distributed logs about a lost connection to itself: the command says it in a line."""
+    loggers = [logging.getLogger(f"distributed.{name}") for name in ("client", "core", "utils", "batched")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _distributed() -> Any:

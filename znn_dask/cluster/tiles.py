@@ -9,12 +9,12 @@ machines, a file system that they share.
 import contextlib
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 from znn_dask.errors import DataError, ZnnError
 from znn_dask.infer.job import Job, Stage, blend_step, compute_step, read_step, stages, write_step
 from znn_dask.infer.journal import Journal
 from znn_dask.infer.run import Progress, record
-from znn_dask.model.compiled import fresh_token
 
 AHEAD = 2  # tiles under way for every worker
 RETRIES = 3  # of a task whose worker died
@@ -113,7 +113,7 @@ class _Tasks:
 
     def __init__(self, client: Any, sent: Any, job: Job) -> None:
         self._client, self._sent, self._job = client, sent, job
-        self._token = fresh_token()
+        self._token = uuid4().hex  # several programs may use one cluster
         self._kept: dict[int, Any] = {}  # tiles that are blended, by number
 
     def submit(self, stage: Stage) -> Any:

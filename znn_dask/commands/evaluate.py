@@ -11,7 +11,15 @@ import numpy as np
 from znn_dask.commands.common import debug_option, parse_region
 from znn_dask.errors import DataError, ParameterError, ShapeError
 from znn_dask.infer import streamed
-from znn_dask.infer.metrics import PixelScores, SegmentationScores, best_segmentation, segmentation_scores
+from znn_dask.infer.metrics import (
+    Method,
+    PixelScores,
+    SegmentationScores,
+    best_segmentation,
+    components,
+    segmentation_scores,
+    true_cells,
+)
 from znn_dask.infer.prepare import boxes_of
 from znn_dask.infer.source import FileRegion
 from znn_dask.train.targets import boundary_map
@@ -60,7 +68,22 @@ class Pair(NamedTuple):
 @click.option("--threshold", default=0.5, show_default=True, help="Values above it are 1.")
 @click.option("--channel", type=click.IntRange(min=0), help="Channel of PREDICTION.  [default: the last]")
 @click.option("--invert", is_flag=True, help="LABEL has 0 where PREDICTION should be 1.")
-@click.option("--in-plane", is_flag=True, help="Cell ids: boundaries within sections only.")
+@click.option("--in-plane", is_flag=True, help="Sections one by one: boundaries within them only, cells of each.")
+@click.option(
+    "--segments",
+    type=click.Choice(["auto", "background", "foreground", "none"]),
+    default="auto",
+    show_default=True,
+    help="What is compared as segments: connected voxels of 0, of 1, or nothing; auto: cell ids, else voxels of 1.",
+)
+@click.option(
+    "--method",
+    type=click.Choice(["watershed", "components"]),
+    default="watershed",
+    show_default=True,
+    help="How segments are made of PREDICTION; in training that is log.segmentation.",
+)
+@click.option("--affinities", is_flag=True, help="PREDICTION holds affinities: 1 where all channels are.")
 @click.option("--segmentation", is_flag=True, help="PREDICTION holds ids too, of `znn-dask segment`.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @debug_option
@@ -73,6 +96,9 @@ def evaluate(
     channel: int | None,
     invert: bool,
     in_plane: bool,
+    segments: str,
+    method: Method,
+    affinities: bool,
     segmentation: bool,
     as_json: bool,
 ) -> int:
@@ -80,16 +106,20 @@ def evaluate(
 
     Prints pixel error, precision, recall and F1 at the threshold, the best threshold, and the error of always
     predicting the more frequent class. If LABEL holds cell ids, PREDICTION is taken for boundaries: the
-    truth is where ids meet or are 0, and segments (connected voxels below the threshold; the others join
-    the nearest) are compared with the cells by adapted Rand error and variation of information, at the
-    threshold and at the best one. Integers of PREDICTION above 1 count from 0 to 1.
+    truth is where ids meet or are 0. Segments are compared with the cells by adapted Rand error and variation
+    of information, at the threshold and at the best one: those of a watershed, as in training, or (--method
+    components) connected voxels below the threshold, which the others join where they are nearest. Integers of
+    PREDICTION above 1 count from 0 to 1.
 
     \b
     Example:
       znn-dask evaluate boundaries.tif truth.h5:/ids --region 40:50
       znn-dask evaluate cells.zarr truth.h5:/ids --segmentation
     """
-    pair = _open(prediction, label, channel, region)
+    if affinities and (channel is not None or invert or segmentation):
+        raise ParameterError("--affinities takes all channels; leave out --channel, --invert and --segmentation")
+    pair = _open(prediction, label, channel, region, affinities)
+    invert = invert or affinities
     boxes = list(boxes_of(pair.size, streamed.SLAB, pair.chunks))
     voxels = int(np.prod(pair.size))
     if segmentation:
@@ -112,20 +142,37 @@ def evaluate(
 
     pixels = streamed.pixel_scores(probability, target, boxes, (low / scale, high / scale), threshold)
     report = {"label": "cell ids" if cells else "binary", "voxels": voxels, "pixels": asdict(pixels)}
-    if cells and voxels <= MOST_SEGMENTED:
-        everything = tuple(slice(0, n) for n in pair.size)
-        volume, truth = probability(everything), pair.truth(everything)
-        boundary = 1.0 - volume if invert else volume
-        cut = 1.0 - threshold if invert else threshold
-        report["segments"] = asdict(segmentation_scores(boundary, truth, cut))
-        report["best_segments"] = asdict(best_segmentation(boundary, truth))
-    elif cells:
+    if segments != "none" and voxels <= MOST_SEGMENTED:
+        report |= _compared(pair, probability, target, (segments, method, threshold), (cells, invert, in_plane))
+    elif segments != "none":
         report["note"] = "too large to be segmented here: use `znn-dask segment`, then `evaluate --segmentation`"
     click.echo(json.dumps(report, indent=2) if as_json else _text(report))
     return 0
 
 
-def _open(prediction: str, label: str, channel: int | None, region: str | None) -> Pair:
+def _compared(
+    pair: Pair, probability: Read, target: Read, how: tuple[str, Method, float], label: tuple[bool, bool, bool]
+) -> dict[str, Any]:
+    """Return the scores of segments, at the threshold and at the best one; nothing if there is no cell."""
+    (segments, method, threshold), (cells, invert, in_plane) = how, label
+    everything = tuple(slice(0, n) for n in pair.size)
+    if segments == "auto":
+        # Cells lie between boundaries; objects are what a label of two values marks.
+        found, inside = true_cells(pair.truth(everything), in_plane, cells), invert if cells else not invert
+    else:
+        inside = segments == "foreground"
+        found = components(target(everything) == inside, in_plane)
+    if not found.any():
+        return {}
+    volume = probability(everything)
+    boundary, cut = (1.0 - volume, 1.0 - threshold) if inside else (volume, threshold)
+    return {
+        "segments": asdict(segmentation_scores(boundary, found, cut, method, in_plane)),
+        "best_segments": asdict(best_segmentation(boundary, found, method, in_plane)),
+    }
+
+
+def _open(prediction: str, label: str, channel: int | None, region: str | None, least: bool = False) -> Pair:
     values, truth = FileRegion(prediction), FileRegion(label, "label")
     if channel is not None and channel >= values.shape[0]:
         raise ParameterError(f"{prediction} has {values.shape[0]} channels, so --channel {channel} is none of them")
@@ -146,8 +193,9 @@ def _open(prediction: str, label: str, channel: int | None, region: str | None) 
         inner = tuple(slice(s.start - a.start, s.stop - a.start) for s, a in zip(there, around, strict=True))
         return np.asarray(boundary_map(truth[around], in_plane)[inner])
 
+    channels = slice(None) if least else slice(chosen, chosen + 1)
     return Pair(
-        lambda box: values[(slice(chosen, chosen + 1), *_moved(box, start))][0],
+        lambda box: values[(channels, *_moved(box, start))].min(axis=0),
         lambda box: truth[_moved(box, origin)],
         boundaries,
         size,

@@ -1,24 +1,26 @@
 """How good a prediction is: voxel by voxel, as a segmentation, and against doing without a network.
 
-Segmentations are made in the simplest way that is fair: voxels whose boundary probability is below a
-threshold form connected components (through faces), and every remaining voxel joins the component nearest
-to it. A watershed (`watershed_segments`) bears small holes in boundaries. Adapted Rand error
-(Arganda-Carreras et al. 2015) and variation of information (Meila 2007) are scikit-image's; voxels whose
-true id is 0 do not count.
+Segmentations are made by a watershed (`watershed_segments`), which bears small holes in boundaries; or in the simplest
+way that is fair: voxels whose boundary probability is below a threshold form connected components (through faces), and
+every remaining voxel joins the component nearest to it. Training and `znn-dask evaluate` measure alike. Adapted Rand
+error (Arganda-Carreras et al. 2015) and variation of information (Meila 2007) are scikit-image's; voxels whose true id
+is 0 do not count.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from scipy import ndimage
+from skimage.measure import label as label_ids
 from skimage.metrics import adapted_rand_error, variation_of_information
 from skimage.segmentation import watershed
 
 from znn_dask.errors import DataError, ShapeError
 
 _LEVELS = 1024
+Method: TypeAlias = Literal["watershed", "components"]
 CORE = 2.0  # voxels: what is farther inside is the core of a cell
 CUTS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 SIGMAS = (0.0, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
@@ -248,7 +250,59 @@ def watershed_segments(boundary: np.ndarray, threshold: float = 0.5, in_plane: b
     return flooded.astype(np.int32)
 
 
-def segmentation_scores(boundary: np.ndarray, ids: np.ndarray, threshold: float = 0.5) -> SegmentationScores:
+def make_segments(
+    boundary: np.ndarray, threshold: float = 0.5, method: Method = "watershed", in_plane: bool = False
+) -> np.ndarray:
+    """Return cell ids, 1 and up, made from the probability of boundary by `watershed_segments` or `segment`."""
+    if method == "watershed":
+        return watershed_segments(boundary, threshold, in_plane)
+    if in_plane and boundary.shape[0] > 1:
+        return number_on([segment(section[np.newaxis], threshold) for section in boundary])
+    return segment(boundary, threshold)
+
+
+def true_cells(ids: np.ndarray, in_plane: bool = False, several: bool | None = None) -> np.ndarray:
+    """Return the cells that labels tell, 0 where there is none.
+
+    Parameters
+    ----------
+    ids : integer array of shape (z, y, x)
+    in_plane : bool
+        Whether sections are taken one by one; cells are then the connected voxels of one id in a section.
+    several : bool, optional
+        Whether ids are those of cells; by default they are if there are more than two values. If not, cells are the
+        connected voxels that are not 0.
+    """
+    if several is None:
+        several = holds_ids([ids])
+    if not several:
+        return components(ids != 0, in_plane)
+    if in_plane:
+        return number_on([label_ids(_small(section)[np.newaxis], connectivity=1) for section in ids])
+    return _small(ids)
+
+
+def holds_ids(labels: Sequence[np.ndarray]) -> bool:
+    """Return whether labels have more than two values, so that these are ids of cells."""
+    seen: set[float] = set()
+    for values in labels:
+        seen.update(np.unique(values)[:3].tolist())
+    return len(seen) > 2
+
+
+def _small(ids: np.ndarray) -> np.ndarray:
+    """Return ids numbered from 1, 0 staying 0."""
+    found, numbers = np.unique(ids, return_inverse=True)
+    return (numbers.reshape(ids.shape) + (0 if found[0] == 0 else 1)).astype(np.int32)
+
+
+def segmentation_scores(
+    boundary: np.ndarray,
+    ids: np.ndarray,
+    threshold: float = 0.5,
+    method: Method = "watershed",
+    in_plane: bool = False,
+) -> SegmentationScores:
     """Compare the segmentation of a boundary prediction with true cell ids.
 
     Parameters
@@ -258,6 +312,9 @@ def segmentation_scores(boundary: np.ndarray, ids: np.ndarray, threshold: float 
     ids : integer array of shape (z, y, x)
         0 does not count.
     threshold : float
+    method : "watershed" or "components"
+    in_plane : bool
+        Whether sections are segmented one by one.
 
     Raises
     ------
@@ -265,7 +322,7 @@ def segmentation_scores(boundary: np.ndarray, ids: np.ndarray, threshold: float 
         If the shapes differ, or no voxel belongs to a cell.
     """
     _check(boundary, ids)
-    return compare_segments(segment(boundary, threshold), ids, threshold)
+    return compare_segments(make_segments(boundary, threshold, method, in_plane), ids, threshold)
 
 
 def compare_segments(segments: np.ndarray, ids: np.ndarray, threshold: float = 0.5) -> SegmentationScores:
@@ -295,9 +352,12 @@ def compare_segments(segments: np.ndarray, ids: np.ndarray, threshold: float = 0
     )
 
 
-def best_segmentation(boundary: np.ndarray, ids: np.ndarray) -> SegmentationScores:
+def best_segmentation(
+    boundary: np.ndarray, ids: np.ndarray, method: Method = "watershed", in_plane: bool = False
+) -> SegmentationScores:
     """Return the scores at the threshold with the smallest adapted Rand error, chosen on these very data."""
-    return min((segmentation_scores(boundary, ids, t) for t in CUTS), key=lambda scores: scores.rand_error)
+    found = (segmentation_scores(boundary, ids, t, method, in_plane) for t in CUTS)
+    return min(found, key=lambda scores: scores.rand_error)
 
 
 def components(voxels: np.ndarray, in_plane: bool = False) -> np.ndarray:

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ import numpy.typing as npt
 import tifffile
 
 from znn_dask.errors import DataError, MissingExtraError
-from znn_dask.geometry import Triple
-from znn_dask.io.atomic import refuse_existing, replacing
+from znn_dask.geometry import Triple, ceil_div
+from znn_dask.io.atomic import refuse_existing, replacing, sync
 from znn_dask.io.source import Source
 
 Values = npt.NDArray[Any]
@@ -92,7 +93,7 @@ class Sink:
             self.partial.unlink(missing_ok=True)
 
     def write(self, box: tuple[slice, slice, slice], values: Values) -> None:
-        """Write a block (channel, z, y, x).
+        """Write a block (channel, z, y, x); on return it is on the disk, so that it may be recorded.
 
         Raises
         ------
@@ -106,11 +107,25 @@ class Sink:
             array[where] = stored
             if isinstance(array, np.memmap):
                 array.flush()
+            else:
+                self._sync(array, where)
         except OSError as error:
             raise DataError(
                 f"{self.place} cannot be written: {error.strerror or error}. Put that right and run the same command "
                 "again: it goes on where it stopped"
             ) from error
+
+    def _sync(self, array: Any, where: tuple[slice, ...]) -> None:
+        """Bring the files of a zarr array that hold a box to the disk, and the folders that name them."""
+        sides = array.shards or array.chunks
+        whole = (side.indices(n)[:2] for side, n in zip(where, array.shape, strict=True))
+        numbers = [range(low // n, ceil_div(high, n)) for (low, high), n in zip(whole, sides, strict=True)]
+        keys = (array.metadata.encode_chunk_key(place) for place in product(*numbers))
+        # What is all zero has no file.
+        files = [path for path in (self.partial / array.path / key for key in keys) if path.exists()]
+        folders = {folder for path in files for folder in path.parents if folder.is_relative_to(self.partial)}
+        for path in (*files, *sorted(folders, reverse=True)):
+            sync(path)
 
     def read(self, box: tuple[slice, slice, slice]) -> Values:
         """Return what was written of the first channel."""
@@ -122,6 +137,7 @@ class Sink:
         refuse_existing(self.place.path, overwrite)
         if self.place.format != "hdf5" and not self.place.path.exists():
             self.partial.rename(self.place.path)
+            sync(self.place.path.parent)
             return
         with replacing(self.place.path) as temporary:
             if self.place.format == "hdf5":

@@ -27,9 +27,9 @@ def replacing(path: Path) -> Iterator[Path]:
         if temporary.is_dir():
             _replace_folder(temporary, path)
         else:
-            _sync(temporary)
+            sync(temporary)
             temporary.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         _remove(temporary)
 
@@ -79,7 +79,8 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Bring what was written to a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -9,8 +9,10 @@ import math
 from collections.abc import Iterable
 from functools import cache, lru_cache
 from itertools import permutations, product
+from typing import Any
 
 import msgspec
+import numpy as np
 
 from znn_dask.geometry import Triple, ceil_div, volume
 from znn_dask.lower.layers import DIRECT, WINOGRAD, Asked, Candidate, Layer, Times, Work, works
@@ -125,22 +127,28 @@ def _winograd(work: Work) -> tuple[float, float]:
 
 
 def _spectral(work: Work) -> tuple[float, float]:
-    tile, n_read, padded = work.tile, sum(work.read), ceil_div(work.made, LANES) * LANES
+    speed = BACKEND_TIME.get(work.backend, 1.0) / _fft_rate(work.tile)
+    return _spectral_counts(work, work.tile, math.log2(max(2, volume(work.tile))), speed)
+
+
+def _spectral_counts(work: Work, tile: Any, log_points: Any, speed: Any) -> tuple[Any, Any]:
+    """Return the time of the operations and the bytes moved of a task; of many tiles at once, if these are arrays."""
+    n_read, padded = sum(work.read), ceil_div(work.made, LANES) * LANES
     counts = (ceil_div(n - k + 1, t - k + 1) for n, k, t in zip(work.size, work.kernel, tile, strict=True))
     batch = math.prod(counts) * work.entries
     frequencies = tile[0] * tile[1] * (tile[2] // 2 + 1)
     if work.backend:
-        points = volume(tile)
-        operations = _lanes(batch, work.made) * 2.5 * points * math.log2(max(2, points))
+        points = math.prod(tile)
+        operations = _lanes(batch, work.made) * 2.5 * points * log_points
         moved = batch * work.made * (4.0 * points + 8.0 * frequencies)
-        return operations * BACKEND_TIME.get(work.backend, 1.0) / _fft_rate(tile), moved
+        return operations * speed, moved
     products = 8.0 * frequencies * batch * n_read * padded
     _, ky, kx = work.kernel
     dft = 8.0 * n_read * padded * (kx * frequencies + ky * kx * tile[0] * tile[1])
     return products / PRODUCT_RATE + dft / DFT_RATE, 8.0 * frequencies * batch * (n_read + work.made)
 
 
-def _lanes(batch: int, channels: int) -> int:
+def _lanes(batch: Any, channels: int) -> Any:
     """Return the lanes of vectors that transforms take: where channels are few, tiles share a vector."""
     if 2 * channels < LANES:
         return ceil_div(batch, LANES // channels) * LANES
@@ -187,13 +195,32 @@ def _tiles(layer: Layer, backend: str) -> list[Triple]:
 
     z, y, x = (tile_sizes(n, k) for n, k in zip(layer.size, layer.kernel, strict=True))
     proposed: Iterable[Triple] = product(z, y, x)
-    if z == y == x:
+    if z != y or y != x:
+        proposed = _promising(merged, list(proposed), backend, 4 * MOST_TILES)
+    else:
         # Three numbers in all their orders cost nearly the same: of the best ones, the best order.
-        forms = sorted(((a, b, c) for a in z for b in z for c in z if a <= b <= c), key=cost)
+        forms = [(a, b, c) for a in z for b in z for c in z if a <= b <= c]
+        forms = sorted(_promising(merged, forms, backend, 6 * MOST_TILES), key=cost)
         proposed = [min(_orders(form), key=cost) for form in forms[: 3 * MOST_TILES]]
     found = sorted(proposed, key=cost)[:MOST_TILES]
     whole = (z[-1], y[-1], x[-1])
     return found if whole in found else [*found, whole]
+
+
+def _promising(merged: Layer, tiles: list[Triple], backend: str, most: int) -> list[Triple]:
+    """Return the cheapest tiles, counted all at once: one by one, thousands of them take longer than a prediction."""
+    if len(tiles) <= most:
+        return tiles
+    sizes = np.array(tiles, np.float64).T
+    log_points = np.log2(np.maximum(2.0, sizes.prod(axis=0)))
+    backends = [_backends(backend, tile)[0] for tile in tiles]
+    speed = np.array([BACKEND_TIME.get(b, 1.0) / _fft_rate(t) for b, t in zip(backends, tiles, strict=True)])
+    seconds = np.zeros(len(tiles))
+    for tasks in works(merged, Candidate("fft", tiles[0], backends[0])).values():
+        for work in tasks:
+            flops, moved = _spectral_counts(work, sizes, log_points, speed)
+            seconds += flops + moved / MEMORY_RATE
+    return [tiles[n] for n in np.argpartition(seconds, most)[:most]]
 
 
 def _orders(form: Triple) -> list[Triple]:

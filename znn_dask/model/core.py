@@ -155,6 +155,22 @@ class Core:
         )
         return float(results["loss"])
 
+    def take(self, loss: float, gradients: Mapping[Hashable, Array]) -> float:
+        """Make a step of gradients that were computed elsewhere, from the parameters as they are after `flush`.
+
+        Parameters
+        ----------
+        loss : float
+        gradients : dict of block name to float32 array
+            Of the whole minibatch.
+        """
+        if self.state.pending is not None:  # too few for an update: those of a step add up
+            gradients = {name: values + self.state.pending[name] for name, values in gradients.items()}
+        results: dict[Any, Any] = {("gradient", name): values for name, values in gradients.items()} | {"loss": loss}
+        if self.optimizer.clip_norm is not None:
+            results["norm"] = update.norm_of([update.square_sum(values) for values in gradients.values()])
+        return self.commit(results, self.learning_rate)
+
     @property
     def _adds(self) -> bool:
         """Whether the pending gradients are too few for an update."""

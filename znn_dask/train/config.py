@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 
 from znn_dask.errors import ParameterError
+from znn_dask.infer.metrics import Method
 from znn_dask.ops.losses import parse_loss
 from znn_dask.train.augment import Augmentation
 from znn_dask.train.schedules import Course
@@ -187,20 +188,27 @@ class LogSection(_Section, frozen=True, kw_only=True):
         Literal["auto", "background", "foreground", "none"],
         _key(
             "what Rand error and variation of information compare: connected voxels of 0 (1 separates them), of 1, "
-            "or nothing; auto: the cells of a boundary or affinity target, the 1 of a binary one"
+            "or nothing; auto: the cell ids of a boundary, affinity or ids target, the 1 of a binary one"
         ),
     ] = "auto"
+    segmentation: Annotated[
+        Method, _key("how segments are made of a prediction: by a seeded watershed, or as connected components")
+    ] = "watershed"
     tensorboard: Annotated[bool, _key("write files for TensorBoard; needs the extra tensorboard")] = False
     report: Annotated[bool, _key("write a page about the run at its end")] = True
 
 
 class ComputeSection(_Section, frozen=True, kw_only=True):
-    """How it is computed; results do not depend on `workers`."""
+    """How it is computed; results do not depend on `workers`, and on processes in the last bits only."""
 
-    workers: Annotated[Count | None, _key("threads; default: all CPUs this process may use")] = None
+    workers: Annotated[Count | None, _key("threads of each process; default: all CPUs it may use")] = None
     convolution: Annotated[
         str | dict[str, str], _key("auto, fft, direct, winograd or fft-stored, or a mapping from edge to one of them")
     ] = "auto"
+    cluster: Annotated[
+        Count | None, _key("processes of this machine that share every minibatch; default: this one alone")
+    ] = None
+    scheduler: Annotated[str | None, _key("or the address of a Dask cluster whose workers share it")] = None
 
 
 class Config(_Section, frozen=True, kw_only=True):

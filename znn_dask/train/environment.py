@@ -10,12 +10,13 @@ from znn_dask.ops.machine import instruction_set
 PACKAGES = ("znn-dask", "numpy", "scipy", "dask", "pyfftw", "safetensors")
 
 
-def environment(num_workers: int) -> dict[str, str]:
+def environment(num_workers: int, parallel: object = None) -> dict[str, str]:
     """Return what there is to say, by name."""
     return {
         "processor": _processor(),
         "instructions": instruction_set().replace("isa_", "x86-64-"),
         "CPUs, workers": f"{os.cpu_count()}, {num_workers}",
+        **({} if parallel is None else {"trained by": str(parallel)}),
         "system": f"{platform.system()} {platform.machine()}",
         "Python": f"{platform.python_version()} ({platform.python_implementation()})",
         **{name: version for name in PACKAGES if (version := _version(name))},

@@ -1,6 +1,6 @@
 """What a caller may give a `Trainer` instead of a configuration, brought to the form that the loop knows."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -8,9 +8,11 @@ import numpy as np
 
 from znn_dask.errors import ParameterError, ShapeError
 from znn_dask.model import Model
+from znn_dask.model.losses import targets_of
 from znn_dask.train.config import Config
 from znn_dask.train.config_file import make_config
 from znn_dask.train.samples import Volume
+from znn_dask.train.targets import Labels, TargetSpec
 
 
 class Source(Protocol):
@@ -18,6 +20,13 @@ class Source(Protocol):
 
     def sample(self, step: int) -> Any:
         """Return (x, target[, weight]) as `Model.step` takes them."""
+
+
+class Stepping(Protocol):
+    """Makes the steps of a model, as `Model.steps` does."""
+
+    def steps(self, samples: Iterable[tuple[Any, ...]]) -> Iterator[float]:
+        """Make one step per sample (x, target[, weight]) and yield its loss."""
 
 
 class _Called:
@@ -65,8 +74,8 @@ def as_samples(given: Any) -> Source:
     )
 
 
-def as_volumes(given: Sequence[tuple[Any, Any]]) -> list[Volume]:
-    """Return held-out volumes from pairs of image and target.
+def as_volumes(given: Sequence[tuple[Any, Any]], ids: bool = False) -> list[Volume]:
+    """Return held-out volumes from pairs of image and target, which has 0 and 1 or else ids.
 
     Raises
     ------
@@ -84,11 +93,14 @@ def as_volumes(given: Sequence[tuple[Any, Any]]) -> list[Volume]:
                 f"test volume {number}: image {np.shape(pair[0])} must be (z, y, x) or (channel, z, y, x), and target "
                 f"{target.shape} of the same (z, y, x)"
             )
-        if not np.isin(target, (0, 1)).all():
+        if ids and (target.dtype.kind not in "iu" or target.min() < 0):
+            raise ParameterError(f"the target of test volume {number} must hold ids, whole numbers of 0 or more")
+        if not ids and not np.isin(target, (0, 1)).all():
             raise ParameterError(f"the target of test volume {number} must hold 0 and 1 only")
         z, y, x = target.shape
         box = (0, z), (0, y), (0, x)
-        volumes.append(Volume(image, target.astype(np.uint8), box, box, f"test volume {number}"))
+        made = Labels(target, TargetSpec("ids")) if ids else target.astype(np.uint8)
+        volumes.append(Volume(image, made, box, box, f"test volume {number}"))
     return volumes
 
 
@@ -108,9 +120,16 @@ def config_for(model: Model, more: Mapping[str, Mapping[str, Any]]) -> Config:
         "batch": model.plan.plan.batch,
         **more.get("training", {}),
     }
+    ids = learns_from_ids(model)
     # Images come as they are, and nothing says what a target of 1 means.
-    log = {"segments": "none", **more.get("log", {})}
-    return make_config({"training": training, "data": {"preprocess": "none"}, "log": log}, name="the settings")
+    data = {"preprocess": "none", "target": "ids" if ids else "binary"}
+    log = {"segments": "auto" if ids else "none", **more.get("log", {})}
+    return make_config({"training": training, "data": data, "log": log}, name="the settings")
+
+
+def learns_from_ids(model: Model) -> bool:
+    """Return whether the targets of a model are ids, as for MALIS."""
+    return "segments" in targets_of(model.loss, model.net).values()
 
 
 def with_changes(config: Config, more: Mapping[str, Mapping[str, Any]]) -> Config:

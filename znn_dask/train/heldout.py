@@ -1,33 +1,40 @@
 """The held-out error over whole regions, by voxels and as segments, and what would be reached without a network."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from znn_dask.infer.metrics import (
     Baseline,
+    Method,
     PixelScores,
     Scene,
     SegmentationScores,
     compare_segments,
     components,
+    holds_ids,
+    make_segments,
     number_on,
     pixel_scores,
     smoothed_threshold,
-    watershed_segments,
+    true_cells,
 )
 from znn_dask.model import Model
+from znn_dask.model.losses import Losses
+from znn_dask.ops.losses import parse_loss
 from znn_dask.train.losses import loss_of_output, probabilities, wanted
 from znn_dask.train.mirror import view_of
 from znn_dask.train.samples import Volume, cut_region
+from znn_dask.train.targets import Labels, TargetSpec
 
 _MARGIN = 16  # voxels around a region that the widest smoothing of the baseline may see
 
 
 @dataclass(frozen=True)
 class Segments:
-    """Which voxels of a target of 0 and 1 form segments.
+    """Which voxels of a target of 0 and 1 form segments, and how those of a prediction are made.
 
     Attributes
     ----------
@@ -35,10 +42,15 @@ class Segments:
         Connected voxels of 0, as between boundaries, of 1, or nothing.
     in_plane : bool
         Whether sections are taken one by one, for a network that sees one section at a time.
+    ids : bool
+        Whether the true segments are the ids that the target was made from, where these are more than two.
+    method : "watershed" or "components"
     """
 
     of: str = "none"
     in_plane: bool = False
+    ids: bool = False
+    method: Method = "watershed"
 
 
 NO_SEGMENTS = Segments()
@@ -53,7 +65,7 @@ class Validation:
     scores : PixelScores
         Over all regions together.
     segments : SegmentationScores or None
-        Of the watershed of the prediction at 0.5 against the connected components of the target.
+        Of the segments that the prediction has at 0.5 against those of the labels.
     predictions : list of float32 arrays of shape (z, y, x)
         One for each region.
     """
@@ -121,7 +133,7 @@ def validate(model: Model, volumes: Sequence[Volume], segments: Segments = NO_SE
         compared.append((probability, truth))
         predictions.append(_seen(output, model))
     scores = pixel_scores(np.concatenate([p for p, _ in compared]), np.concatenate([t for _, t in compared]))
-    return Validation(scores, _segments(predictions, volumes, segments), predictions)
+    return Validation(scores, _segments(predictions, volumes, segments, model.loss), predictions)
 
 
 def evaluate_regions(
@@ -137,34 +149,56 @@ def evaluate_regions(
         What `validate` found for this very model, to be used again.
     """
     found = found or validate(model, volumes, segments)
-    baseline = smoothed_threshold([_scene(item) for item in volumes])
+    baseline = smoothed_threshold([_scene(item, model.loss) for item in volumes])
     return HeldOut(found.scores, found.segments, found.predictions, baseline)
 
 
-def _segments(predictions: Sequence[np.ndarray], volumes: Sequence[Volume], how: Segments) -> SegmentationScores | None:
+def _segments(
+    predictions: Sequence[np.ndarray], volumes: Sequence[Volume], how: Segments, loss: Losses
+) -> SegmentationScores | None:
     """Compare segments over all that counts in all regions; None if that is not wanted or there is no cell."""
     if how.of == "none":
         return None
     # The foreground is what lies where a "boundary" is improbable.
     boundaries = [1 - p if how.of == "foreground" else p for p in predictions]
-    insides = [_counted((plain_target(item) != 0) == (how.of == "foreground"), item) for item in volumes]
-    cells = number_on([components(inside, how.in_plane).ravel() for inside in insides])
+    cells = number_on([part.ravel() for part in _cells(volumes, how, loss)])
     if not cells.any():
         return None
-    made = [watershed_segments(boundary, in_plane=how.in_plane).ravel() for boundary in boundaries]
+    made = [make_segments(boundary, method=how.method, in_plane=how.in_plane).ravel() for boundary in boundaries]
     return compare_segments(number_on(made), cells)
 
 
-def _counted(inside: np.ndarray, item: Volume) -> np.ndarray:
-    """Return where a region is inside a cell and its target counts."""
+def _cells(volumes: Sequence[Volume], how: Segments, loss: Losses) -> list[np.ndarray]:
+    """Return the true segments of regions, 0 where there is none or nothing counts."""
+    if how.ids and all(isinstance(item.target, Labels) for item in volumes):
+        labels = [np.asarray(item.target.ids[_slices(item)]) for item in volumes]
+        several = holds_ids(labels)
+        found = [true_cells(ids, how.in_plane, several) for ids in labels]
+        return [np.where(_counts(item, np.any), ids, 0) for ids, item in zip(found, volumes, strict=True)]
+    insides = [(plain_target(item, loss) != 0) == (how.of == "foreground") for item in volumes]
+    return [components(here & _counts(item, np.all), how.in_plane) for here, item in zip(insides, volumes, strict=True)]
+
+
+def _counts(item: Volume, of_affinities: Callable[..., Any]) -> np.ndarray:
+    """Return where the target of a region counts; of affinities, where any of them or all do."""
     counts = item.counts()
-    return inside if counts is None else inside & (counts if counts.ndim == 3 else counts.all(axis=0))
+    if counts is None:
+        return np.ones((1, 1, 1), bool)
+    return np.asarray(counts if counts.ndim == 3 else of_affinities(counts, axis=0))
 
 
-def plain_target(item: Volume) -> np.ndarray:
-    """Return the target of a region as it is drawn, (z, y, x): of affinities the least, so 0 at any boundary."""
-    target = np.asarray(item.target[_slices(item)])
-    return target if target.ndim == 3 else target.min(axis=0)
+def plain_target(item: Volume, loss: Losses, box: tuple[slice, ...] | None = None) -> np.ndarray:
+    """Return the target of a region as it is drawn, (z, y, x): of affinities the least, so 0 at any boundary.
+
+    Of ids these are the affinities that MALIS compares.
+    """
+    target, kind = item.target, parse_loss(loss_of_output(loss))
+    if kind.target == "segments":
+        ids, spec = (target.ids, target.spec) if isinstance(target, Labels) else (target, TargetSpec())
+        steps = kind.offsets(len(kind.numbers) // 3 or 3)
+        target = Labels(ids, TargetSpec("affinity", offsets=tuple(steps), ignore=spec.ignore))
+    values = np.asarray(target[_slices(item) if box is None else box])
+    return values if values.ndim == 3 else values.min(axis=0)
 
 
 def _seen(output: np.ndarray, model: Model) -> np.ndarray:
@@ -200,15 +234,14 @@ def _slices(item: Volume) -> tuple[slice, ...]:
     return tuple(slice(low, high) for low, high in item.region)
 
 
-def _scene(item: Volume) -> Scene:
+def _scene(item: Volume, loss: Losses) -> Scene:
     """Return the surroundings of a region, cut so that smoothing does not cover the whole volume."""
     outer, inner = [], []
     for (low, high), length in zip(item.region, item.shape, strict=True):
         start = max(0, low - _MARGIN)
         outer.append(slice(start, min(length, high + _MARGIN)))
         inner.append(slice(low - start, high - start))
-    target = np.asarray(item.target[tuple(outer)])
-    return Scene(item.image[(0, *outer)], target if target.ndim == 3 else target.min(axis=0), tuple(inner))
+    return Scene(item.image[(0, *outer)], plain_target(item, loss, tuple(outer)), tuple(inner))
 
 
 def _ratio(a: float, b: float) -> float:

@@ -6,6 +6,7 @@ pipeline them, and so that what happens never depends on the clock (only when th
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from copy import copy
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from znn_dask.train.callbacks import Callback
 from znn_dask.train.checkpoints import saving, write_checkpoint_files
 from znn_dask.train.config import Config
 from znn_dask.train.curve import Row, append_row, read_rows
-from znn_dask.train.given import Source
+from znn_dask.train.given import Source, Stepping
 from znn_dask.train.heldout import NO_SEGMENTS, Segments, Validation, validate
 from znn_dask.train.losses import measured
 from znn_dask.train.progress import progress_bar
@@ -54,6 +55,8 @@ class Loop:
         The learning rate instead of the configuration's.
     balance : Balance
         What is done about unequal classes.
+    parallel : object with a method ``steps(samples)``, optional
+        What makes the steps of the model instead of the model itself.
     stopped_by : int
         Number of the signal that asked for an end, 0 for none. Set by the signal handler.
     validation : Validation or None
@@ -74,6 +77,7 @@ class Loop:
     callbacks: list[Callback] = field(default_factory=list)
     schedule: Callable[[int], float] | None = None
     balance: Balance = UNBALANCED
+    parallel: Stepping | None = None
     stopped_by: int = 0
     last_test_error: float | None = None
     validation: Validation | None = None
@@ -84,6 +88,7 @@ class Loop:
     def __post_init__(self) -> None:
         self._saved = _Saved(copy(self.position))
         self._started = time.monotonic()
+        self._ahead = _Ahead(self._made)
 
     @property
     def step(self) -> int:
@@ -120,7 +125,7 @@ class Loop:
         try:
             self._tell(lambda callback: callback.on_start(self))
             total = self.config.training.updates
-            with first_signal(self._signalled), progress_bar(total, self.step, progress) as bar:
+            with first_signal(self._signalled), self._ahead, progress_bar(total, self.step, progress) as bar:
                 self._train(bar)
         except BaseException as error:
             self.reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -181,7 +186,8 @@ class Loop:
     def _stretch(self, until: int, bar: "tqdm[None]") -> None:
         position = self.position
         before = time.monotonic()
-        with closing(cast(Generator[float, None, None], self.model.steps(self._provide(until)))) as losses:
+        steps = (self.model if self.parallel is None else self.parallel).steps(self._provide(until))
+        with closing(cast(Generator[float, None, None], steps)) as losses:
             for loss in losses:
                 wrong = divergence.watch(position, float(loss))
                 if wrong:
@@ -207,7 +213,13 @@ class Loop:
             # At least one update lies between two checkpoints, however long it takes.
             if self.stopped_by or over or (step > self._saved.step and self._overdue()):
                 return
-            yield self.balance.apply(as_step(self.samples.sample(step), self.model.loss))
+            yield self._ahead.take(step)
+        # What is due now takes a while: the next sample is made meanwhile.
+        if until < self.config.training.updates:
+            self._ahead.ask(until)
+
+    def _made(self, step: int) -> tuple[Any, ...]:
+        return self.balance.apply(as_step(self.samples.sample(step), self.model.loss))
 
     def _ends(self) -> bool:
         limit = self.config.training.max_minutes
@@ -285,6 +297,8 @@ class Loop:
 
     def _is_best(self, row: Row) -> bool:
         error, position = row.region_error if self._validates else row.test_error, self.position
+        if self._validates and self.config.data.target == "ids" and self.segments.of != "none":
+            error = row.rand_error  # what MALIS is about
         if error is None or (position.best_error is not None and error >= position.best_error):
             return False
         position.best_error, position.best_step = error, row.step
@@ -311,6 +325,37 @@ class Loop:
         if limit is not None:
             parts.append(f"{self.position.seconds / 60:.1f} of at most {limit:g} min")
         return ", ".join(parts)
+
+
+class _Ahead:
+    """The sample of an update, made before it is asked for, on a thread of its own, while the block runs."""
+
+    def __init__(self, make: Callable[[int], tuple[Any, ...]]) -> None:
+        self._make = make
+        self._threads: ThreadPoolExecutor | None = None
+        self._coming: tuple[int, Future[tuple[Any, ...]]] | None = None
+
+    def ask(self, step: int) -> None:
+        """Begin to make the sample of an update."""
+        if self._threads is not None:
+            self._coming = step, self._threads.submit(self._make, step)
+
+    def take(self, step: int) -> tuple[Any, ...]:
+        """Return the sample of an update, made by now if it was asked for."""
+        coming, self._coming = self._coming, None
+        if coming is None:
+            return self._make(step)
+        # Samples are asked for one at a time, also by who asks for another one.
+        sample = coming[1].result()
+        return sample if coming[0] == step else self._make(step)
+
+    def __enter__(self) -> None:
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="znn-dask-ahead")
+
+    def __exit__(self, *_: object) -> None:
+        if self._threads is not None:
+            self._threads.shutdown(cancel_futures=True)
+        self._threads = self._coming = None
 
 
 @dataclass(frozen=True)

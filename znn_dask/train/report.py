@@ -71,11 +71,12 @@ def report(run: Loop, found: HeldOut | None) -> str:
         f"<pre>{escape(str(run.model.net))}</pre>",
         _details("How it was computed", f"<pre>{escape(str(run.model.plan))}</pre>"),
         "<h2>Configuration</h2>",
+        f'<p class="note">Classes that are balanced: {escape(str(run.balance))}.</p>' if str(run.balance) else "",
         *_configuration(run.config),
         "<h2>Speed</h2>",
         _table(_speed(run)),
         "<h2>Environment</h2>",
-        _table(environment(run.model.num_workers)),
+        _table(environment(run.model.num_workers, run.parallel)),
     ]
     head = f'<meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
     body = "\n".join(part for part in parts if part)
@@ -101,7 +102,8 @@ def _figures(run: Loop, found: HeldOut | None) -> str:
                 (f"{voi:.3f}", "variation of information, bits"),
             ]
     if run.position.best_error is not None:
-        figures.append((f"{run.position.best_error:.4f}", f"best error, update {run.position.best_step:,}"))
+        name = "adapted Rand error" if run.config.data.target == "ids" else "error"
+        figures.append((f"{run.position.best_error:.4f}", f"best {name}, update {run.position.best_step:,}"))
     figures += [(value, name) for name, value in list(_speed(run).items())[:2]]
     items = "".join(f"<li><b>{escape(value)}</b><span>{escape(name)}</span></li>" for value, name in figures)
     return f'<ul class="figures">{items}</ul>'
@@ -127,7 +129,7 @@ def _prediction(run: Loop, found: HeldOut | None) -> Iterable[str]:
         table |= {
             "adapted Rand error": f"{cut.rand_error:.4f}",
             "variation of information": f"{cut.voi_split:.3f} split + {cut.voi_merge:.3f} merge bits",
-            "segments, cells": f"{cut.segments:,}, {cut.cells:,} (watershed at 0.5, components of the truth)",
+            "segments, cells": f"{cut.segments:,}, {cut.cells:,} ({run.segments.method} at 0.5)",
         }
     yield _table(table)
 

@@ -125,6 +125,17 @@ def make_optimizer(training: TrainingSection) -> Optimizer:
     return kind(betas=training.betas, epsilon=training.epsilon, **common)
 
 
+def check_parallel(config: Config, given: bool) -> None:
+    """Raise a ConfigError if a configuration asks for a cluster that only the command line starts."""
+    compute = config.compute
+    for key, value in (("cluster", compute.cluster), ("scheduler", compute.scheduler)):
+        if value is not None and not given:
+            raise ConfigError(
+                f"compute.{key}={value} is for `znn-dask train`; in Python give Trainer(..., "
+                "parallel=DataParallel.on(client)) with a client of that cluster"
+            )
+
+
 def check_net(config: Config, net: Network) -> None:
     """Raise unless the network can be trained on volumes with the loss.
 

@@ -45,6 +45,8 @@ class Position(msgspec.Struct, kw_only=True):
         The smallest held-out error so far, and after which update; None before the first.
     window_sum, window_count, first_mean
         Losses since the last look at whether they grow, and the mean over the first window.
+    counts
+        Of global rebalancing: voxels by output, channel and class, counted when the run began.
     """
 
     step: int = 0
@@ -58,6 +60,7 @@ class Position(msgspec.Struct, kw_only=True):
     window_sum: float = 0.0
     window_count: int = 0
     first_mean: float | None = None
+    counts: dict[str, list[list[int]]] | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ def check_same_run(path: Path, stored: Config, config: Config) -> None:
 
 
 def _shaping(values: dict[str, Any], config: Config) -> dict[str, Any]:
-    free = {"training.max_minutes", "compute.workers", "data.in_memory"}
+    free = {"training.max_minutes", "data.in_memory", "compute.workers", "compute.cluster", "compute.scheduler"}
     if config.training.schedule in ("constant", "step", "exponential"):
         free.add("training.updates")
     kept = {k: v for k, v in values.items() if k not in free and not k.startswith("log.")}

@@ -166,6 +166,13 @@ class Samples:
         patches = [self._patch(random, step, entry) for entry in range(self.batch)]
         return Sample(*(_stacked([patch[part] for patch in patches]) for part in range(3)))
 
+    def targets(self, item: Volume, start: Triple, size: Triple) -> tuple[Any, Any]:
+        """Return targets and weights of a box of a volume by output, as they are in patches; no weights: None."""
+        cut = _Cut(start, size, (False, False, False), False)
+        made = {name: self._target(item, labels, cut, None) for name, labels in _targets(item).items()}
+        weights = {name: weight for name, (_, weight) in made.items()}
+        return _only({name: values for name, (values, _) in made.items()}), _only(weights) if self._weighs else None
+
     def _patch(self, random: np.random.Generator, step: int, entry: int) -> tuple[Any, Any, Any]:
         # Every choice draws its number whether or not it is used, so that options do not shift each other.
         flips = random.random(3) < 0.5
@@ -215,7 +222,7 @@ class Samples:
         self, item: Volume, labels: Labels, cut: _Cut, motion: Motion | None
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the target and weights of a patch, (channel, z, y, x)."""
-        low, high = _around(self.output_size, *labels.spec.halo)
+        low, high = _around(cut.size, *labels.spec.halo)
         bounds = _bounds(item, labels.spec)
         part = None if motion is None else motion.part(low, high, labels=True)
         first, last = (low, high) if part is None else part.source()
@@ -231,7 +238,7 @@ class Samples:
         target = labels.spec.make(ids, known)
         if not self._weighs:
             return target.values, None
-        valid = np.ones((1, *self.output_size), bool) if target.valid is None else target.valid
+        valid = np.ones((1, *cut.size), bool) if target.valid is None else target.valid
         return target.values, valid.astype(np.float32)
 
 

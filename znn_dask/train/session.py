@@ -68,7 +68,8 @@ def open_run(
     prepare(config, folder, position, resumed)
     how = segments_of(config, net)
     counted = training_samples(config, net, train, size, "balance")
-    balance = make_balance(config.training.rebalance, model.loss, net.outputs, counted)
+    balance = make_balance(config.training.rebalance, model.loss, net.outputs, counted, position.counts)
+    position.counts = balance.recorded()
     return Loop(config, folder, model, samples, position, held_out, train_test, test, how, balance=balance), test
 
 
@@ -149,15 +150,17 @@ def prepare(config: Config, folder: Path, position: Position, resumed: bool) -> 
 
 
 def segments_of(config: Config, net: Network) -> Segments:
-    """Return which voxels of the target form segments, and whether sections are taken one by one."""
-    how, target = config.log.segments, config.data.target
+    """Return which voxels of the target form segments, whether sections are taken one by one, and by which method."""
+    how, target, ids = config.log.segments, config.data.target, False
     if how == "auto" and target in ("binary", "boundary"):
         # Cells lie between boundaries; objects are what a binary target marks.
         how = "background" if (target == "boundary") != config.data.invert else "foreground"
+        ids = target == "boundary"
     elif how == "auto":
-        # Affinities are 1 inside cells; a class has no segments of its own.
-        how = "foreground" if target == "affinity" else "none"
-    return Segments(how, config.data.in_plane or net.field_of_view[0] == 1)
+        # Affinities, also those that MALIS learns from ids, are 1 inside cells; a class has no segments of its own.
+        ids = target in ("affinity", "ids")
+        how = "foreground" if ids else "none"
+    return Segments(how, config.data.in_plane or net.field_of_view[0] == 1, ids, config.log.segmentation)
 
 
 def _make(config: Config, net: Network, size: Triple) -> Model:

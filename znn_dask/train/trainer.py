@@ -14,17 +14,18 @@ import numpy as np
 from znn_dask.errors import ParameterError
 from znn_dask.io.atomic import replacing
 from znn_dask.model import Model
-from znn_dask.train.balance import make_balance
+from znn_dask.train.balance import Balance, make_balance
 from znn_dask.train.callbacks import Callback
 from znn_dask.train.checkpoints import saving
 from znn_dask.train.config import Config
 from znn_dask.train.config_file import load_config, make_config
 from znn_dask.train.curve import Row, read_rows
-from znn_dask.train.given import as_samples, as_volumes, config_for, of_model, with_changes
+from znn_dask.train.given import Stepping, as_samples, as_volumes, config_for, learns_from_ids, of_model, with_changes
 from znn_dask.train.heldout import HeldOut, evaluate_regions, plain_target
 from znn_dask.train.loop import Loop
 from znn_dask.train.pictures import Plot, draw_curve, draw_prediction, levels
 from znn_dask.train.report import write_report
+from znn_dask.train.resolve import check_parallel
 from znn_dask.train.run import BEST, CURVE, CURVE_PICTURE, METRICS, MODEL, PREDICTION_PICTURE, REPORT
 from znn_dask.train.samples import Volume
 from znn_dask.train.session import find_position, fixed_samples, open_run, prepare, restore, segments_of
@@ -103,6 +104,8 @@ class Trainer:
         ``log={"test_every": 100, "keep": 5}``; ``znn-dask train --keys`` lists them.
     schedule : callable(step) -> float, optional
         The learning rate of an update instead of the configuration's, asked every ``training.rate_every`` updates.
+    parallel : callable(model), optional
+        Makes the steps instead of the model alone: ``DataParallel.on(client)`` trains on a Dask cluster.
     restart : bool
         Start over; what the folder holds of an earlier run is replaced.
     progress : bool
@@ -135,6 +138,7 @@ class Trainer:
         training: Mapping[str, Any] | None = None,
         log: Mapping[str, Any] | None = None,
         schedule: Callable[[int], float] | None = None,
+        parallel: Callable[[Model], Stepping] | None = None,
         restart: bool = False,
         progress: bool = True,
     ) -> None:
@@ -149,6 +153,7 @@ class Trainer:
             if len(test):
                 raise ParameterError("a configuration names its own held-out volumes: data.test; leave test out")
             config = with_changes(_config(samples, model), more)
+            check_parallel(config, parallel is not None)
             board = _own_callbacks(config)
             self._loop, self._test = open_run(config, Path(folder), restart, model)
         elif model is None:
@@ -160,6 +165,11 @@ class Trainer:
             self._test = list(self._loop.regions)
         self._loop.callbacks = [*board, *told]
         self._loop.schedule = schedule
+        try:
+            self._loop.parallel = None if parallel is None else parallel(self.model)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def model(self) -> Model:
@@ -170,6 +180,16 @@ class Trainer:
     def config(self) -> Config:
         """The whole configuration, defaults included."""
         return self._loop.config
+
+    @property
+    def parallel(self) -> Stepping | None:
+        """What makes the steps instead of the model."""
+        return self._loop.parallel
+
+    @property
+    def balance(self) -> Balance:
+        """What is done about unequal classes; prints what was counted of each."""
+        return self._loop.balance
 
     @property
     def folder(self) -> Path:
@@ -233,7 +253,7 @@ class Trainer:
             with replacing(self.folder / METRICS) as temporary:
                 temporary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
             where = tuple(slice(low, high) for low, high in test[0].region)
-            image, target = np.asarray(test[0].image[(slice(0, 1), *where)])[0], plain_target(test[0])
+            image, target = np.asarray(test[0].image[(slice(0, 1), *where)])[0], plain_target(test[0], loop.model.loss)
             draw_prediction(self.folder, image, target, found.predictions[0], found.scores.error)
         return found
 
@@ -266,7 +286,7 @@ def describe_error(found: HeldOut) -> str:
         cut = found.segments
         text += (
             f"\nsegments: adapted Rand error {cut.rand_error:.4f}, variation of information {cut.voi_split:.3f} split "
-            f"+ {cut.voi_merge:.3f} merge bits (watershed at 0.5)"
+            f"+ {cut.voi_merge:.3f} merge bits ({cut.segments:,} segments at 0.5, {cut.cells:,} cells)"
         )
     return text
 
@@ -298,7 +318,7 @@ def _open_given(
     model: Model, samples: Any, config: Config, folder: Path, test: Sequence[tuple[Any, Any]], restart: bool
 ) -> Loop:
     """Make everything ready for samples that were given; the counterpart of `open_run`."""
-    provider, regions = as_samples(samples), as_volumes(test)
+    provider, regions = as_samples(samples), as_volumes(test, learns_from_ids(model))
     if regions and (len(model.net.inputs) != 1 or len(model.net.outputs) != 1):
         raise ParameterError("held-out volumes need a network with one input and one output; leave test out")
     held_out = []
