@@ -18,7 +18,7 @@ from znn_dask.train.config_file import make_config
 from znn_dask.train.curve import Row, read_rows
 from znn_dask.train.heldout import evaluate_regions
 from znn_dask.train.loop import Loop, as_step
-from znn_dask.train.run import CURVE, MODEL, read_stored
+from znn_dask.train.run import BEST, CURVE, MODEL, read_stored
 from znn_dask.train.samples import Sample
 from znn_dask.train.session import open_run
 
@@ -153,6 +153,17 @@ def test_time_ends_a_run_after_a_checkpoint(tmp_path: Path) -> None:
     assert 1 <= loop.position.step < 10**6
     assert read_stored(tmp_path / "run" / MODEL).position.step == loop.position.step
     assert train(make_config(raw), tmp_path / "run").position.step == loop.position.step
+
+
+def test_a_run_that_time_ends_is_measured_and_leaves_its_best(tmp_path: Path) -> None:
+    raw = settings(tmp_path, updates=10**6)
+    raw["training"]["max_minutes"] = 0.01  # type: ignore[index]
+    raw["log"] |= {"every": 10**6, "test_every": 10**6, "validate_every": 10**6}  # type: ignore[operator]
+    loop = train(make_config(raw), tmp_path / "run")
+    (row,) = loop.rows
+    assert row.step == loop.position.step
+    assert row.measured
+    assert (tmp_path / "run" / BEST).exists()
 
 
 def test_checkpoints_by_the_clock_do_not_starve_the_run(config: Config, tmp_path: Path) -> None:

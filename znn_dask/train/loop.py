@@ -136,15 +136,18 @@ class Loop:
         return self.position
 
     def _train(self, bar: "tqdm[None]") -> None:
-        while not self._ends():
+        ended = self._ends()
+        while not ended:
             rate = self._rate()
             if self.model.learning_rate != rate:
                 self.model.learning_rate = rate
             self._stretch(self._next_event(), bar)
             self.position.seconds = time.monotonic() - self._started
+            self._ends()  # all is measured at the last update, whatever makes it the last; but for a signal
             best = self._row_if_due(bar)
             if best or self._checkpoint_due():
                 self.checkpoint(best)
+            ended = self._ends()
         if self._saved.position != self.position or not (self.folder / MODEL).exists():
             self.checkpoint()
 
@@ -253,7 +256,7 @@ class Loop:
         return bool(self.regions) and self.config.log.validate_every > 0
 
     def _due(self, period: int) -> bool:
-        return self.step == self.config.training.updates or self.step % period == 0
+        return self.reason in ("updates", "time", "stopped") or self.step % period == 0
 
     def _checkpoint_due(self) -> bool:
         at_number = self.position.step % self.config.log.checkpoint_every == 0

@@ -31,6 +31,8 @@ from znn_dask.train.samples import Volume
 from znn_dask.train.session import find_position, fixed_samples, open_run, prepare, restore, segments_of
 from znn_dask.train.tensorboard import TensorBoard
 
+UNLEARNT = 0.99  # of the error of the more frequent class, from which on a run has learnt nothing
+
 Settings: TypeAlias = Config | Mapping[str, Any] | str | Path
 
 
@@ -282,6 +284,11 @@ def describe_error(found: HeldOut) -> str:
         f"F1 {scores.f1:.3f}); always the more frequent class: {scores.majority_error:.4f}; "
         f"best threshold on the smoothed image: {baseline.error:.4f}"
     )
+    if scores.error >= UNLEARNT * scores.majority_error > 0:
+        text += (
+            "\nno better than always the more frequent class: nothing was learnt. Try more updates, a smaller or "
+            "larger learning_rate, transfer: leaky_relu(0.1) or init: he"
+        )
     if found.segments is not None:
         cut = found.segments
         text += (
