@@ -155,7 +155,8 @@ def _check_classes(classes: Values, n_classes: int, name: str) -> None:
     if low < 0 or high >= n_classes:
         raise ParameterError(
             f"target {name!r} holds class {low if low < 0 else high}, but classes go from 0 to {n_classes - 1}: "
-            f"the output has {n_classes} channels"
+            f"the output has {n_classes} channels. Give the network as many output channels as there are classes "
+            "(out_channels), or number the labels from 0"
         )
 
 
