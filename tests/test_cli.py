@@ -256,7 +256,9 @@ def test_bad_input_of_predict(trained: Path, tmp_path: Path, capsys: pytest.Capt
     assert "there is no model file" in refused(capsys, "predict", tmp_path / "no.safetensors", image, out)
     assert "damaged or no model" in refused(capsys, "predict", image, image, out)
     assert "there is no file" in refused(capsys, "predict", model, tmp_path / "absent.tif", out)
-    assert "the ending '.jpg' is unknown" in refused(capsys, "predict", model, image, tmp_path / "p.jpg")
+    assert "give the name of a local file ending in .npy" in refused(
+        capsys, "predict", model, image, tmp_path / "p.jpg"
+    )
     np.save(tmp_path / "small.npy", np.zeros((4, 3, 30), np.float32))
     assert "less than the network's field of view" in refused(capsys, "predict", model, tmp_path / "small.npy", out)
     np.save(tmp_path / "two.npy", np.zeros((2, 4, 30, 30), np.float32))
