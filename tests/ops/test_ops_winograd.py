@@ -38,7 +38,7 @@ def arrays(seed, size, kernel, batch, blocks, n_out):
 
 
 def assert_near(found, expected, n_terms):
-    """The error of all values together, relative to what sums of so many normal products are (a Euclidean norm each)."""
+    """The error of all values together, relative to what sums of so many normal products are (Euclidean norms)."""
     assert found.dtype == np.float32
     assert found.shape == expected.shape
     assert np.linalg.norm(found - expected) <= 1e-5 * np.sqrt(expected.size * n_terms)
