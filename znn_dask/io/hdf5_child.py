@@ -1,4 +1,4 @@
-"""Reads the HDF5 files of ZNN in a process of its own, so that a file from a stranger can do no harm.
+"""Reads the HDF5 files of ZNN, and looks into others, in a process of its own: a file from a stranger can do no harm.
 
 libhdf5 can abort, loop or ask for any amount of memory on a damaged file. So this file is run as a script
 (`znn_hdf5` does) under limits of memory and time, and hands back numbers and text in a safetensors file; no object is
@@ -45,12 +45,12 @@ class Budget:
 
 
 def read(path: str, mode: str, n_bytes: int) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Read a network or learning curves.
+    """Read a network or learning curves; or open what a volume may be, which gives nothing.
 
     Parameters
     ----------
     path : str
-    mode : "network" or "curves"
+    mode : "network", "curves" or "volume"
     n_bytes : int
         The most that all values together may take.
 
@@ -64,6 +64,9 @@ def read(path: str, mode: str, n_bytes: int) -> tuple[dict[str, np.ndarray], dic
     arrays: dict[str, np.ndarray] = {}
     strings: dict[str, str] = {}
     with h5py.File(path, "r") as file:
+        if mode == "volume":
+            look_at_volumes(file, budget)
+            return arrays, strings
         home = _find(file, NESTED)
         strings["nested"] = "0" if home is None else "1"
         curves = file if home is None else _find(home, "statistics")
@@ -109,6 +112,19 @@ def _read_group(
             strings[f"{path}/{name}"] = value
         else:
             arrays[f"{path}/{name}"] = value
+
+
+def look_at_volumes(file: h5py.File, budget: Budget) -> None:
+    """Visit every dataset, and read a voxel of those whose chunks are no larger than the file may take."""
+
+    def look(name: str, item: object) -> None:
+        budget.take(0, name)
+        if isinstance(item, h5py.Dataset) and item.dtype.kind in "buif" and item.size:
+            chunk = int(np.prod(item.chunks or (1,))) * item.dtype.itemsize
+            if chunk <= budget.n_bytes:
+                item[(0,) * item.ndim]
+
+    file.visititems(look)
 
 
 def _find(group: h5py.Group, path: str) -> h5py.Group | None:

@@ -15,6 +15,7 @@ from znn_dask.io.source import Source, parse_source
 from znn_dask.io.stored import Box, LazyVolume, Stored, cannot_read, in_order, stored_array
 from znn_dask.io.tiff import open_tiff
 from znn_dask.io.zarrs import open_zarr
+from znn_dask.io.znn_hdf5 import check_volume
 
 CHUNK_CACHE = 64 << 20  # bytes that HDF5 keeps of decompressed chunks
 
@@ -116,8 +117,10 @@ def _open_tiff(place: Source) -> Stored:
 
 
 def _open_hdf5(place: Source) -> Stored:
-    # What is not the child's to read: volumes are the user's own files, networks come from strangers.
-    file = h5py.File(_file(place), "r", rdcc_nbytes=CHUNK_CACHE)
+    name = _file(place)
+    if isinstance(name, str):
+        check_volume(Path(name))  # libhdf5 can abort on a damaged file; then a child does, not this process
+    file = h5py.File(name, "r", rdcc_nbytes=CHUNK_CACHE)
     try:
         return _hdf5_dataset(place, file)
     except BaseException:

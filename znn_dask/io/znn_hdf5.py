@@ -12,13 +12,14 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
 import h5py
 import numpy as np
 
-from znn_dask.errors import CheckpointError
+from znn_dask.errors import CheckpointError, DataError
 from znn_dask.io import hdf5_child
 from znn_dask.io.atomic import replacing
 from znn_dask.io.checkpoint import read_checkpoint
@@ -131,6 +132,26 @@ def unpack(arrays: Mapping[str, np.ndarray], strings: Mapping[str, str]) -> ZnnF
     return ZnnFile(groups, statistics, strings.get("nested") == "1")
 
 
+def check_volume(path: Path) -> None:
+    """Let a child open a file that is to be read here as a volume.
+
+    Raises
+    ------
+    DataError
+        If the child does not survive that, or takes more memory or time than the file's size allows.
+    """
+    state = path.stat()
+    _check_volume(path.resolve(), state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=1024)
+def _check_volume(path: Path, *_changes: int) -> None:
+    try:
+        _read_in_child(path, "volume")
+    except CheckpointError as error:
+        raise DataError(str(error)) from error
+
+
 def _read_in_child(path: Path, mode: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Let a process of its own read a file; whatever becomes of that, this one goes on."""
     if not path.is_file():
@@ -159,7 +180,7 @@ def _read_in_child(path: Path, mode: str) -> tuple[dict[str, np.ndarray], dict[s
                 ) from error
         if code != 0:
             with messages.open("rb") as said:
-                raise CheckpointError(_complaint(path, code, said.read(2000).decode("utf-8", "replace"), seconds))
+                raise CheckpointError(_complaint(path, mode, code, said.read(2000).decode("utf-8", "replace"), seconds))
         arrays, metadata = read_checkpoint(result)
     return {name: value for name, value in arrays.items() if name != "version"}, json.loads(metadata["strings"])
 
@@ -174,9 +195,12 @@ def _environment() -> dict[str, str]:
     return os.environ | {"HDF5_PLUGIN_PRELOAD": "::", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
-def _complaint(path: Path, code: int, said: str, seconds: int) -> str:
+def _complaint(path: Path, mode: str, code: int, said: str, seconds: int) -> str:
     if code == hdf5_child.REFUSED:
-        return f"{path} is damaged or no network of ZNN: {' '.join(said.split())}"
+        said = " ".join(said.split())
+        if mode == "volume":
+            return f"{path} {said.removeprefix('it ')}"  # it cannot be read as ..
+        return f"{path} is damaged or no network of ZNN: {said}"
     if code == -getattr(signal, "SIGXCPU", 0):
         return f"{path} was not read within {seconds} seconds of computing: it is probably damaged"
     if code < 0:
