@@ -79,70 +79,60 @@ ZNN_INLINE void output_line(const vf (&t)[N], vf (&y)[M]) {
   y[M - 1] += t[N - 1];
 }
 
-// ---- transforms of squares: get(y, x) gives values, or they lie `in` floats apart; they go to places `out` floats apart
+// ---- transforms of squares
 
+// IY x IX values, get(y, x), become OY x OX, put(y, x, value): along y first, by the transform that the line is.
+template <int IY, int IX, int OY, int OX, typename Line, typename Get, typename Put>
+ZNN_INLINE void transform_square(const Line& transform, const Get& get, const Put& put) {
+  vf columns[OY][IX];
+#pragma GCC unroll 6
+  for (int x = 0; x < IX; x++) {
+    vf line[IY], values[OY];
+#pragma GCC unroll 6
+    for (int y = 0; y < IY; y++) line[y] = get(y, x);
+    transform(line, values);
+    for (int y = 0; y < OY; y++) columns[y][x] = values[y];
+  }
+#pragma GCC unroll 6
+  for (int y = 0; y < OY; y++) {
+    vf values[OX];
+    transform(columns[y], values);
+#pragma GCC unroll 6
+    for (int x = 0; x < OX; x++) put(y, x, values[x]);
+  }
+}
+
+// From values get(y, x), or those `in` floats apart, to places `out` floats apart.
 template <int NY, int NX, typename Get>
 ZNN_INLINE void input_square(const Get& get, float* to, size_t out) {
-  vf columns[NY][NX];
-#pragma GCC unroll 6
-  for (int x = 0; x < NX; x++) {
-    vf line[NY], values[NY];
-#pragma GCC unroll 6
-    for (int y = 0; y < NY; y++) line[y] = get(y, x);
-    input_line<NY>(line, values);
-    for (int y = 0; y < NY; y++) columns[y][x] = values[y];
-  }
-#pragma GCC unroll 6
-  for (int y = 0; y < NY; y++) {
-    vf values[NX];
-    input_line<NX>(columns[y], values);
-#pragma GCC unroll 6
-    for (int x = 0; x < NX; x++, to += out) store(to, values[x]);
-  }
+  transform_square<NY, NX, NY, NX>([](const auto& d, auto& values) { input_line(d, values); }, get,
+                                   [&](int y, int x, vf value) { store(to + (y * NX + x) * out, value); });
 }
 
 template <int NY, int NX, int KY, int KX, typename Get>
 ZNN_INLINE void tap_square(const Get& get, float* to, size_t out) {
-  vf columns[NY][KX];
-#pragma GCC unroll 6
-  for (int x = 0; x < KX; x++) {
-    vf line[KY], values[NY];
-#pragma GCC unroll 6
-    for (int y = 0; y < KY; y++) line[y] = get(y, x);
-    tap_line<NY, KY>(line, values);
-    for (int y = 0; y < NY; y++) columns[y][x] = values[y];
-  }
-#pragma GCC unroll 6
-  for (int y = 0; y < NY; y++) {
-    vf values[NX];
-    tap_line<NX, KX>(columns[y], values);
-#pragma GCC unroll 6
-    for (int x = 0; x < NX; x++, to += out) store(to, values[x]);
-  }
+  transform_square<KY, KX, NY, NX>([](const auto& g, auto& values) { tap_line(g, values); }, get,
+                                   [&](int y, int x, vf value) { store(to + (y * NX + x) * out, value); });
 }
 
 template <int NY, int NX, int MY, int MX>
 ZNN_INLINE void output_square(const float* from, size_t in, float* to, size_t out) {
-  vf columns[MY][NX];
-#pragma GCC unroll 6
-  for (int x = 0; x < NX; x++) {
-    vf line[NY], values[MY];
-    for (int y = 0; y < NY; y++) line[y] = load(from + (y * NX + x) * in);
-    output_line<NY, MY>(line, values);
-    for (int y = 0; y < MY; y++) columns[y][x] = values[y];
-  }
-#pragma GCC unroll 6
-  for (int y = 0; y < MY; y++) {
-    vf values[MX];
-    output_line<NX, MX>(columns[y], values);
-    for (int x = 0; x < MX; x++) store(to + (y * MX + x) * out, values[x]);
-  }
+  transform_square<NY, NX, MY, MX>([](const auto& t, auto& values) { output_line(t, values); },
+                                   [&](int y, int x) { return load(from + (y * NX + x) * in); },
+                                   [&](int y, int x, vf value) { store(to + (y * MX + x) * out, value); });
 }
 
 // ---- tiles
 
 constexpr int SMALL_TILE = 4, LARGE_TILE = 6, LARGEST_KERNEL = 5;
 constexpr int FEWEST_ROWS = 12;
+constexpr size_t WIDEST = MAX_VECTORS * LANES;  // of a part
+
+// Sums that stay in registers while they are added to: so many rows, each of some vectors.
+constexpr int rows_for(int vectors) {
+  if (REGISTERS == 32) return vectors == 3 ? 9 : 12;
+  return vectors == 2 ? 6 : 10;
+}
 
 // The points along an axis of n outputs: fewer products decide, and of equals the smaller tile, which rounds less.
 ZNN_INLINE int tile_along(int n, int k) {

@@ -6,12 +6,7 @@
 
 namespace znn::ZNN_ISA {
 
-constexpr int MAX_ROWS = 12;
 constexpr size_t CHUNK_FLOATS = 1 << 16;
-constexpr int rows_for(int vectors) {
-  if (REGISTERS == 32) return vectors == 3 ? 9 : vectors == 2 ? 12 : MAX_ROWS;
-  return vectors == 2 ? 6 : 10;
-}
 
 struct Job {
   const DirectForward& a;
@@ -225,8 +220,6 @@ static void for_parts(const Job& job, Body body) {
     first += part.count;
   }
 }
-
-constexpr size_t WIDEST = MAX_VECTORS * LANES;
 
 size_t winograd_forward_scratch(const DirectForward& a) {
   const Job job = job_of(a);

@@ -7,10 +7,6 @@ namespace znn::ZNN_ISA {
 constexpr int FEW = 4;  // groups of inputs, below which they are not folded
 constexpr size_t CHUNK_FLOATS = 1 << 18;  // the sums are read and written once for each chunk
 constexpr int CHUNKS_TOGETHER = 16;  // whose sums are added to the total: long sums in float would lose digits
-constexpr int pointers_for(int vectors) {
-  if (REGISTERS == 32) return vectors == 3 ? 9 : 12;
-  return vectors == 2 ? 6 : 10;
-}
 
 struct Job {
   const DirectGradient& a;
@@ -53,7 +49,7 @@ static void groups_product(const Product& p, float* to) {
 
 using Kernel = void (*)(const Product&, float*);
 
-template <int V, int FOLD, int P = pointers_for(V)>
+template <int V, int FOLD, int P = rows_for(V)>
 static Kernel pick(int groups) {
   if constexpr (P > 1)
     if (groups < P) return pick<V, FOLD, P - 1>(groups);
@@ -76,7 +72,7 @@ static void multiply(const Job& job, int tiles, int slices) {
       Product product = {rows, job.lanes, job.chunk + (point * rows_in + (size_t)dz * tiles) * job.lanes,
                          job.d_chunk + point * rows * width};
       int left = job.groups;
-      for (int piece = ceil_div(left, pointers_for(job.part.vectors)); left > 0; piece--) {
+      for (int piece = ceil_div(left, rows_for(job.part.vectors)); left > 0; piece--) {
         const int now = ceil_div(left, piece);
         kernel_for(job.part, now)(product, to);
         product.image += now * job.part.fold;
@@ -176,8 +172,6 @@ static void add_to_total(const Job& job) {
     store(job.sums + j, (vf){});
   }
 }
-
-constexpr size_t WIDEST = MAX_VECTORS * LANES;
 
 static Tiles division(const DirectGradient& a) {
   const Size m = {a.size.z - a.kernel.z + 1, a.size.y - a.kernel.y + 1, a.size.x - a.kernel.x + 1};

@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from znn_dask.ops import reference, transfer
+from znn_dask.ops.transfer import Activation
+
 # What the table of kernels calls itself, by what was wished for. Elsewhere there is only plain C++.
 SETS = {"v2": "isa_v2", "v3": "isa_v3"} if platform.machine() in ("x86_64", "AMD64") else {"": "isa_plain"}
 
@@ -37,6 +40,25 @@ def grow(a: tuple[int, int, int], b: tuple[int, int, int]) -> tuple[int, int, in
 def times(a: tuple[int, int, int], b: tuple[int, int, int]) -> tuple[int, int, int]:
     """The product per axis."""
     return tuple(n * k for n, k in zip(a, b, strict=True))
+
+
+def convolution_arrays(seed, size, kernel, batch, blocks, n_out):
+    """An image in channel blocks, kernels for them, and a gradient of the output."""
+    rng = np.random.default_rng(seed)
+    images = [normal(rng, batch, *grow(size, kernel), n, dtype=np.float32) for n in blocks]
+    kernels = [normal(rng, *kernel, n, n_out, dtype=np.float32) for n in blocks]
+    return images, kernels, normal(rng, batch, *size, n_out, dtype=np.float32)
+
+
+def check_fused(way, problem, function, has_bias):
+    """Compare `way`, direct or winograd, bit for bit with a convolution that is followed by the transfer function."""
+    images, kernels, _ = convolution_arrays(*problem)
+    n_out = kernels[0].shape[4]
+    bias = normal(np.random.default_rng(0), n_out, dtype=np.float32) if has_bias else None
+    args = tuple(2.0**-k - 0.3 for k, _ in enumerate(reference.TRANSFERS[function][0]))
+    activation = Activation(function, args)
+    expected = transfer.forward(way.forward(images, kernels), bias, activation)
+    np.testing.assert_array_equal(way.forward_transfer(images, kernels, bias, activation), expected)
 
 
 def assert_adjoint(left: np.ndarray, y: np.ndarray, x: np.ndarray, right: np.ndarray, rtol=1e-10) -> None:

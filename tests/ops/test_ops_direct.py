@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from ops_cases import SEEDS, SETS, grow, normal, run_with_instruction_set, triples
+from ops_cases import SEEDS, SETS, check_fused, convolution_arrays, normal, run_with_instruction_set, triples
 
 from znn_dask import _kernels
 from znn_dask.ops import border, direct, reference, transfer
@@ -30,14 +30,6 @@ KERNELS = st.one_of(triples(1, 3), st.tuples(st.just(1), st.integers(1, 8), st.i
 PROBLEMS = st.tuples(SEEDS, SIZES, KERNELS, st.integers(1, 5), st.lists(INPUTS, min_size=1, max_size=3), WIDTHS)
 
 
-def arrays(seed, size, kernel, batch, blocks, n_out):
-    """An image in channel blocks, kernels for them, and a gradient of the output."""
-    rng = np.random.default_rng(seed)
-    images = [normal(rng, batch, *grow(size, kernel), n, dtype=np.float32) for n in blocks]
-    kernels = [normal(rng, *kernel, n, n_out, dtype=np.float32) for n in blocks]
-    return images, kernels, normal(rng, batch, *size, n_out, dtype=np.float32)
-
-
 def assert_near(found, expected):
     """The error of all values together, relative to all values together (a Euclidean norm each)."""
     assert found.dtype == np.float32
@@ -47,7 +39,7 @@ def assert_near(found, expected):
 
 def check(*problem):
     """Compare all three passes with float64."""
-    images, kernels, d_output = arrays(*problem)
+    images, kernels, d_output = convolution_arrays(*problem)
     precise = [image.astype(np.float64) for image in images]
     pairs = list(zip(precise, kernels, strict=True))
     assert_near(direct.forward(images, kernels), sum(reference.conv_forward(x, w) for x, w in pairs))
@@ -75,25 +67,14 @@ def test_all_passes_equal_float64_on_lesser_processors(wish):
     run_with_instruction_set(__file__, wish)
 
 
-def check_fused(problem, function, has_bias):
-    """Compare, bit for bit, with a convolution that is followed by the transfer function."""
-    images, kernels, _ = arrays(*problem)
-    n_out = kernels[0].shape[4]
-    bias = normal(np.random.default_rng(0), n_out, dtype=np.float32) if has_bias else None
-    args = tuple(2.0**-k - 0.3 for k, _ in enumerate(reference.TRANSFERS[function][0]))
-    activation = Activation(function, args)
-    expected = transfer.forward(direct.forward(images, kernels), bias, activation)
-    np.testing.assert_array_equal(direct.forward_transfer(images, kernels, bias, activation), expected)
-
-
 @given(PROBLEMS, st.sampled_from(transfer.FUNCTIONS), st.booleans())
 def test_a_fused_transfer_function_changes_no_bit(problem, function, has_bias):
-    check_fused(problem, function, has_bias)
+    check_fused(direct, problem, function, has_bias)
 
 
 def check_padded(problem, fractions):
     """Compare all passes with those of a padded image, of which a part is added inside."""
-    images, kernels, d_output = arrays(*problem)
+    images, kernels, d_output = convolution_arrays(*problem)
     # At least one voxel of the image is left, and there is less padding than the kernel has taps.
     room = [min(n, k) - 1 for n, k in zip(images[0].shape[1:4], kernels[0].shape[:3], strict=True)]
     before = tuple(min(n, b) for n, (b, _) in zip(room, fractions, strict=True))
@@ -197,7 +178,7 @@ def main() -> None:
             check(*problem)
             check_padded(problem, ((1, 0), (1, 1), (0, 2)))
             for function in transfer.FUNCTIONS:
-                check_fused(problem, function, n_in > 1)
+                check_fused(direct, problem, function, n_in > 1)
     print(_kernels.isa())
 
 

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from ops_cases import SEEDS, SETS, grow, normal, run_with_instruction_set, triples
+from ops_cases import SEEDS, SETS, check_fused, convolution_arrays, normal, run_with_instruction_set, triples
 
 from znn_dask import _kernels
 from znn_dask.ops import direct, reference, transfer, winograd
-from znn_dask.ops.transfer import Activation
 
 WIDTHS = st.sampled_from([1, 2, 3, 5, 7, 8, 9, 12, 16, 17, 20, 24, 28, 32, 33, 40, 48, 60, 64, 80])
 INPUTS = st.sampled_from([1, 2, 3, 5, 7, 8, 13, 16, 17, 28, 40])
@@ -29,14 +28,6 @@ PADDINGS = st.tuples(*[st.tuples(st.integers(0, 4), st.integers(0, 4))] * 3)
 PROBLEMS = st.tuples(SEEDS, SIZES, KERNELS, st.integers(1, 5), st.lists(INPUTS, min_size=1, max_size=3), WIDTHS)
 
 
-def arrays(seed, size, kernel, batch, blocks, n_out):
-    """An image in channel blocks, kernels for them, and a gradient of the output."""
-    rng = np.random.default_rng(seed)
-    images = [normal(rng, batch, *grow(size, kernel), n, dtype=np.float32) for n in blocks]
-    kernels = [normal(rng, *kernel, n, n_out, dtype=np.float32) for n in blocks]
-    return images, kernels, normal(rng, batch, *size, n_out, dtype=np.float32)
-
-
 def assert_near(found, expected, n_terms):
     """The error of all values together, relative to what sums of so many normal products are (Euclidean norms)."""
     assert found.dtype == np.float32
@@ -46,7 +37,7 @@ def assert_near(found, expected, n_terms):
 
 def check(problem):
     """Compare all three passes with float64."""
-    images, kernels, d_output = arrays(*problem)
+    images, kernels, d_output = convolution_arrays(*problem)
     d_precise = d_output.astype(np.float64)
     pairs = [(image.astype(np.float64), kernel) for image, kernel in zip(images, kernels, strict=True)]
     n_taps, n_out, n_rows = int(np.prod(kernels[0].shape[:3])), d_output.shape[4], int(np.prod(d_output.shape[:4]))
@@ -79,25 +70,14 @@ def test_all_passes_equal_float64_on_lesser_processors(wish):
     run_with_instruction_set(__file__, wish)
 
 
-def check_fused(problem, function, has_bias):
-    """Compare, bit for bit, with a convolution that is followed by the transfer function."""
-    images, kernels, _ = arrays(*problem)
-    n_out = kernels[0].shape[4]
-    bias = normal(np.random.default_rng(0), n_out, dtype=np.float32) if has_bias else None
-    args = tuple(2.0**-k - 0.3 for k, _ in enumerate(reference.TRANSFERS[function][0]))
-    activation = Activation(function, args)
-    expected = transfer.forward(winograd.forward(images, kernels), bias, activation)
-    np.testing.assert_array_equal(winograd.forward_transfer(images, kernels, bias, activation), expected)
-
-
 @given(PROBLEMS, st.sampled_from(transfer.FUNCTIONS), st.booleans())
 def test_a_fused_transfer_function_changes_no_bit(problem, function, has_bias):
-    check_fused(problem, function, has_bias)
+    check_fused(winograd, problem, function, has_bias)
 
 
 def check_padded(problem, fractions):
     """Compare all passes with those of `direct`, of an image of which the rim is zeros that are not there."""
-    images, kernels, _ = arrays(*problem)
+    images, kernels, _ = convolution_arrays(*problem)
     taps = kernels[0].shape[:3]
     before, after = (tuple(min(k - 1, pair[i]) for k, pair in zip(taps, fractions, strict=True)) for i in (0, 1))
     padding = before, after
@@ -123,7 +103,7 @@ def test_padding_equals_that_of_direct(problem, fractions):
 
 @given(PROBLEMS)
 def test_the_results_do_not_depend_on_what_memory_held(problem):
-    images, kernels, d_output = arrays(*problem)
+    images, kernels, d_output = convolution_arrays(*problem)
     runs = []
     for _ in range(2):
         runs.append([winograd.forward(images, kernels), winograd.kernel_gradient(images[0], d_output)])
@@ -161,7 +141,7 @@ def main() -> None:
             problem = seed, size, kernel, batch, [n_in, 2] if n_in == 5 else [n_in], n_out
             check(problem)
             check_padded(problem, ((1, 0), (1, 1), (0, 2)))
-            check_fused(problem, "elu", n_in > 1)
+            check_fused(winograd, problem, "elu", n_in > 1)
     print(_kernels.isa())
 
 

@@ -131,10 +131,9 @@ def test_an_update_waits_while_the_update_that_needs_it_lacks_something_else():
     assert noted.names == ["x", "a0", "a1", "u0", "u1", "r"]
 
 
-def test_an_update_runs_elsewhere_while_that_of_the_next_step_waits_for_it():
-    """Who wants the reader finds the first update running: it takes other work, and the reader follows both updates."""
+def held_up():
+    """Return an update that ends when an event is set, what returns when it runs, and that event."""
     running, go = threading.Event(), threading.Event()
-    noted = Noted()
 
     def slow():
         running.set()
@@ -144,6 +143,14 @@ def test_an_update_runs_elsewhere_while_that_of_the_next_step_waits_for_it():
     def after_it_runs():
         assert running.wait(60)
         return 7
+
+    return slow, after_it_runs, go
+
+
+def test_an_update_runs_elsewhere_while_that_of_the_next_step_waits_for_it():
+    """Who wants the reader finds the first update running: it takes other work, and the reader follows both updates."""
+    slow, after_it_runs, go = held_up()
+    noted = Noted()
 
     def elsewhere(_):
         go.set()
@@ -169,17 +176,8 @@ def test_an_update_runs_elsewhere_while_that_of_the_next_step_waits_for_it():
 
 def test_who_finds_it_running_elsewhere_takes_other_work():
     """The reader follows the update, whoever ran it; meanwhile the worker that wanted it does something else."""
-    running, go, other = threading.Event(), threading.Event(), threading.Event()
-    noted = Noted()
-
-    def slow():
-        running.set()
-        assert go.wait(60)
-        return 5
-
-    def after_it_runs():
-        assert running.wait(60)
-        return 7
+    slow, after_it_runs, go = held_up()
+    other, noted = threading.Event(), Noted()
 
     def elsewhere(_):
         other.set()

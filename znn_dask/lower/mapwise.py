@@ -71,13 +71,19 @@ def backward(low: Lowering, edge: Edge, d_values: Values) -> Values:
     return {place: _backward(low, edge, d_values, *place) for place in low.places(edge.source)}
 
 
+def _slab_arguments(low: Lowering, edge: Edge, op: Pad, values: Values, place: Place) -> tuple[object, ...]:
+    """Refer to a slab and to those beside it (None at an end), and say how much is padded."""
+    block, group = place
+    sides = [None if g is None else ref(values[block, g]) for g in low.beside(edge.source, group)]
+    return (ref(values[place]), *sides, op.before, op.after)
+
+
 def _pad_slabs(low: Lowering, edge: Edge, values: Values) -> Values:
     """Add the tasks that pad slabs with what lies beside them."""
     assert isinstance(edge.op, Pad)
     found = {}
     for block, group in low.places(edge.source):
-        sides = [None if g is None else ref(values[block, g]) for g in low.beside(edge.source, group)]
-        arguments = (ref(values[block, group]), *sides, edge.op.before, edge.op.after)
+        arguments = _slab_arguments(low, edge, edge.op, values, (block, group))
         index, priority = (edge.name, block, group), low.priorities.forward[edge.target]
         n_bytes = low.edge_bytes(edge, (block, group))
         found[block, group] = low.graph.task("pad", index, priority, border.pad_slab, *arguments, n_bytes=n_bytes)
@@ -89,8 +95,7 @@ def _unpad_slabs(low: Lowering, edge: Edge, d_values: Values) -> Values:
     assert isinstance(edge.op, Pad)
     found = {}
     for block, group in low.places(edge.source):
-        sides = [None if g is None else ref(d_values[block, g]) for g in low.beside(edge.source, group)]
-        arguments = (ref(d_values[block, group]), *sides, edge.op.before, edge.op.after)
+        arguments = _slab_arguments(low, edge, edge.op, d_values, (block, group))
         index, priority = (edge.name, block, group), low.priorities.backward[edge.source]
         n_bytes = low.n_bytes(edge.source, (block, group))
         function = border.pad_slab_backward

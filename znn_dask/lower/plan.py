@@ -168,17 +168,18 @@ def check_options(net: Network, batch: int, options: Options) -> None:
         raise ParameterError(f"batch must be an int of at least 1, got {batch!r}")
     edges = [e.name for e in net.edges.values() if isinstance(e.op, Convolution)]
     chosen = options.convolution
-    for name in chosen if isinstance(chosen, Mapping) else ():
+    named = chosen if isinstance(chosen, Mapping) else {}
+    for name in named:
         if name not in edges:
             raise ParameterError(
                 f"convolution names {name!r}, which is no convolution of this network: {', '.join(edges)}."
                 f"{nearest(name, edges)}"
             )
-    for value in chosen.values() if isinstance(chosen, Mapping) else (chosen,):
+    for value in named.values() if isinstance(chosen, Mapping) else (chosen,):
         _one_of("convolution", value, ("auto", *ALGORITHMS))
-    for name in [name for name, value in chosen.items() if value == "winograd"] if isinstance(chosen, Mapping) else ():
+    for name, value in named.items():
         op = net.edges[name].op
-        if isinstance(op, Convolution) and not winograd.fits(op.kernel):
+        if value == "winograd" and isinstance(op, Convolution) and not winograd.fits(op.kernel):
             raise ParameterError(
                 f"convolution of {name!r} cannot be 'winograd': its kernel is {op.kernel} (z, y, x), and that needs as "
                 f"many taps along y as along x, {winograd.FEWEST_TAPS} to {winograd.MOST_TAPS}. Use 'auto' or 'direct'"

@@ -9,7 +9,7 @@ The result is that of a padded image, of which no copy is made: taps that fall o
 gradient makes the copy.)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -52,16 +52,6 @@ def reference_backward(d_outputs: Sequence[Array], kernels: Sequence[Array], pad
     return reference_sampling.crop(total, *padding)
 
 
-def empty_output(images: Sequence[Array], kernels: Sequence[Array], padding: Padding = NO_PADDING) -> Array:
-    """Return what a convolution fills."""
-    (batch, *_, _), kernel = images[0].shape, kernels[0].shape
-    size = add(size_of(images[0]), add(*padding))
-    valid = tuple(n - k + 1 for n, k in zip(size, kernel[:3], strict=True))
-    if min(valid) < 1:
-        raise ValueError(f"a kernel of {kernel[:3]} does not fit an image of {size} (z, y, x)")
-    return empty((batch, *valid, kernel[4]))
-
-
 @fresh
 @twin(reference_forward)
 def forward(images: Sequence[Array], kernels: Sequence[Array], padding: Padding = NO_PADDING) -> Array:
@@ -85,9 +75,7 @@ def forward(images: Sequence[Array], kernels: Sequence[Array], padding: Padding 
     ValueError
         If shapes do not fit.
     """
-    out = empty_output(images, kernels, padding)
-    _kernels.direct_forward(list(images), list(kernels), out, before=padding[0], after=padding[1])
-    return out
+    return convolve(_kernels.direct_forward, images, kernels, padding=padding)
 
 
 @fresh
@@ -103,10 +91,7 @@ def forward_transfer(
 
     The values are those of `forward` and `transfer.forward`, bit for bit.
     """
-    out = empty_output(images, kernels, padding)
-    code, a, b = (-1, 0.0, 0.0) if activation is None else (activation.code, activation.a, activation.b)
-    _kernels.direct_forward(list(images), list(kernels), out, bias, code, a, b, *padding)
-    return out
+    return convolve(_kernels.direct_forward, images, kernels, bias, activation, padding)
 
 
 @fresh
@@ -127,19 +112,7 @@ def backward(d_outputs: Sequence[Array], kernels: Sequence[Array], padding: Padd
     -------
     float32 array of shape (batch, z + kz - 1, y + ky - 1, x + kx - 1, in), less the padding
     """
-    d_image = empty_image(d_outputs, kernels, padding)
-    _kernels.direct_backward(list(d_outputs), list(kernels), d_image, *padding)
-    return d_image
-
-
-def empty_image(d_outputs: Sequence[Array], kernels: Sequence[Array], padding: Padding = NO_PADDING) -> Array:
-    """Return what the gradient of an image fills."""
-    kz, ky, kx, n_in, _ = kernels[0].shape
-    batch, z, y, x, _ = d_outputs[0].shape
-    size = subtract((z + kz - 1, y + ky - 1, x + kx - 1), add(*padding))
-    if min(size) < 1:
-        raise ValueError(f"a padding of {padding} leaves nothing of an image (z, y, x)")
-    return empty((batch, *size, n_in))
+    return convolve_back(_kernels.direct_backward, d_outputs, kernels, padding)
 
 
 def _shared(image: Array, d_output: Array, share: tuple[int, int]) -> tuple[Array, Array]:
@@ -176,21 +149,57 @@ def kernel_gradient(
     padding : pair of (z, y, x)
         Zeros before and after the image; they count to its size above.
     """
-    image, d_output, d_kernel = prepare_gradient(image, d_output, share, padding)
-    if share != (0, 1) and not d_output.size:
-        return zeros(d_kernel.shape)
-    _kernels.direct_gradient(image, d_output, d_kernel)
-    return d_kernel
+    return correlate(_kernels.direct_gradient, image, d_output, share, padding)
 
 
-def prepare_gradient(
-    image: Array, d_output: Array, share: tuple[int, int], padding: Padding
-) -> tuple[Array, Array, Array]:
-    """Return the padded image and the output gradient of a share, and what the kernel's gradient fills."""
+# ---- what other algorithms that read images as they are (`winograd`) share: the kernel that does it is an argument
+
+
+def convolve(
+    kernel: Callable[..., None],
+    images: Sequence[Array],
+    kernels: Sequence[Array],
+    bias: Array | None = None,
+    activation: Activation | None = None,
+    padding: Padding = NO_PADDING,
+) -> Array:
+    """Return what a kernel of the forward pass computes; see `forward_transfer`."""
+    (batch, *_, _), taps = images[0].shape, kernels[0].shape
+    size = add(size_of(images[0]), add(*padding))
+    valid = tuple(n - k + 1 for n, k in zip(size, taps[:3], strict=True))
+    if min(valid) < 1:
+        raise ValueError(f"a kernel of {taps[:3]} does not fit an image of {size} (z, y, x)")
+    out = empty((batch, *valid, taps[4]))
+    code, a, b = (-1, 0.0, 0.0) if activation is None else (activation.code, activation.a, activation.b)
+    kernel(list(images), list(kernels), out, bias, code, a, b, *padding)
+    return out
+
+
+def convolve_back(
+    kernel: Callable[..., None], d_outputs: Sequence[Array], kernels: Sequence[Array], padding: Padding = NO_PADDING
+) -> Array:
+    """Return what a kernel of the input gradient computes; see `backward`."""
+    kz, ky, kx, n_in, _ = kernels[0].shape
+    batch, z, y, x, _ = d_outputs[0].shape
+    size = subtract((z + kz - 1, y + ky - 1, x + kx - 1), add(*padding))
+    if min(size) < 1:
+        raise ValueError(f"a padding of {padding} leaves nothing of an image (z, y, x)")
+    d_image = empty((batch, *size, n_in))
+    kernel(list(d_outputs), list(kernels), d_image, *padding)
+    return d_image
+
+
+def correlate(
+    kernel: Callable[..., None], image: Array, d_output: Array, share: tuple[int, int], padding: Padding
+) -> Array:
+    """Return what a kernel of the kernel gradient computes; see `kernel_gradient`."""
     if padding != NO_PADDING:
         image = border.pad(image, *padding, "zero")
     size = tuple(n - m + 1 for n, m in zip(image.shape[1:4], d_output.shape[1:4], strict=True))
     d_kernel = empty((*size, image.shape[4], d_output.shape[4]))
     if share != (0, 1):
         image, d_output = _shared(image, d_output, share)
-    return image, d_output, d_kernel
+        if not d_output.size:
+            return zeros(d_kernel.shape)
+    kernel(image, d_output, d_kernel)
+    return d_kernel

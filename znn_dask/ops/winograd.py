@@ -14,7 +14,7 @@ from znn_dask import _kernels
 from znn_dask.geometry import Triple, ceil_div
 from znn_dask.ops import direct
 from znn_dask.ops.direct import NO_PADDING, Padding
-from znn_dask.ops.memory import Array, zeros
+from znn_dask.ops.memory import Array
 from znn_dask.ops.transfer import Activation
 from znn_dask.ops.validation import twin
 from znn_dask.tasks import fresh
@@ -37,9 +37,7 @@ def points_along(n: int, k: int) -> int:
 @twin(direct.reference_forward)
 def forward(images: Sequence[Array], kernels: Sequence[Array], padding: Padding = NO_PADDING) -> Array:
     """Convolve; see `direct.forward`."""
-    out = direct.empty_output(images, kernels, padding)
-    _kernels.winograd_forward(list(images), list(kernels), out, before=padding[0], after=padding[1])
-    return out
+    return direct.convolve(_kernels.winograd_forward, images, kernels, padding=padding)
 
 
 @fresh
@@ -52,19 +50,14 @@ def forward_transfer(
     padding: Padding = NO_PADDING,
 ) -> Array:
     """Convolve, add the bias and apply the transfer function; see `direct.forward_transfer`."""
-    out = direct.empty_output(images, kernels, padding)
-    code, a, b = (-1, 0.0, 0.0) if activation is None else (activation.code, activation.a, activation.b)
-    _kernels.winograd_forward(list(images), list(kernels), out, bias, code, a, b, *padding)
-    return out
+    return direct.convolve(_kernels.winograd_forward, images, kernels, bias, activation, padding)
 
 
 @fresh
 @twin(direct.reference_backward)
 def backward(d_outputs: Sequence[Array], kernels: Sequence[Array], padding: Padding = NO_PADDING) -> Array:
     """Return the gradient of the image; see `direct.backward`."""
-    d_image = direct.empty_image(d_outputs, kernels, padding)
-    _kernels.winograd_backward(list(d_outputs), list(kernels), d_image, *padding)
-    return d_image
+    return direct.convolve_back(_kernels.winograd_backward, d_outputs, kernels, padding)
 
 
 @fresh
@@ -73,8 +66,4 @@ def kernel_gradient(
     image: Array, d_output: Array, share: tuple[int, int] = (0, 1), padding: Padding = NO_PADDING
 ) -> Array:
     """Return the gradient of the kernel; see `direct.kernel_gradient`."""
-    image, d_output, d_kernel = direct.prepare_gradient(image, d_output, share, padding)
-    if share != (0, 1) and not d_output.size:
-        return zeros(d_kernel.shape)
-    _kernels.winograd_gradient(image, d_output, d_kernel)
-    return d_kernel
+    return direct.correlate(_kernels.winograd_gradient, image, d_output, share, padding)
