@@ -27,7 +27,7 @@ from measure import alternate, environment, ratio, summary, write_json
 from presets import MOMENTUM, PRESETS, RATE, Setting
 
 import znn_dask as znn
-from znn_dask.sched.cpus import available_cpus
+from znn_dask.cpus import available_cpus
 
 TRACED = 3  # updates
 LINE = 4  # updates of Model.steps that are timed together

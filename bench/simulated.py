@@ -28,12 +28,12 @@ from pieces import cut
 from presets import MOMENTUM, PRESETS, RATE, Setting
 
 import znn_dask as znn
+from znn_dask.cpus import available_cpus
 from znn_dask.lower import Options, make_plan
 from znn_dask.lower.parameters import initial_parameters
 from znn_dask.model.core import Core
 from znn_dask.model.samples import output_sizes, read_sample
 from znn_dask.sched.costs import costs_of
-from znn_dask.sched.cpus import available_cpus
 from znn_dask.sched.simulation import Simulation
 from znn_dask.tune import timing
 

@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "face": BELOW_MODEL | {"model", "infer", "train", "cluster", "viz"},
     "cli": BELOW_MODEL | {"model", "infer", "train", "cluster", "viz", "face"},
 }
-BASE_MODULES = {"geometry", "tasks", "errors", "config", "randomness"}
+BASE_MODULES = {"geometry", "tasks", "errors", "config", "randomness", "cpus"}
 CLI_MODULES = {"cli", "commands", "__main__"}
 # Extras that a user may lack: imported late or guarded, never needed to start.
 OPTIONAL = {"torch", "onnx", "onnxscript", "zarr", "distributed", "graphviz", "fsspec", "tensorboardX"}

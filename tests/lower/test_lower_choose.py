@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from lower_cases import NETS
 
 from znn_dask.errors import ParameterError
-from znn_dask.lower import Options, cost, make_plan
-from znn_dask.lower.choose import FEWEST_TASKS, block_widths, layers_of, n_shares
+from znn_dask.lower import Options, choose, cost, make_plan
+from znn_dask.lower import plan as plans
+from znn_dask.lower.choose import block_widths, layers_of, n_shares
 from znn_dask.lower.cost import candidates, predict, tile_sizes, whole_size
 from znn_dask.lower.layers import DIRECT, NEEDS, WINOGRAD, Candidate, Layer, best, seconds_of, used, works
 from znn_dask.lower.plan import PASSES, ConvolutionPlan, check_plan
@@ -41,7 +42,7 @@ WIDE = Network.parse("CTMCTMCTCT", width=40, kernel=3, out_channels=40)
     ],
 )
 def test_few_tasks_are_shared(layer, plan, shares):
-    assert n_shares(layer, plan) == shares
+    assert n_shares(layer, plan, 8) == shares
 
 
 # --- blocks ---
@@ -65,17 +66,17 @@ def test_few_tasks_are_shared(layer, plan, shares):
     ],
 )
 def test_block_widths(channels, n_groups, widest, widths):
-    assert block_widths(channels, n_groups, widest) == widths
+    assert block_widths(channels, n_groups, widest, 8) == widths
 
 
-@given(st.integers(1, 300), st.integers(1, 40), st.sampled_from([16, 32, 64]))
-def test_blocks_hold_all_channels_in_whole_vectors(channels, n_groups, widest):
-    widths = block_widths(channels, n_groups, widest)
+@given(st.integers(1, 300), st.integers(1, 40), st.sampled_from([16, 32, 64]), st.integers(1, 100))
+def test_blocks_hold_all_channels_in_whole_vectors(channels, n_groups, widest, tasks):
+    widths = block_widths(channels, n_groups, widest, tasks)
     assert sum(widths) == channels
     assert min(widths) > 0
     assert all(width % 8 == 0 for width in widths[:-1])
     assert max(widths[:-1], default=0) - min(widths[:-1], default=0) <= 16
-    enough = len(widths) * n_groups >= FEWEST_TASKS
+    enough = len(widths) * n_groups >= tasks
     assert enough or len(widths) == math.ceil(channels / 16), "narrower than a vector is no use"
 
 
@@ -215,8 +216,8 @@ def test_the_plan_takes_what_is_told_to_be_fastest(tile):
 
 @pytest.mark.parametrize("widest", [16, 24, 40])
 def test_blocks_are_chosen_by_their_time(widest):
-    # Two examples: enough groups that a node may be one block.
-    plan = make_plan(WIDE, {"output": (12, 12, 12)}, 2, Options(), preferring(lambda a, _: max(a.blocks_out) == widest))
+    timing = preferring(lambda layer, _: max(layer.blocks_out) == widest)
+    plan = make_plan(WIDE, {"output": (12, 12, 12)}, 1, Options(tasks=1), timing)
     assert max(plan.blocks["output"]) == widest
     assert layers_of(WIDE, plan)["conv4"].blocks_out == plan.blocks["output"]
 
@@ -227,8 +228,33 @@ def test_narrower_blocks_are_preferred_when_it_hardly_matters():
             {c: dict.fromkeys(works(a, c), 1.04 if len(a.blocks_out) > 1 else 1.0) for c in each} for a, each in asked
         ]
 
-    plan = make_plan(WIDE, {"output": (12, 12, 12)}, 1, Options(), timing)
+    plan = make_plan(WIDE, {"output": (12, 12, 12)}, 1, Options(tasks=8), timing)
     assert plan.blocks["output"] == (16, 16, 8)
+
+
+@pytest.mark.parametrize(("cpus", "tasks"), [(1, 4), (2, 4), (3, 6), (16, 32)])
+def test_a_node_has_some_tasks_for_every_cpu(cpus, tasks, monkeypatch):
+    monkeypatch.setattr(plans, "available_cpus", lambda: cpus)
+    assert Options().tasks == tasks
+
+
+@pytest.mark.parametrize("name", ["CTMCTMCTCT", "CTCTMCTCTMCTCT"])
+@pytest.mark.parametrize("kernel", [2, 3, 5])
+@pytest.mark.parametrize("tasks", [4, 16])
+def test_fragments_are_grouped_as_is_counted_to_be_fastest(name, kernel, tasks, monkeypatch):
+    net = Network.parse(name, ndim=2, width=40, kernel=kernel, out_channels=2)
+
+    def seconds():
+        plan = make_plan(net, {"output": (1, 64, 64)}, 1, Options(tasks=tasks))
+        layers = layers_of(net, plan)
+        asked = [(layer, used(layer, plan.convolutions[edge])) for edge, layer in layers.items()]
+        each = zip(layers.items(), predict(asked), strict=True)
+        return sum(seconds_of(layer, told, plan.convolutions[edge]) for (edge, layer), told in each)
+
+    chosen = seconds()
+    for way in choose.WAYS:
+        monkeypatch.setattr(choose, "WAYS", (way,))
+        assert chosen <= 1.1 * seconds(), way
 
 
 def test_more_tasks_are_made_where_they_are_asked_for():

@@ -2,7 +2,6 @@
 
 import gc
 import resource
-import statistics
 
 import numpy as np
 import pytest
@@ -39,8 +38,8 @@ def sample(net, size, batch):
     return samples(net, next(iter(size.values())) if isinstance(size, dict) else size, 1, batch=batch)[0]
 
 
-def measured(net, size, num_workers, n_steps=5, **way):
-    """Return the predicted and the median of the measured peaks of a step."""
+def measured(net, size, num_workers, n_steps=15, **way):
+    """Return the predicted and the largest of the measured peaks: of a worker kept waiting, a step takes less."""
     x, target = sample(net, size, way.get("batch", 1))
     gc.collect()
     before = memory.pool_counts().bytes_in_use
@@ -52,7 +51,7 @@ def measured(net, size, num_workers, n_steps=5, **way):
             memory.reset_peak()
             model.step(x, target)
             peaks.append(memory.pool_counts().bytes_peak - before)
-        return model.plan.peak_bytes, statistics.median(peaks)
+        return model.plan.peak_bytes, max(peaks)
 
 
 @pytest.mark.parametrize("case", range(len(CASES)))

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from dask.task_spec import Task, TaskRef
 
+from znn_dask.cpus import available_cpus, cgroup_quota
 from znn_dask.sched import Scheduler, run
-from znn_dask.sched.cpus import available_cpus, cgroup_quota
 from znn_dask.tasks import Reduce, fresh, tree_sum
 
 pytestmark = pytest.mark.timeout(120)

@@ -11,11 +11,11 @@ import click
 
 from znn_dask.cluster.tiles import run_on_cluster
 from znn_dask.cluster.train import DataParallel, wait_for_workers
+from znn_dask.cpus import available_cpus
 from znn_dask.errors import MissingExtraError, ParameterError
 from znn_dask.infer.files import Crew
 from znn_dask.infer.run import run_local
 from znn_dask.model import Model
-from znn_dask.sched.cpus import available_cpus
 
 CONNECT_S = 30.0
 SLOTS = 2  # tasks at once in a process that is started here: one tile is read or written while another is computed

@@ -30,12 +30,11 @@ from znn_dask.ops.fft import library, resolve_backend
 
 WIDEST_BLOCKS = (64, 32, 16)  # channels; how wide blocks may be is one of the choices
 NARROWEST_BLOCK = 16  # a whole vector of every instruction set: less would leave lanes idle
-FEWEST_TASKS = Options().tasks  # blocks times groups that a node should have, unless more are asked for
 NARROWER_WITHIN = 1.05  # narrower blocks are preferred at up to this much of the least time
-ENTRIES = 16  # tiles and fragments that a task should have, to pay for transforming the kernel
-FEWEST_ENTRIES = 2  # that it may have
 SHORTEST_SHARE_S = 0.2e-3  # of a kernel gradient, counted
-TASKS_PER_GROUP = 2  # there should be half as many groups as tasks
+FEWEST_ENTRIES = 2  # tiles and fragments that a group may have
+WAYS = ((2, 64), (1, 64), (2, 16))  # of grouping: tasks to a group, and entries that pay for transforming the kernels
+WORTH_ANOTHER_WAY = 0.95  # of the counted time
 SMALL_INPUT = 32**3  # voxels; inputs below this are computed several examples at a time
 ROUNDS = 3  # of choosing tiles for groups and groups for tiles
 
@@ -123,12 +122,27 @@ class _Choice:
 
     def settle(self, blocks: Mapping[str, tuple[int, ...]] | None) -> list[Blocks]:
         """Fix the groups by the cost model; return the channel blocks to choose from, widest first."""
+        found: list[tuple[dict[str, int], list[Blocks]]] = []
+        costs: list[float] = []
+        for way in WAYS:
+            variants = self._settle(blocks, *way)
+            if (self.groups_after, variants) not in found:
+                found.append((self.groups_after, variants))
+                layers = self.layers(variants[0], self.grouped())
+                costs += _totals([layers], self._best(layers, predict), predict)
+        chosen = min(range(len(found)), key=lambda i: costs[i] * (1.0 if i == 0 else 1 / WORTH_ANOTHER_WAY))
+        self.groups_after, variants = found[chosen]
+        return variants
+
+    def _settle(self, blocks: Mapping[str, tuple[int, ...]] | None, tasks_per_group: int, entries: int) -> list[Blocks]:
         # As if all were one task, since the groups are not known yet.
+        self.groups_after = {}
         whole: Blocks = {name: (node.channels,) for name, node in self.net.nodes.items()}
         one = {name: (self.slabs, self.batch * volume(self.net.sparsity_of(name))) for name in self.net.nodes}
         layers = self.layers(whole, one)
         for _ in range(ROUNDS):
-            before, self.groups_after = self.groups_after, self._groups(self._best(layers, predict))
+            before = self.groups_after
+            self.groups_after = self._groups(self._best(layers, predict), tasks_per_group, entries)
             variants = self._variants(blocks)
             if before == self.groups_after:
                 break
@@ -222,8 +236,12 @@ class _Choice:
                 found.append(shared)
         return found
 
-    def _groups(self, convolutions: Convolutions) -> dict[str, int]:
-        """Return into how many groups each max-filter splits those of its source."""
+    def _groups(self, convolutions: Convolutions, tasks_per_group: int, enough: int) -> dict[str, int]:
+        """Return into how many groups each max-filter splits those of its source.
+
+        There should be as many as there are tasks to share, over ``tasks_per_group``; more where each still has
+        ``enough`` entries.
+        """
         net = self.net
         entries = dict.fromkeys(net.inputs, self.examples)
         n_groups = dict.fromkeys(net.inputs, ceil_div(self.batch, self.examples) * self.slabs)
@@ -235,8 +253,8 @@ class _Choice:
             if isinstance(edge.op, MaxFilter):
                 n_parities = volume(edge.op.stride)
                 n_entries = n_parities * entries[edge.source] * self._tiles_after(edge.target, convolutions)
-                few = ceil_div(ceil_div(self.options.tasks, TASKS_PER_GROUP), n_groups[edge.source])
-                wanted = max(1, n_entries // ENTRIES, min(few, n_entries // FEWEST_ENTRIES))
+                few = ceil_div(ceil_div(self.options.tasks, tasks_per_group), n_groups[edge.source])
+                wanted = max(1, n_entries // enough, min(few, n_entries // FEWEST_ENTRIES))
                 split = max(d for d in range(1, n_parities + 1) if n_parities % d == 0 and d <= wanted)
                 # Streams that meet later must be split alike; not at all if they were filtered in other ways.
                 way = net.sparsity_of(edge.source), net.sparsity_of(edge.target)
@@ -273,7 +291,7 @@ def _totals(variants: list[dict[str, Layer]], convolutions: Convolutions, timing
     return [sum(each[i * count : (i + 1) * count]) for i in range(len(variants))]
 
 
-def block_widths(channels: int, n_groups: int, widest: int, tasks: int = FEWEST_TASKS) -> tuple[int, ...]:
+def block_widths(channels: int, n_groups: int, widest: int, tasks: int) -> tuple[int, ...]:
     """Return balanced widths of channel blocks: few, since each reads all its input, but enough to share.
 
     As wide as ``widest`` allows, and narrower (down to 16) where blocks times groups would else be fewer than
@@ -289,7 +307,7 @@ def block_widths(channels: int, n_groups: int, widest: int, tasks: int = FEWEST_
     return tuple(min(stop, channels) - first for first, stop in zip([0, *stops], stops, strict=False))
 
 
-def n_shares(layer: Layer, plan: ConvolutionPlan, fewest: int = FEWEST_TASKS) -> int:
+def n_shares(layer: Layer, plan: ConvolutionPlan, fewest: int) -> int:
     """Return how many tasks share the gradient of a kernel block: enough for ``fewest``, none of them too short."""
     if "gradient" not in layer.passes:
         return 1

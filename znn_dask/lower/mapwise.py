@@ -37,7 +37,7 @@ def forward(low: Lowering, edge: Edge) -> Values:
     """Add the tasks of an edge; return what it gives to its target."""
     values = low.values[edge.source]
     match edge.op:
-        case Identity():
+        case Identity() | Dropout(0.0):
             return values
         case Dropout() if not low.training:
             return values
@@ -58,7 +58,7 @@ def forward(low: Lowering, edge: Edge) -> Values:
 def backward(low: Lowering, edge: Edge, d_values: Values) -> Values:
     """Add the tasks of an edge without parameters; return the gradient of its source."""
     match edge.op:
-        case Identity():
+        case Identity() | Dropout(0.0):
             return d_values
         case Pad() if low.absorbs(edge):
             return d_values

@@ -1,7 +1,8 @@
 """The plan: every choice about how a network is computed, made before anything runs.
 
 A plan can be printed, saved with a model and compared. Results are bitwise the same for one plan whatever the
-scheduler, policy or number of workers; so a plan does not depend on any of these. `choose` makes it.
+scheduler, policy or number of workers; so a plan does not depend on any of these, only on how many CPUs there are.
+`choose` makes it.
 """
 
 import math
@@ -9,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from znn_dask.cpus import available_cpus
 from znn_dask.errors import ParameterError, ShapeError, nearest
 from znn_dask.geometry import ONE, Triple, ceil_div, divide
 from znn_dask.lower.blocks import shared_blocks
@@ -25,6 +27,16 @@ PLAIN = ("direct", "winograd")  # those whose tasks read images, not spectra
 PASSES = ("forward", "backward", "gradient")
 GRANULARITIES = ("node", "edge")
 SUMS = ("tree", "arrival")
+TASKS_PER_CPU = 2
+FEWEST_TASKS = 4
+
+
+def tasks_here() -> int:
+    """Return the blocks times groups that a node should have on this machine, so that all its CPUs have work.
+
+    More would cost: each block reads all its input, and each group transforms all kernels.
+    """
+    return max(FEWEST_TASKS, TASKS_PER_CPU * available_cpus())
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,7 +49,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fft_effort: str = "estimate"
     sum: str = "tree"
     memory: int | None = None  # bytes that a step may take
-    tasks: int = 8  # blocks times groups that a node should have, so that workers have something to share
+    tasks: int = msgspec.field(default_factory=tasks_here)  # blocks times groups that a node should have
 
     def algorithm(self, edge: str) -> str:
         """Return what is asked of a convolution edge."""

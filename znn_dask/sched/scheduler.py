@@ -12,9 +12,9 @@ from typing import Any
 import dask
 from dask.callbacks import Callback
 
+from znn_dask.cpus import available_cpus
 from znn_dask.errors import ParameterError
 from znn_dask.sched.compile import compile_tables
-from znn_dask.sched.cpus import available_cpus
 from znn_dask.sched.crew import Crew
 from znn_dask.sched.evaluate import evaluate
 from znn_dask.sched.graph import read
