@@ -32,8 +32,10 @@ WIDEST_BLOCKS = (64, 32, 16)  # channels; how wide blocks may be is one of the c
 NARROWEST_BLOCK = 16  # a whole vector of every instruction set: less would leave lanes idle
 NARROWER_WITHIN = 1.05  # narrower blocks are preferred at up to this much of the least time
 SHORTEST_SHARE_S = 0.2e-3  # of a kernel gradient, counted
-FEWEST_ENTRIES = 2  # tiles and fragments that a group may have
-WAYS = ((2, 64), (1, 64), (2, 16))  # of grouping: tasks to a group, and entries that pay for transforming the kernels
+FEWEST_TILES = 2  # that a group may have, those of all its fragments
+ENOUGH_TILES = 256  # that pay for transforming all kernels
+PLAIN_TILE = 64  # voxels that count as a tile where images are not transformed
+WAYS = (2, 1)  # tasks to a group; groups cost transforms of kernels, blocks those of images
 WORTH_ANOTHER_WAY = 0.95  # of the counted time
 SMALL_INPUT = 32**3  # voxels; inputs below this are computed several examples at a time
 ROUNDS = 3  # of choosing tiles for groups and groups for tiles
@@ -125,7 +127,7 @@ class _Choice:
         found: list[tuple[dict[str, int], list[Blocks]]] = []
         costs: list[float] = []
         for way in WAYS:
-            variants = self._settle(blocks, *way)
+            variants = self._settle(blocks, way)
             if (self.groups_after, variants) not in found:
                 found.append((self.groups_after, variants))
                 layers = self.layers(variants[0], self.grouped())
@@ -134,7 +136,7 @@ class _Choice:
         self.groups_after, variants = found[chosen]
         return variants
 
-    def _settle(self, blocks: Mapping[str, tuple[int, ...]] | None, tasks_per_group: int, entries: int) -> list[Blocks]:
+    def _settle(self, blocks: Mapping[str, tuple[int, ...]] | None, tasks_per_group: int) -> list[Blocks]:
         # As if all were one task, since the groups are not known yet.
         self.groups_after = {}
         whole: Blocks = {name: (node.channels,) for name, node in self.net.nodes.items()}
@@ -142,7 +144,7 @@ class _Choice:
         layers = self.layers(whole, one)
         for _ in range(ROUNDS):
             before = self.groups_after
-            self.groups_after = self._groups(self._best(layers, predict), tasks_per_group, entries)
+            self.groups_after = self._groups(self._best(layers, predict), tasks_per_group)
             variants = self._variants(blocks)
             if before == self.groups_after:
                 break
@@ -236,11 +238,11 @@ class _Choice:
                 found.append(shared)
         return found
 
-    def _groups(self, convolutions: Convolutions, tasks_per_group: int, enough: int) -> dict[str, int]:
+    def _groups(self, convolutions: Convolutions, tasks_per_group: int) -> dict[str, int]:
         """Return into how many groups each max-filter splits those of its source.
 
         There should be as many as there are tasks to share, over ``tasks_per_group``; more where each still has
-        ``enough`` entries.
+        tiles enough.
         """
         net = self.net
         entries = dict.fromkeys(net.inputs, self.examples)
@@ -252,9 +254,9 @@ class _Choice:
             split = 1
             if isinstance(edge.op, MaxFilter):
                 n_parities = volume(edge.op.stride)
-                n_entries = n_parities * entries[edge.source] * self._tiles_after(edge.target, convolutions)
+                n_tiles = n_parities * entries[edge.source] * self._tiles_after(edge.target, convolutions)
                 few = ceil_div(ceil_div(self.options.tasks, tasks_per_group), n_groups[edge.source])
-                wanted = max(1, n_entries // enough, min(few, n_entries // FEWEST_ENTRIES))
+                wanted = max(1, n_tiles // ENOUGH_TILES, min(few, n_tiles // FEWEST_TILES))
                 split = max(d for d in range(1, n_parities + 1) if n_parities % d == 0 and d <= wanted)
                 # Streams that meet later must be split alike; not at all if they were filtered in other ways.
                 way = net.sparsity_of(edge.source), net.sparsity_of(edge.target)
@@ -267,17 +269,16 @@ class _Choice:
         return groups_after
 
     def _tiles_after(self, node: str, convolutions: Convolutions) -> int:
-        """Return the number of tiles of the first convolution after a node (1 for a direct one)."""
+        """Return the number of tiles of a fragment in the first convolution after a node, at least 1."""
         for edge in self.net.outgoing(node):
             if not isinstance(edge.op, Convolution):
                 return self._tiles_after(edge.target, convolutions)
             plan = convolutions[edge.name]
-            if plan.spectral:
-                z, y, x = (
-                    ceil_div(n - k + 1, t - k + 1)
-                    for n, k, t in zip(self.sizes[node], edge.op.kernel, plan.tile, strict=True)
-                )
-                return z * y * x
+            output = [n - k + 1 for n, k in zip(self.sizes[node], edge.op.kernel, strict=True)]
+            if not plan.spectral:
+                return max(1, math.prod(output) // PLAIN_TILE)
+            steps = (t - k + 1 for k, t in zip(edge.op.kernel, plan.tile, strict=True))
+            return math.prod(ceil_div(n, step) for n, step in zip(output, steps, strict=True))
         return 1
 
 
