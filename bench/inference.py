@@ -217,7 +217,8 @@ def peer(sample: Path, form: str, workers: int, limit_s: float) -> Iterator[Call
     late.start()
 
     def ask() -> dict[str, Any]:
-        assert process.stdin and process.stdout
+        assert process.stdin
+        assert process.stdout
         assert process.stderr
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write("\n")
