@@ -46,20 +46,6 @@ ZNN_INLINE vf spread(const float* p) {
   }
 }
 
-// The first n lanes in few moves.
-ZNN_INLINE void store_rest(float* to, vf value, int n) {
-  if (n == LANES) return store(to, value);
-  float lanes[LANES];
-  store(lanes, value);
-  const float* from = lanes;
-  for (int size = LANES / 2; size > 0; size /= 2)
-    if (n & size) {
-      __builtin_memcpy(to, from, sizeof(float) * size);
-      to += size;
-      from += size;
-    }
-}
-
 // The sums of neighbouring lanes, in the first half.
 ZNN_INLINE vf add_pairs(vf v) {
 #if defined(__AVX512F__)

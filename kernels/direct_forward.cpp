@@ -51,7 +51,7 @@ ZNN_INLINE void finish_with(const Job& job, const size_t* rows, int n, const flo
     float* to = job.a.out + rows[r] * job.a.out_channels + part.first;
     for (int v = 0; v < part.vectors; v++, sums += LANES) {
       const vf sum = part.fold == 2 ? add_pairs(load(sums)) : load(sums);
-      store_rest(to + v * LANES, change(sum, job.bias + v * LANES), min_of(LANES, part.count - v * LANES));
+      store_first(to + v * LANES, change(sum, job.bias + v * LANES), min_of(LANES, part.count - v * LANES));
     }
   }
 }

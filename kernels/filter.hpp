@@ -38,6 +38,10 @@ template <typename Index>
 ZNN_INLINE vi load_index(const Index* p, int n) {
   if (n >= LANES) return (vi){ZNN_NEIGHBOURS(p)};
   if (n == LANES / 2) return beside_zeros<vi>((vi_half){ZNN_HALF_NEIGHBOURS(p)});
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  if (sizeof(Index) == 1) return (vi)_mm512_maskz_cvtepu8_epi32(first_lanes(n), _mm_maskz_loadu_epi8(first_lanes(n), p));
+  if (sizeof(Index) == 2) return (vi)_mm512_maskz_cvtepu16_epi32(first_lanes(n), _mm256_maskz_loadu_epi16(first_lanes(n), p));
+#endif
   Index some[LANES] = {};
   for (int j = 0; j < n; j++) some[j] = p[j];
   return (vi){ZNN_NEIGHBOURS(some)};
@@ -59,6 +63,12 @@ ZNN_INLINE vs narrow(vi v, uint16_t) { return __builtin_convertvector(v, vs); }
 #endif
 template <typename Index>
 ZNN_INLINE void store_index(Index* p, vi index, int n) {
+#if defined(__AVX512F__)
+  if (n < LANES && n != LANES / 2) {
+    if (sizeof(Index) == 1) return _mm512_mask_cvtepi32_storeu_epi8(p, first_lanes(n), (__m512i)index);
+    if (sizeof(Index) == 2) return _mm512_mask_cvtepi32_storeu_epi16(p, first_lanes(n), (__m512i)index);
+  }
+#endif
   const auto narrowed = narrow(index, Index{});
   __builtin_memcpy(p, &narrowed, (n >= LANES ? LANES : n) * sizeof(Index));
 }

@@ -1,10 +1,13 @@
 // The one SIMD idiom: compiler vector extensions, as wide as the instruction set this file is compiled for.
 // Every inner-loop file is compiled once per instruction set into the namespace ZNN_ISA and must not use
 // templates or inline functions of the standard library: the linker keeps one copy of those, and it could be
-// the one with instructions this machine lacks.
+// the one with instructions this machine lacks. (Intrinsics leave no copies.)
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 #ifndef ZNN_ISA
 #define ZNN_ISA isa_plain
@@ -52,29 +55,40 @@ ZNN_INLINE Whole beside_zeros(Half half) {
   return whole;
 #endif
 }
-ZNN_INLINE vf load_first(const float* p, int n) {
-  if (n >= LANES) return load(p);
-  if (n == LANES / 2) {
-    vf_half half;
-    __builtin_memcpy(&half, p, sizeof(half));
-    return beside_zeros<vf>(half);
-  }
+#if defined(__AVX512F__)
+ZNN_INLINE __mmask16 first_lanes(int n) { return (__mmask16)((1u << n) - 1); }
+ZNN_INLINE vf load_some(const float* p, int n) { return (vf)_mm512_maskz_loadu_ps(first_lanes(n), p); }
+ZNN_INLINE void store_some(float* p, vf v, int n) { _mm512_mask_storeu_ps(p, first_lanes(n), (__m512)v); }
+#elif defined(__AVX2__)
+ZNN_INLINE __m256i first_lanes(int n) {
+  static const int32_t from[2 * LANES] = {-1, -1, -1, -1, -1, -1, -1, -1};
+  return _mm256_loadu_si256((const __m256i*)(from + LANES - n));
+}
+ZNN_INLINE vf load_some(const float* p, int n) { return (vf)_mm256_maskload_ps(p, first_lanes(n)); }
+ZNN_INLINE void store_some(float* p, vf v, int n) { _mm256_maskstore_ps(p, first_lanes(n), (__m256)v); }
+#else
+ZNN_INLINE vf load_some(const float* p, int n) {
   vf v = {};
   for (int j = 0; j < n; j++) v[j] = p[j];
   return v;
 }
-ZNN_INLINE void store_first(float* p, vf v, int n) {
-  if (n >= LANES) {
-    store(p, v);
-    return;
-  }
-  if (n == LANES / 2) {
-    __builtin_memcpy(p, &v, sizeof(vf) / 2);
-    return;
-  }
+ZNN_INLINE void store_some(float* p, vf v, int n) {
   float lanes[LANES];
   store(lanes, v);
   for (int j = 0; j < n; j++) p[j] = lanes[j];
+}
+#endif
+ZNN_INLINE vf load_first(const float* p, int n) {
+  if (n >= LANES) return load(p);
+  if (n != LANES / 2) return load_some(p, n);
+  vf_half half;
+  __builtin_memcpy(&half, p, sizeof(half));
+  return beside_zeros<vf>(half);
+}
+ZNN_INLINE void store_first(float* p, vf v, int n) {
+  if (n >= LANES) return store(p, v);
+  if (n != LANES / 2) return store_some(p, v, n);
+  __builtin_memcpy(p, &v, sizeof(vf) / 2);
 }
 
 ZNN_INLINE void fill_zero(float* p, size_t n) {

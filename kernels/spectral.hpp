@@ -156,28 +156,6 @@ ZNN_INLINE vf interleave(vf a, vf b, bool high) {
 #endif
 }
 
-// load_first, with half a vector kept in registers.
-ZNN_INLINE vf load_outs(const float* p, int n) {
-#ifdef ZNN_SHUFFLE
-  if (2 * n == LANES) {
-    typedef float half_vf __attribute__((vector_size(LANES * 2)));
-    half_vf h;
-    __builtin_memcpy(&h, p, sizeof h);
-#if defined(__AVX512F__)
-    return __builtin_shufflevector(h, (half_vf){}, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-#elif defined(__AVX2__)
-    return __builtin_shufflevector(h, (half_vf){}, 0, 1, 2, 3, 4, 5, 6, 7);
-#else
-    return __builtin_shufflevector(h, (half_vf){}, 0, 1, 2, 3);
-#endif
-  }
-#endif
-  if (n >= LANES) return load(p);
-  float lanes[LANES] = {};
-  for (int j = 0; j < n; j++) lanes[j] = p[j];
-  return load(lanes);
-}
-
 // LANES rows of LANES values, the rows of the transpose. Each round doubles the columns that lie together.
 ZNN_INLINE void transpose(vf (&rows)[LANES]) {
   for (int round = 1; round < LANES; round *= 2) {

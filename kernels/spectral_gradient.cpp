@@ -28,10 +28,10 @@ static void pack_rows(const SpectralGradient& a, const Slab& slab, Place p, int 
   if (slab.outs == LANES) {
     pack_rows(a, d, n, factors, rows, size, ZNN_LOAD { return load(p); });
   } else if (slab.group == 1) {
-    pack_rows(a, d, n, factors, rows, size, ZNN_LOAD { return load_outs(p, slab.outs); });
+    pack_rows(a, d, n, factors, rows, size, ZNN_LOAD { return load_first(p, slab.outs); });
   } else {
     pack_rows(a, d, n, factors, rows, size, ZNN_LOAD {
-      const vf v = load_outs(p, slab.outs);
+      const vf v = load_first(p, slab.outs);
       return interleave(v, v, false);
     });
   }

@@ -149,10 +149,10 @@ static void pack(const SpectralProduct& a, const Slab& slab, size_t offset, bool
       vf rows[LANES];
       if (a.transpose) {
         for (int o = 0; o < LANES; o++)
-          rows[o] = o < slab.outs ? load_outs(from + (size_t)(slab.first + o) * channels + i, n) : (vf){};
+          rows[o] = o < slab.outs ? load_first(from + (size_t)(slab.first + o) * channels + i, n) : (vf){};
         transpose(rows);
       } else {
-        for (int j = 0; j < n; j++) rows[j] = load_outs(from + (size_t)(i + j) * out + slab.first, slab.outs);
+        for (int j = 0; j < n; j++) rows[j] = load_first(from + (size_t)(i + j) * out + slab.first, slab.outs);
       }
       for (int j = 0; j < n; j += slab.group, to += LANES) {
         const vf v = slab.group == 1 ? rows[j] : interleave(rows[j], rows[j + 1], false);

@@ -154,7 +154,7 @@ ZNN_INLINE void finish_with(const Part& part, const float* bias, const float* su
   for (int x = 0; x < n; x++, to += step)
     for (int v = 0; v < part.vectors; v++, sums += LANES) {
       const vf sum = part.fold == 2 ? add_pairs(load(sums)) : load(sums);
-      store_rest(to + v * LANES, change(sum, bias + v * LANES), min_of(LANES, part.count - v * LANES));
+      store_first(to + v * LANES, change(sum, bias + v * LANES), min_of(LANES, part.count - v * LANES));
     }
 }
 
