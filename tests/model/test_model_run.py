@@ -323,13 +323,28 @@ def test_dropout_goes_by_the_seed_and_spares_prediction():
     assert values[0] == values[2] != values[1]
 
 
-def test_two_dropouts_side_by_side():
-    """In prediction both pass the same array on; it is to be added to itself."""
-    net = Network({"input": 1, "output": 1}, [Edge(f"d{i}", "input", "output", Dropout(0.5)) for i in range(3)])
+@pytest.mark.parametrize("rate", [0.5, 0.0])
+def test_two_dropouts_side_by_side(rate):
+    """What is not dropped from is passed on, three times the same array; it is to be added to itself."""
+    net = Network({"input": 1, "output": 1}, [Edge(f"d{i}", "input", "output", Dropout(rate)) for i in range(3)])
     x = np.random.default_rng(0).random((1, 3, 3, 3), np.float32)
     for num_workers in (1, 2, 8):
         with new_model(net, 3, num_workers=num_workers) as model:
             np.testing.assert_allclose(model.forward(x), 3 * x, rtol=1e-6)
             assert model.gradients(x, x)[1] == {}
-            assert model.step(x, x) > 0
-            assert model.step(x, x) > 0
+            losses = {model.step(x, x), model.step(x, x)}
+            assert min(losses) > 0
+            assert len(losses) == (1 if rate == 0 else 2)
+
+
+def test_dropout_at_rate_0_is_no_task():
+    nets = [Network.parse(letters, width=4, kernel=2, out_channels=2, dropout=0.0) for letters in ("CTDCTDC", "CTCTC")]
+    ((x, target),) = samples(nets[0], 4, 1, batch=3)
+    found = []
+    for net in nets:
+        with new_model(net, 4) as model:
+            assert not [key for key in model.graph("step").tasks if "dropout" in str(key)]
+            loss, gradients = model.gradients(x, target)
+            found.append((loss, gradients))
+    assert found[0][0] == found[1][0]
+    assert same(found[0][1], found[1][1])
