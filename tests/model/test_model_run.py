@@ -343,7 +343,7 @@ def test_dropout_at_rate_0_is_no_task():
     found = []
     for net in nets:
         with new_model(net, 4) as model:
-            assert not [key for key in model.graph("step").tasks if "dropout" in str(key)]
+            assert not [key for key in model.graph("step").dask if "dropout" in str(key)]
             loss, gradients = model.gradients(x, target)
             found.append((loss, gradients))
     assert found[0][0] == found[1][0]
