@@ -82,6 +82,12 @@ def network(name: str, width: int, kernel: int) -> znn.Network:
     return znn.Network(net.nodes.values(), edges, net.ndim)
 
 
+def volume_of(args: argparse.Namespace, net: znn.Network) -> Triple:
+    """Return the output voxels that were asked for."""
+    z, y, x = map(int, (args.volume or ("1,512,512" if net.field_of_view[0] == 1 else "64,256,256")).split(","))
+    return z, y, x
+
+
 def best_tile(model: znn.Model, volume: Triple, memory: int, workers: int) -> Triple:
     """Return the tile that `znn-dask predict` would choose."""
     fit, extra = fit_of(model.net)
@@ -113,8 +119,7 @@ def rate(tile: Triple, seconds: list[float]) -> float:
 def measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
     """Return the report of one network."""
     net = network(name, args.width, args.kernel)
-    z, y, x = map(int, (args.volume or ("1,512,512" if net.field_of_view[0] == 1 else "64,256,256")).split(","))
-    volume: Triple = (z, y, x)
+    volume = volume_of(args, net)
     with znn.Model(net, 1, num_workers=args.workers, tune=False) as model:
         tile = best_tile(model, volume, as_bytes(args.memory) or 0, args.workers)
         predictor = predictor_of(model, tile, args.workers)
@@ -278,9 +283,8 @@ def many(args: argparse.Namespace, name: str, n_processes: int) -> dict[str, flo
 def alone(args: argparse.Namespace, name: str) -> float:
     """Return the voxels a second of one worker in this process."""
     net = network(name, args.width, args.kernel)
-    z, y, x = map(int, args.volume.split(","))
+    volume = volume_of(args, net)
     with znn.Model(net, 1, num_workers=1, tune=False) as model:
-        volume: Triple = (1, y, x) if net.field_of_view[0] == 1 else (z, y, x)
         memory = (as_bytes(args.memory) or 0) // max(1, *args.processes)
         tile = best_tile(model, volume, memory, 1)
         predictor, images = predictor_of(model, tile, 1), images_of(net, tile)
