@@ -124,10 +124,14 @@ class _Choice:
 
     def settle(self, blocks: Mapping[str, tuple[int, ...]] | None) -> list[Blocks]:
         """Fix the groups by the cost model; return the channel blocks to choose from, widest first."""
+        # At first as if all were one task, since the groups are not known yet.
+        whole: Blocks = {name: (node.channels,) for name, node in self.net.nodes.items()}
+        one = {name: (self.slabs, self.batch * volume(self.net.sparsity_of(name))) for name in self.net.nodes}
+        first = self._best(self.layers(whole, one), predict)
         found: list[tuple[dict[str, int], list[Blocks]]] = []
         costs: list[float] = []
         for way in WAYS:
-            variants = self._settle(blocks, way)
+            variants = self._settle(blocks, way, first)
             if (self.groups_after, variants) not in found:
                 found.append((self.groups_after, variants))
                 layers = self.layers(variants[0], self.grouped())
@@ -136,19 +140,17 @@ class _Choice:
         self.groups_after, variants = found[chosen]
         return variants
 
-    def _settle(self, blocks: Mapping[str, tuple[int, ...]] | None, tasks_per_group: int) -> list[Blocks]:
-        # As if all were one task, since the groups are not known yet.
+    def _settle(
+        self, blocks: Mapping[str, tuple[int, ...]] | None, tasks_per_group: int, convolutions: Convolutions
+    ) -> list[Blocks]:
         self.groups_after = {}
-        whole: Blocks = {name: (node.channels,) for name, node in self.net.nodes.items()}
-        one = {name: (self.slabs, self.batch * volume(self.net.sparsity_of(name))) for name in self.net.nodes}
-        layers = self.layers(whole, one)
         for _ in range(ROUNDS):
             before = self.groups_after
-            self.groups_after = self._groups(self._best(layers, predict), tasks_per_group)
+            self.groups_after = self._groups(convolutions, tasks_per_group)
             variants = self._variants(blocks)
             if before == self.groups_after:
                 break
-            layers = self.layers(variants[0], self.grouped())
+            convolutions = self._best(self.layers(variants[0], self.grouped()), predict)
         return variants
 
     def decide(self, variants: list[Blocks], timing: Timing) -> tuple[Convolutions, Blocks]:
