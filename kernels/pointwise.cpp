@@ -1,6 +1,7 @@
 // Transfer functions with their biases, and dropout. The derivative is taken from the output, so that the value before
 // the function need not be kept.
 #include "activation.hpp"
+#include "philox.hpp"
 #include "simd.hpp"
 #include "table.hpp"
 
@@ -102,29 +103,6 @@ void transfer_backward(const Transfer& t, const float* d_out, const float* out, 
                 [&](auto chosen) { backward<decltype(chosen)::function>(t, d_out, out, d_image, d_bias); });
 }
 
-// Philox4x32-10 (Salmon et al. 2011) for so many counters at once that the compiler sees a loop to vectorise: the four
-// words of each, one after the other. Its multiplications, not memory, take the time of a dropout.
-constexpr int AT_ONCE = 64;
-static void philox(const uint64_t* counters, uint64_t key, uint32_t* __restrict words) {
-  uint32_t c[4][AT_ONCE];
-  for (int j = 0; j < AT_ONCE; j++) {
-    c[0][j] = (uint32_t)counters[j];
-    c[1][j] = (uint32_t)(counters[j] >> 32);
-    c[2][j] = c[3][j] = 0;
-  }
-  uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
-  for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u)
-    for (int j = 0; j < AT_ONCE; j++) {
-      const uint64_t p0 = (uint64_t)0xD2511F53u * c[0][j], p1 = (uint64_t)0xCD9E8D57u * c[2][j];
-      c[0][j] = (uint32_t)(p1 >> 32) ^ c[1][j] ^ k0;
-      c[1][j] = (uint32_t)p1;
-      c[2][j] = (uint32_t)(p0 >> 32) ^ c[3][j] ^ k1;
-      c[3][j] = (uint32_t)p0;
-    }
-  for (int j = 0; j < AT_ONCE; j++)
-    for (int w = 0; w < 4; w++) words[4 * j + w] = c[w][j];
-}
-
 // The values of a block in their order, by pieces whose indices in the whole node follow each other.
 struct Pieces {
   const Dropout& d;
@@ -175,7 +153,7 @@ static void drop(const Dropout& d, const uint32_t* words, int n, const float* im
 // that the choice does not depend on blocks or groups. Word index % 4 of counter index / 4 belongs to it.
 void dropout(const Dropout& all, const float* image, const int64_t* entry, float* out) {
   const Dropout d = as_rows(all);
-  constexpr int COUNTERS = 4 * AT_ONCE, LONGEST = 256;
+  constexpr int COUNTERS = 4 * COUNTERS_AT_ONCE, LONGEST = 256;
   uint64_t counters[COUNTERS];
   uint32_t words[4 * COUNTERS];
   Pieces drawn = {d, entry}, used = {d, entry};
@@ -185,8 +163,8 @@ void dropout(const Dropout& all, const float* image, const int64_t* entry, float
       const uint64_t first = drawn.index(), last = first + drawn.length(LONGEST) - 1;
       for (uint64_t c = n > 0 && counters[n - 1] == first / 4 ? first / 4 + 1 : first / 4; c <= last / 4; c++) counters[n++] = c;
     }
-    for (int j = n; j % AT_ONCE; j++) counters[j] = 0;
-    for (int j = 0; j < n; j += AT_ONCE) philox(counters + j, d.key, words + 4 * j);
+    for (int j = n; j % COUNTERS_AT_ONCE; j++) counters[j] = 0;
+    for (int j = 0; j < n; j += COUNTERS_AT_ONCE) philox(counters + j, d.key, words + 4 * j);
     for (int j = 0; !used.at(drawn);) {
       const int length = used.length(LONGEST);
       const uint64_t index = used.index();

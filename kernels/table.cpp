@@ -60,6 +60,14 @@ void softmax_forward(const Softmax&, const float* const*, float* const*, float*)
 void softmax_backward(const Softmax&, const float* const*, const float* const*, float* const*, float*);
 void largest(size_t, const float* const*, int, float*, uint8_t*);
 void largest_backward(size_t, const float*, const uint8_t*, int, float* const*);
+size_t places_scratch(const Motion&);
+void places(const Motion&, float*, float*);
+void interpolate_at(const Warp&, const float*, float*);
+void nearest(const Warp&, int64_t*);
+size_t smooth_scratch(const Smooth&);
+void smooth(const Smooth&, const float*, float*, float*);
+void standardise(size_t, const float*, double, double, float*);
+void add_noise(size_t, uint64_t, float, float*);
 double fma_peak(size_t, float*);
 
 #define ZNN_TEXT_OF(x) #x
@@ -94,6 +102,8 @@ const Table TABLE = {
     normalise_scratch, normalise_forward, normalise_backward,
     softmax_scratch, softmax_forward, softmax_backward,
     largest, largest_backward,
+    places_scratch, places, interpolate_at, nearest,
+    smooth_scratch, smooth, standardise, add_noise,
     fma_peak,
 };
 

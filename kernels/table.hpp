@@ -197,6 +197,39 @@ struct Softmax {
   const int* channels;
 };
 
+// Displacements of every map that are cubic splines, of coefficients (map, count) on a coarse grid.
+struct Spline {
+  const float* coefficients;
+  Size count;
+  const float *z, *y, *x;  // weights: (size.z, count.z), (size.y, count.y), (count.x, size.x)
+};
+
+// Where the voxels of a patch come from: along y and x, or with three maps also along z.
+struct Motion {
+  Size size;
+  int maps;
+  const float* affine;  // (map, 4): what z, y and x are multiplied with, and what is added
+  int n_splines;
+  const Spline* splines;
+};
+
+// A patch of which a field says where its voxels come from, in images that begin at `low`.
+struct Warp {
+  Size size;
+  bool along_z;        // else there are no places along z, and a section stays itself
+  const float* field;  // (map, size)
+  const int* moved;    // (size.z, 2): added along y and x, section by section
+  Size low, image;     // low.z counts from the patch's first section if a section stays itself
+  int channels;
+};
+
+// Values along one axis of an array (outer, n, inner), which goes on as in a mirror, the outermost not repeated.
+struct Smooth {
+  size_t outer, inner;
+  int n, radius;
+  const float* weights;  // (2 * radius + 1)
+};
+
 constexpr size_t PEAK_SUMS = 24 * 16;
 
 struct Table {
@@ -269,6 +302,14 @@ struct Table {
                            float* scratch);
   void (*largest)(size_t n, const float* const* images, int n_images, float* out, uint8_t* argmax);
   void (*largest_backward)(size_t n, const float* d_out, const uint8_t* argmax, int n_images, float* const* d_images);
+  size_t (*places_scratch)(const Motion&);
+  void (*places)(const Motion&, float* field, float* scratch);
+  void (*interpolate_at)(const Warp&, const float* image, float* out);  // (channel, z, y, x)
+  void (*nearest)(const Warp&, int64_t* out);                           // voxels of the image
+  size_t (*smooth_scratch)(const Smooth&);
+  void (*smooth)(const Smooth&, const float* values, float* out, float* scratch);
+  void (*standardise)(size_t n, const float* values, double shift, double scale, float* out);
+  void (*add_noise)(size_t n, uint64_t key, float sigma, float* values);
   double (*fma_peak)(size_t n, float* sums);  // n rounds; returns the operations; sums: PEAK_SUMS floats
 };
 

@@ -1,34 +1,89 @@
 // Bindings of what makes samples.
-#include <nanobind/stl/optional.h>
-
-#include <optional>
-
 #include "bindings.hpp"
-#include "warp.hpp"
 
 namespace {
 
-void interpolate(Array<const float, 4> image, std::optional<Array<const float, 3>> z, Array<const float, 3> y,
-                 Array<const float, 3> x, Array<const int, 2> moved, const Ints& low, Array<float, 4> result) {
-  const znn::Size size = size_of(result, 1), field = size_of(y), from = size_of(image, 1);
-  require(positive(size) && positive(from), "there must be voxels");
-  require(result.shape(0) == image.shape(0), "image and result must have the same channels");
-  require(same(size_of(x), field), "x must have the shape of y");
-  require(field.y == size.y && field.x == size.x, "the field must have the size of the result");
-  require(field.z == size.z || field.z == 1, "the field must have one section, or all of the result");
-  require(!z || same(size_of(*z), size), "z must have the size of the result");
-  require((int)moved.shape(0) == size.z && moved.shape(1) == 2, "every section must be moved along y and x");
-  const znn::Places places{z ? z->data() : nullptr, y.data(), x.data(), {size.z, size.y, size.x}, field.z,
-                           moved.data(), {low[0], low[1], low[2]}};
-  const int image_size[3] = {from.z, from.y, from.x};
+using Values = Array<const float, 4>;  // (channel, z, y, x)
+using Table2 = Array<const float, 2>;
+
+void places(const Table2& affine, const std::vector<Values>& coefficients, const std::vector<std::vector<Table2>>& weights,
+            Array<float, 4> field) {
+  const znn::Size size = size_of(field, 1);
+  const int maps = (int)field.shape(0);
+  require(positive(size) && (maps == 2 || maps == 3), "a field needs voxels, and places along y and x or all axes");
+  require((int)affine.shape(0) == maps && affine.shape(1) == 4, "an affine map has four numbers for every map");
+  require(coefficients.size() == weights.size(), "every spline needs weights");
+  std::vector<znn::Spline> splines;
+  for (size_t s = 0; s < weights.size(); s++) {
+    const std::vector<Table2>& w = weights[s];
+    const znn::Size count = size_of(coefficients[s], 1);
+    require(w.size() == 3 && (int)coefficients[s].shape(0) == maps, "a spline has weights along three axes and all maps");
+    require((int)w[0].shape(0) == size.z && (int)w[0].shape(1) == count.z && (int)w[1].shape(0) == size.y &&
+                (int)w[1].shape(1) == count.y && (int)w[2].shape(0) == count.x && (int)w[2].shape(1) == size.x,
+            "the weights of a spline do not fit its coefficients or the field");
+    splines.push_back({coefficients[s].data(), count, w[0].data(), w[1].data(), w[2].data()});
+  }
+  const znn::Motion m{size, maps, affine.data(), (int)splines.size(), splines.data()};
   nb::gil_scoped_release release;
-  for (size_t c = 0; c < image.shape(0); c++)
-    znn::interpolate(image.data() + c * from.z * from.y * from.x, image_size, places,
-                     result.data() + c * size.z * size.y * size.x);
+  znn::table().places(m, field.data(), znn::pool::scratch(znn::table().places_scratch(m)));
+}
+
+znn::Warp warp_of(const Values& field, const Array<const int, 2>& moved, const Ints& low, znn::Size image) {
+  const znn::Size size = size_of(field, 1);
+  require(positive(size) && positive(image), "there must be voxels");
+  require(image.voxels() <= 0x7fffffff, "an image must have fewer than 2^31 voxels");
+  require(field.shape(0) == 2 || field.shape(0) == 3, "a field has places along y and x, or all axes");
+  require((int)moved.shape(0) == size.z && moved.shape(1) == 2, "every section must be moved along y and x");
+  return {size, field.shape(0) == 3, field.data(), moved.data(), size_of(low), image, 1};
+}
+
+void interpolate_at(const Values& image, const Values& field, const Array<const int, 2>& moved, const Ints& low,
+                    Array<float, 4> result) {
+  znn::Warp w = warp_of(field, moved, low, size_of(image, 1));
+  require(same(size_of(result, 1), w.size) && result.shape(0) == image.shape(0), "the result must have the field's size, and the image's channels");
+  w.channels = (int)image.shape(0);
+  nb::gil_scoped_release release;
+  znn::table().interpolate_at(w, image.data(), result.data());
+}
+
+void nearest(const Ints& image_size, const Values& field, const Array<const int, 2>& moved, const Ints& low,
+             Array<int64_t, 3> result) {
+  const znn::Warp w = warp_of(field, moved, low, size_of(image_size));
+  require(same(size_of(result), w.size), "the result must have the field's size");
+  nb::gil_scoped_release release;
+  znn::table().nearest(w, result.data());
+}
+
+void smooth(const Array<const float, 3>& values, const Array<const float, 1>& weights, Array<float, 3> result) {
+  require(weights.shape(0) % 2 == 1, "there must be an odd number of weights");
+  require(same(size_of(values), size_of(result)) && positive(size_of(values)), "the result must have the shape of the values");
+  const znn::Smooth s{values.shape(0), values.shape(2), (int)values.shape(1), (int)weights.shape(0) / 2, weights.data()};
+  nb::gil_scoped_release release;
+  znn::table().smooth(s, values.data(), result.data(), znn::pool::scratch(znn::table().smooth_scratch(s)));
+}
+
+void standardise(const Values& values, const Array<const double, 2>& shift, const Array<const double, 2>& scale, Array<float, 4> result) {
+  const size_t n_channels = values.shape(0), n_sections = values.shape(1), n = values.shape(2) * values.shape(3);
+  require(shift.shape(0) == n_channels && shift.shape(1) == n_sections && scale.shape(0) == n_channels && scale.shape(1) == n_sections,
+          "a shift and a scale are needed for every section");
+  require(result.shape(0) == n_channels && same(size_of(result, 1), size_of(values, 1)), "the result must have the shape of the values");
+  nb::gil_scoped_release release;
+  for (size_t k = 0; k < n_channels * n_sections; k++)
+    znn::table().standardise(n, values.data() + k * n, shift.data()[k], scale.data()[k], result.data() + k * n);
+}
+
+void add_noise(Array<float, 1> values, uint64_t key, float sigma) {
+  nb::gil_scoped_release release;
+  znn::table().add_noise(values.size(), key, sigma, values.data());
 }
 
 }  // namespace
 
 void bind_warping(nb::module_& m) {
-  m.def("interpolate", &interpolate, "image"_a, "z"_a.none(), "y"_a, "x"_a, "moved"_a, "low"_a, "result"_a);
+  m.def("places", &places, "affine"_a, "coefficients"_a, "weights"_a, "field"_a);
+  m.def("interpolate_at", &interpolate_at, "image"_a, "field"_a, "moved"_a, "low"_a, "result"_a);
+  m.def("nearest", &nearest, "image_size"_a, "field"_a, "moved"_a, "low"_a, "result"_a);
+  m.def("smooth", &smooth, "values"_a, "weights"_a, "result"_a);
+  m.def("standardise", &standardise, "values"_a, "shift"_a, "scale"_a, "result"_a);
+  m.def("add_noise", &add_noise, "values"_a, "key"_a, "sigma"_a);
 }

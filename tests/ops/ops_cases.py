@@ -42,6 +42,17 @@ def times(a: tuple[int, int, int], b: tuple[int, int, int]) -> tuple[int, int, i
     return tuple(n * k for n, k in zip(a, b, strict=True))
 
 
+def philox(counter, key):
+    """Return the four words of a counter of Philox4x32-10, as its authors define it."""
+    low = 0xFFFFFFFF
+    c, k = [counter & low, counter >> 32, 0, 0], [key & low, key >> 32]
+    for _ in range(10):
+        p0, p1 = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+        c = [p1 >> 32 ^ c[1] ^ k[0], p1 & low, p0 >> 32 ^ c[3] ^ k[1], p0 & low]
+        k = [k[0] + 0x9E3779B9 & low, k[1] + 0xBB67AE85 & low]
+    return c
+
+
 def convolution_arrays(seed, size, kernel, batch, blocks, n_out):
     """An image in channel blocks, kernels for them, and a gradient of the output."""
     rng = np.random.default_rng(seed)

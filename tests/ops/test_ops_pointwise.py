@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ops_cases import SEEDS, normal, triples
+from ops_cases import SEEDS, normal, philox, triples
 
 from znn_dask.ops import dropout, reference, transfer, update
 from znn_dask.ops.layout import Arrangement, Entry
@@ -160,17 +160,6 @@ def test_dropout_does_not_depend_on_groups_and_blocks():
         for block, channels in enumerate([slice(0, 2), slice(2, 7)]):
             part = np.ascontiguousarray(image[entries, ..., channels])
             np.testing.assert_array_equal(drop(part, cut, group, block), whole[entries, ..., channels])
-
-
-def philox(counter, key):
-    """The four words of a counter of Philox4x32-10, as its authors define it."""
-    low = 0xFFFFFFFF
-    c, k = [counter & low, counter >> 32, 0, 0], [key & low, key >> 32]
-    for _ in range(10):
-        p0, p1 = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
-        c = [p1 >> 32 ^ c[1] ^ k[0], p1 & low, p0 >> 32 ^ c[3] ^ k[1], p0 & low]
-        k = [k[0] + 0x9E3779B9 & low, k[1] + 0xBB67AE85 & low]
-    return c
 
 
 @pytest.mark.parametrize(("entries", "blocks"), [(ENTRIES, ((0, 7),)), (ENTRIES[::-1], ((0, 2), (2, 41), (41, 350)))])

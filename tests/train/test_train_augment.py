@@ -3,12 +3,8 @@
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from znn_dask.errors import ConfigError
-from znn_dask.ops import reference_warp
-from znn_dask.ops.warp import interpolate
 from znn_dask.randomness import generator
 from znn_dask.train import augment
 from znn_dask.train.augment import Elastic, Rotate, Shifted
@@ -82,29 +78,42 @@ def test_a_slip_moves_one_section_of_the_image_alone() -> None:
         assert (off > 0).sum() <= 1
 
 
+def test_a_part_is_moved_as_the_whole() -> None:
+    items = [Rotate(degrees=90, tilt=30), Elastic(amplitude_z=1, spacing=(4, 4, 4)), Shifted(probability=1)]
+    low, high = (-5, -6, -7), (12, 14, 16)
+    motion = make_motion(items, low, high, (7, 9, 11), named_random(3))
+    whole, part = motion.part(low, high), motion.part((0, -1, 2), (5, 9, 10))
+    np.testing.assert_allclose(part.field, whole.field[:, 5:10, 5:15, 9:17], atol=1e-4)
+    np.testing.assert_array_equal(part.moved, whole.moved[5:10])
+    first, last = part.source()
+    for axis in range(3):
+        places = part.field[axis] + (part.moved[:, axis - 1, None, None] if axis else 0)
+        assert first[axis] <= places.min()
+        assert places.max() <= last[axis] - 1
+
+
 def test_a_rotation_is_one() -> None:
     """Distances stay, the middle of the output stays, and a zoom changes both axes of the section alike."""
     motion = make_motion([Rotate(degrees=90, tilt=30)], (-5, -5, -5), (12, 14, 16), (7, 9, 11), named_random(3))
-    z, y, x = motion.field
-    places = np.stack([z, y, x])
+    places = motion.part((-5, -5, -5), (12, 14, 16)).field
     middle = places[:, 5 + 3, 5 + 4, 5 + 5]
     np.testing.assert_allclose(middle, [3, 4, 5], atol=1e-4)
     for axis in range(1, 4):
         np.testing.assert_allclose(np.linalg.norm(np.diff(places, axis=axis), axis=0), 1, atol=1e-4)
     flat = make_motion([Rotate(degrees=90, zoom=0.5)], (0, 0, 0), (3, 9, 9), (3, 9, 9), named_random(4))
-    assert flat.field[0] is None
-    steps = [np.linalg.norm(np.diff(np.stack(flat.field[1:]), axis=axis), axis=0) for axis in (2, 3)]
+    field = flat.part((0, 0, 0), (3, 9, 9)).field
+    assert len(field) == 2  # sections stay themselves
+    steps = [np.linalg.norm(np.diff(field, axis=axis), axis=0) for axis in (2, 3)]
     np.testing.assert_allclose(steps[0].mean(), steps[1].mean(), rtol=1e-4)
     assert abs(steps[0].mean() - 1) > 0.01
 
 
 def test_the_displacement_of_an_elastic_warp_has_its_size() -> None:
     item = Elastic(amplitude=3, spacing=(10, 10, 10))
-    fields = [
-        make_motion([item], (0, 0, 0), (30, 60, 60), (30, 60, 60), named_random(seed)).field for seed in range(12)
-    ]
+    box = (0, 0, 0), (30, 60, 60)
+    fields = [make_motion([item], *box, box[1], named_random(seed)).part(*box).field for seed in range(12)]
     grid = np.arange(60, dtype=np.float32)
-    moves = np.stack([[y - grid[:, None], x - grid] for _, y, x in fields])
+    moves = np.stack([[y - grid[:, None], x - grid] for y, x in fields])
     assert 2.4 < moves.std() < 3.6
     assert abs(moves.mean()) < 0.5
     # Smooth: neighbours go the same way.
@@ -113,20 +122,6 @@ def test_the_displacement_of_an_elastic_warp_has_its_size() -> None:
 
 def named_random(seed: int):
     return lambda name: generator(seed, 0, name)
-
-
-@given(st.integers(0, 2**32), st.booleans(), st.booleans())
-def test_interpolation_is_the_reference(seed: int, along_z: bool, shared: bool) -> None:
-    random = np.random.default_rng(seed)
-    shape, size = random.integers(1, 7, 3), tuple(int(n) for n in random.integers(1, 6, 3))
-    image = random.standard_normal((2, *shape)).astype(np.float32)
-    field_size = (1, *size[1:]) if shared else size
-    y, x = (random.uniform(-3, 9, field_size).astype(np.float32) for _ in range(2))
-    z = random.uniform(-3, 9, size).astype(np.float32) if along_z else None
-    moved = random.integers(-3, 4, (size[0], 2)).astype(np.int32)
-    low = tuple(int(n) for n in random.integers(-2, 3, 3))
-    result = interpolate(image, z, y, x, moved, low, size)
-    np.testing.assert_allclose(result, reference_warp.interpolate(image, z, y, x, moved, low, size), atol=1e-5)
 
 
 def everything() -> list[augment.Augmentation]:

@@ -5,13 +5,13 @@ in `warp`, so that an image is interpolated once. Whatever is drawn depends on s
 augmentation's name alone. Grey values are those after preprocessing, so that 1 is a standard deviation.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
 import numpy as np
-from scipy import ndimage
+
+from znn_dask.ops.greys import add_noise, smooth
 
 Chance: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Amount: TypeAlias = Annotated[float, msgspec.Meta(ge=0)]
@@ -57,13 +57,15 @@ class Grey(_OfGreyValues, frozen=True, kw_only=True):
         """Return an image of another look."""
         shape = (1, image.shape[1] if self.sections else 1, 1, 1)
         gamma, contrast, brightness = (random.uniform(-1, 1, shape).astype(np.float32) for _ in range(3))
-        if self.gamma:
-            low, high = image.min(), image.max()
-            if high > low:
-                unit = (image - low) * np.float32(1 / (high - low))
-                image = np.power(unit, np.exp2(gamma * np.float32(self.gamma))) * (high - low) + low
-        changed: np.ndarray = image * (1 + contrast * np.float32(self.contrast))
-        changed += brightness * np.float32(self.brightness)
+        factor, offset = 1 + contrast * np.float32(self.contrast), brightness * np.float32(self.brightness)
+        low, high = image.min(), image.max()
+        if self.gamma and high > low:
+            image = image - low
+            image *= np.float32(1 / (high - low))
+            np.power(image, np.exp2(gamma * np.float32(self.gamma)), out=image)
+            factor, offset = factor * (high - low), offset + factor * low
+        changed: np.ndarray = image * factor
+        changed += offset
         return changed
 
 
@@ -75,13 +77,9 @@ class Noise(_OfGreyValues, frozen=True, kw_only=True):
     def apply(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """Return a noisier image."""
         sigma = self.sigma * random.random()
-        # The sum of four bytes is normal enough, and five times as fast.
-        count = image.size
-        parts = np.frombuffer(random.bytes(4 * count), np.uint8).reshape(4, count)
-        total = parts.sum(axis=0, dtype=np.int16).astype(np.float32)
-        total -= np.float32(4 * 127.5)
-        total *= np.float32(sigma / math.sqrt(4 * (256**2 - 1) / 12))
-        return np.asarray(image + total.reshape(image.shape))
+        changed = np.array(image, np.float32, order="C")
+        add_noise(changed, int(random.integers(0, 1 << 64, dtype=np.uint64)), sigma)
+        return changed
 
 
 class Blur(_OfGreyValues, frozen=True, kw_only=True):
@@ -252,7 +250,7 @@ def _smoothed(values: np.ndarray, sigmas: Sequence[float]) -> np.ndarray:
     """Smooth along the last axes; widths below a tenth of a voxel do nothing."""
     for axis, sigma in zip(range(-len(sigmas), 0), sigmas, strict=True):
         if sigma > 0.1 and values.shape[axis] > 1:
-            values = ndimage.gaussian_filter1d(values, sigma, axis, mode="mirror", truncate=3.0)
+            values = smooth(np.ascontiguousarray(values), axis, sigma)
     return values
 
 

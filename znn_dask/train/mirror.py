@@ -93,8 +93,9 @@ def read_box(array: Region, places: Sequence[np.ndarray]) -> np.ndarray:
     box = tuple(slice(int(p.min()), int(p.max()) + 1) for p in places)
     values = np.asarray(array[(..., *box)])
     for axis, (place, side) in enumerate(zip(places, box, strict=True), values.ndim - 3):
-        count = side.stop - side.start
-        if len(place) == count and (count == 1 or (np.diff(place) == 1).all()):
-            continue
-        values = np.take(values, place - side.start, axis=axis)
+        steps = np.diff(place)
+        if (steps == -1).all():
+            values = np.flip(values, axis)
+        elif not (steps == 1).all():
+            values = np.take(values, place - side.start, axis=axis)
     return values

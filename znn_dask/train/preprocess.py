@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from znn_dask.io.stored import Region, as_box
+from znn_dask.ops.greys import standardise
 
 Method: TypeAlias = Literal["section", "volume", "rescale", "none"]
 Clip: TypeAlias = tuple[float, float] | None
@@ -72,34 +73,26 @@ class Prepared:
         box, rest = as_box(where, self.shape, "the image")
         values = _clipped(np.asarray(self.image[box]), self.clip)
         if self._scale is not None:
-            # Levels are those of the volume, or one for every section.
-            part = (box[0], box[1] if self._scale.shape[1] > 1 else slice(None))
-            scaled = (values - self._shift[part]) / self._scale[part]
-            if self.method == "rescale":
-                scaled = np.where(self._flat[box[0]], 0.0, scaled - 1.0)
-            values = scaled.astype(np.float32)
+            shift, scale = (np.ascontiguousarray(v[box[:2]]) for v in (self._shift, self._scale))
+            values = standardise(np.ascontiguousarray(values), shift, scale)
         return np.asarray(values[rest])
 
     def _levels(self) -> tuple[np.ndarray, np.ndarray | None]:
-        self._flat = np.zeros((self.shape[0], 1, 1, 1), bool)
-        nothing = np.zeros((1, 1, 1, 1))
+        """Return what is subtracted from every section, and what it is multiplied with, of shape (channel, z)."""
+        shape = self.shape[:2]
         if self.method == "none":
-            return nothing, None
-        if self.method == "rescale":
-            found = statistics(self.image, self.clip)
-            low, high = found.low.min(axis=1), found.high.max(axis=1)
-            half = (high.astype(np.float64) - low) / 2
-            self._flat = (half <= 0).reshape(-1, 1, 1, 1)
-            shape = (-1, 1, 1, 1)
-            return low.astype(np.float64).reshape(shape), np.where(half > 0, half, 1.0).reshape(shape)
+            return np.zeros(shape), None
         found = statistics(self.image, self.clip)
-        mean, variance = found.mean, found.variance
-        if self.method == "volume":
-            variance = (variance + (mean - mean.mean(axis=1, keepdims=True)) ** 2).mean(axis=1, keepdims=True)
-            mean = mean.mean(axis=1, keepdims=True)
-        deviation = np.sqrt(variance)
-        deviation[deviation == 0] = 1.0
-        return mean[:, :, None, None], deviation[:, :, None, None]
+        if self.method == "rescale":
+            low, high = (v.astype(np.float64)[:, None] for v in (found.low.min(axis=1), found.high.max(axis=1)))
+            middle, spread = (low + high) / 2, (high - low) / 2
+        elif self.method == "section":
+            middle, spread = found.mean, np.sqrt(found.variance)
+        else:
+            middle = found.mean.mean(axis=1, keepdims=True)
+            spread = np.sqrt((found.variance + (found.mean - middle) ** 2).mean(axis=1, keepdims=True))
+        spread = np.where(spread > 0, spread, 1.0)
+        return np.broadcast_to(middle, shape), np.broadcast_to(1 / spread, shape)
 
 
 @dataclass(frozen=True)

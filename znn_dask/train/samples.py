@@ -233,8 +233,8 @@ class Samples:
             if item.mask is not None:
                 known &= cut.read(item.mask, bounds, first, last) != 0
         if part is not None:
-            ids = part.nearest(ids, first)
-            known = None if known is None else part.nearest(known, first)
+            ids, *others = part.nearest([ids] if known is None else [ids, known], first)
+            known = others[0] if others else None
         target = labels.spec.make(ids, known)
         if not self._weighs:
             return target.values, None
