@@ -220,6 +220,8 @@ struct Warp {
   const float* field;  // (map, size)
   const int* moved;    // (size.z, 2): added along y and x, section by section
   Size low, image;     // low.z counts from the patch's first section if a section stays itself
+  Size stride;         // of the image, which may be turned
+  ptrdiff_t channel_stride;
   int channels;
 };
 

@@ -31,91 +31,90 @@ static void add_weighted(float* to, const float* from, float weight, int n) {
 
 // Of one spline: the coefficients along y and x at a section, and those along x at a row.
 struct AtRow {
-  const Spline& s;
-  int maps, n_vectors;
-  float *section, *row;  // (count.y, maps, count.x), (maps, count.x)
+  const Spline* spline;
   Support* supports;     // of every vector of a row
-
-  AtRow(const Motion& m, const Spline& spline, float* scratch) : s(spline), maps(m.maps), n_vectors(ceil_div(m.size.x, LANES)) {
-    section = scratch;
-    row = section + maps * (size_t)s.count.y * s.count.x;
-    supports = (Support*)(row + maps * (size_t)s.count.x);
-  }
-  float* end() const { return (float*)(supports + n_vectors); }
-
-  void go_to_section(int z) const {
-    const int width = s.count.x;
-    fill_zero(section, (size_t)s.count.y * maps * width);
-    for (int k = 0; k < s.count.z; k++)
-      if (const float weight = s.z[z * s.count.z + k])
-        for (int map = 0; map < maps; map++)
-          for (int y = 0; y < s.count.y; y++)
-            add_weighted(section + ((size_t)y * maps + map) * width,
-                         s.coefficients + (((size_t)map * s.count.z + k) * s.count.y + y) * width, weight, width);
-  }
-  void go_to_row(int y) const {
-    const int width = maps * s.count.x;
-    fill_zero(row, width);
-    for (int k = 0; k < s.count.y; k++)
-      if (const float weight = s.y[y * s.count.y + k]) add_weighted(row, section + (size_t)k * width, weight, width);
-  }
-  void add_to_row(int map, float* to, int n) const {
-    const float* coefficients = row + map * s.count.x;
-    for (int v = 0; v < n_vectors; v++) {
-      const int x = v * LANES, count = n - x;
-      const float* weights = s.x + x;
-      if (count >= LANES) {
-        vf sum = load(to + x);
-        for (int k = supports[v].first; k < supports[v].stop; k++) sum += coefficients[k] * load(weights + (size_t)k * n);
-        store(to + x, sum);
-      } else {
-        vf sum = load_first(to + x, count);
-        for (int k = supports[v].first; k < supports[v].stop; k++)
-          sum += coefficients[k] * load_first(weights + (size_t)k * n, count);
-        store_first(to + x, sum, count);
-      }
-    }
-  }
+  float *section, *row;  // (count.y, maps, count.x), (maps, count.x)
 };
 
+static size_t scratch_of(const Motion& m, const Spline& s) {
+  return ceil_div(m.size.x, LANES) * sizeof(Support) / sizeof(float) + ((size_t)s.count.y + 1) * m.maps * s.count.x;
+}
 size_t places_scratch(const Motion& m) {
-  size_t n = 0;
-  for (int k = 0; k < m.n_splines; k++) {
-    const Size count = m.splines[k].count;
-    n += m.maps * ((size_t)count.y + 1) * count.x + ceil_div(m.size.x, LANES) * sizeof(Support) / sizeof(float);
-  }
+  size_t n = m.n_splines * sizeof(AtRow) / sizeof(float);
+  for (int k = 0; k < m.n_splines; k++) n += scratch_of(m, m.splines[k]);
   return n;
+}
+
+// Divides the scratch among the splines.
+static AtRow* begin(const Motion& m, float* scratch) {
+  AtRow* const splines = (AtRow*)scratch;
+  float* rest = (float*)(splines + m.n_splines);
+  const int n_vectors = ceil_div(m.size.x, LANES);
+  for (int k = 0; k < m.n_splines; k++) {
+    const Spline& s = m.splines[k];
+    Support* const supports = (Support*)rest;
+    for (int v = 0; v < n_vectors; v++) supports[v] = support_of(s, m.size.x, v * LANES);
+    float* const section = (float*)(supports + n_vectors);
+    splines[k] = {&s, supports, section, section + (size_t)s.count.y * m.maps * s.count.x};
+    rest += scratch_of(m, s);
+  }
+  return splines;
+}
+
+static void go_to_section(const AtRow& at, int maps, int z) {
+  const Spline& s = *at.spline;
+  const int width = s.count.x;
+  fill_zero(at.section, (size_t)s.count.y * maps * width);
+  for (int k = 0; k < s.count.z; k++)
+    if (const float weight = s.z[z * s.count.z + k])
+      for (int map = 0; map < maps; map++)
+        for (int y = 0; y < s.count.y; y++)
+          add_weighted(at.section + ((size_t)y * maps + map) * width,
+                       s.coefficients + (((size_t)map * s.count.z + k) * s.count.y + y) * width, weight, width);
+}
+
+static void go_to_row(const AtRow& at, int maps, int y) {
+  const Spline& s = *at.spline;
+  const int width = maps * s.count.x;
+  fill_zero(at.row, width);
+  for (int k = 0; k < s.count.y; k++)
+    if (const float weight = s.y[y * s.count.y + k]) add_weighted(at.row, at.section + (size_t)k * width, weight, width);
+}
+
+// Some voxels of a row, all of a vector if WHOLE.
+template <bool WHOLE>
+ZNN_INLINE void write_places(const Motion& m, const AtRow* splines, int map, int v, vf places, float* to) {
+  const int n = m.size.x, x = v * LANES, count = n - x;
+  for (int number = 0; number < m.n_splines; number++) {
+    const AtRow& at = splines[number];
+    const float *coefficients = at.row + map * at.spline->count.x, *weights = at.spline->x + x;
+    for (int k = at.supports[v].first; k < at.supports[v].stop; k++)
+      places += coefficients[k] * (WHOLE ? load(weights + (size_t)k * n) : load_first(weights + (size_t)k * n, count));
+  }
+  if (WHOLE)
+    store(to + x, places);
+  else
+    store_first(to + x, places, count);
 }
 
 void places(const Motion& m, float* field, float* scratch) {
   const Size n = m.size;
   const size_t voxels = n.voxels();
+  AtRow* const splines = begin(m, scratch);
   vf ramp;
   for (int j = 0; j < LANES; j++) ramp[j] = (float)j;
-  const auto for_splines = [&](auto body) {
-    float* own = scratch;
-    for (int k = 0; k < m.n_splines; k++) {
-      const AtRow at(m, m.splines[k], own);
-      body(at);
-      own = at.end();
-    }
-  };
-  for_splines([&](const AtRow& at) {
-    for (int v = 0; v < at.n_vectors; v++) at.supports[v] = support_of(at.s, n.x, v * LANES);
-  });
   for (int z = 0; z < n.z; z++) {
-    for_splines([&](const AtRow& at) { at.go_to_section(z); });
+    for (int k = 0; k < m.n_splines; k++) go_to_section(splines[k], m.maps, z);
     for (int y = 0; y < n.y; y++, field += n.x) {
+      for (int k = 0; k < m.n_splines; k++) go_to_row(splines[k], m.maps, y);
       for (int map = 0; map < m.maps; map++) {
         const float* a = m.affine + 4 * map;
         const float start = a[0] * (float)z + a[1] * (float)y + a[3], step = a[2];
-        for (int x = 0; x < n.x; x += LANES)
-          store_first(field + map * voxels + x, start + step * (ramp + (float)x), min_of(n.x - x, LANES));
+        float* const to = field + map * voxels;
+        const int whole = n.x / LANES;
+        for (int v = 0; v < whole; v++) write_places<true>(m, splines, map, v, start + step * (ramp + (float)(v * LANES)), to);
+        if (n.x % LANES) write_places<false>(m, splines, map, whole, start + step * (ramp + (float)(whole * LANES)), to);
       }
-      for_splines([&](const AtRow& at) {
-        at.go_to_row(y);
-        for (int map = 0; map < m.maps; map++) at.add_to_row(map, field + map * voxels, n.x);
-      });
     }
   }
 }
@@ -124,7 +123,7 @@ void places(const Motion& m, float* field, float* scratch) {
 
 constexpr int AT_ONCE = 64;
 
-// Some voxels of a row: the first of the voxels around each, and the shares of the next along the axes.
+// Some voxels: the first of the voxels around each, and the shares of the next along the axes.
 struct Around {
   int offset[AT_ONCE];
   float share[3][AT_ONCE];
@@ -147,21 +146,34 @@ ZNN_INLINE void locate(const float* from, float shift, int length, int stride, i
   }
 }
 
-ZNN_INLINE float mix(float a, float b, float share) { return a + (b - a) * share; }
+ZNN_INLINE vf gather(const float* from, const int* offsets) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_mask_i32gather_ps(_mm512_setzero_ps(), 0xffff, _mm512_loadu_si512(offsets), from, 4);
+#elif defined(__AVX2__)
+  return (vf)_mm256_i32gather_ps(from, _mm256_loadu_si256((const __m256i*)offsets), 4);
+#else
+  vf v;
+  for (int j = 0; j < LANES; j++) v[j] = from[offsets[j]];
+  return v;
+#endif
+}
+
+ZNN_INLINE vf mix(vf a, vf b, vf share) { return a + (b - a) * share; }
 
 template <bool ALONG_Z>
-static void interpolate_some(const Warp& w, const float* image, const Around& at, int n, float* __restrict out) {
-  const int next_x = w.image.x > 1, next_y = w.image.y > 1 ? w.image.x : 0, next_z = w.image.z > 1 ? w.image.x * w.image.y : 0;
-  for (int j = 0; j < n; j++) {
-    const float* p = image + at.offset[j];
-    const float x = at.share[2][j], y = at.share[1][j];
-    const float value = mix(mix(p[0], p[next_x], x), mix(p[next_y], p[next_y + next_x], x), y);
-    if (!ALONG_Z) {
-      out[j] = value;
-      continue;
-    }
-    p += next_z;
-    out[j] = mix(value, mix(mix(p[0], p[next_x], x), mix(p[next_y], p[next_y + next_x], x), y), at.share[0][j]);
+static void interpolate_some(const Warp& w, const float* image, const Around& at, int n, float* out) {
+  const ptrdiff_t next_x = w.image.x > 1 ? w.stride.x : 0, next_y = w.image.y > 1 ? w.stride.y : 0;
+  const ptrdiff_t next_z = w.image.z > 1 ? w.stride.z : 0;
+  for (int j = 0; j < n; j += LANES) {
+    const int* offsets = at.offset + j;
+    const vf x = load(at.share[2] + j), y = load(at.share[1] + j);
+    const auto in_section = [&](const float* p) {
+      return mix(mix(gather(p, offsets), gather(p + next_x, offsets), x),
+                 mix(gather(p + next_y, offsets), gather(p + next_y + next_x, offsets), x), y);
+    };
+    vf value = in_section(image);
+    if (ALONG_Z) value = mix(value, in_section(image + next_z), load(at.share[0] + j));
+    store_first(out + j, value, n - j);
   }
 }
 
@@ -169,37 +181,36 @@ static void interpolate_some(const Warp& w, const float* image, const Around& at
 template <typename Body>
 ZNN_INLINE void for_some(const Warp& w, Body body) {
   const size_t voxels = w.size.voxels();
-  const int row = w.image.x, section = w.image.x * w.image.y;
-  Around at;
+  Around at = {};
   for (int z = 0; z < w.size.z; z++) {
-    const int own = (int)min_of(z - w.low.z > 0 ? z - w.low.z : 0, w.image.z - 1) * section;
+    const int own = (int)min_of(z - w.low.z > 0 ? z - w.low.z : 0, w.image.z - 1) * w.stride.z;
     const float dy = (float)(w.moved[2 * z] - w.low.y), dx = (float)(w.moved[2 * z + 1] - w.low.x);
     const size_t first = (size_t)z * w.size.y * w.size.x, stop = first + (size_t)w.size.y * w.size.x;
     for (size_t i = first; i < stop; i += AT_ONCE) {
       const int n = stop - i < (size_t)AT_ONCE ? (int)(stop - i) : AT_ONCE;
       const float* y = w.field + (w.along_z ? voxels : 0) + i;
-      for (int j = 0; j < n; j++) at.offset[j] = w.along_z ? 0 : own;
-      if (w.along_z) locate(w.field + i, (float)-w.low.z, w.image.z, section, n, at.share[0], at.offset);
-      locate(y, dy, w.image.y, row, n, at.share[1], at.offset);
-      locate(y + voxels, dx, w.image.x, 1, n, at.share[2], at.offset);
+      for (int j = 0; j < AT_ONCE; j++) at.offset[j] = w.along_z ? 0 : own;
+      if (w.along_z) locate(w.field + i, (float)-w.low.z, w.image.z, w.stride.z, n, at.share[0], at.offset);
+      locate(y, dy, w.image.y, w.stride.y, n, at.share[1], at.offset);
+      locate(y + voxels, dx, w.image.x, w.stride.x, n, at.share[2], at.offset);
       body(at, n, i);
     }
   }
 }
 
 void interpolate_at(const Warp& w, const float* image, float* out) {
-  const size_t image_voxels = w.image.voxels(), voxels = w.size.voxels();
+  const size_t voxels = w.size.voxels();
   for_some(w, [&](const Around& at, int n, size_t i) {
     for (int c = 0; c < w.channels; c++) {
       const auto some = w.along_z ? interpolate_some<true> : interpolate_some<false>;
-      some(w, image + c * image_voxels, at, n, out + c * voxels + i);
+      some(w, image + c * w.channel_stride, at, n, out + c * voxels + i);
     }
   });
 }
 
 // A place in the middle of two voxels goes to the first.
 void nearest(const Warp& w, int64_t* out) {
-  const int next[3] = {w.image.x * w.image.y, w.image.x, 1};
+  const int next[3] = {w.stride.z, w.stride.y, w.stride.x};
   for_some(w, [&](const Around& at, int n, size_t i) {
     for (int j = 0; j < n; j++) {
       int offset = at.offset[j];

@@ -1,4 +1,6 @@
 // Bindings of what makes samples.
+#include <cstdlib>
+
 #include "bindings.hpp"
 
 namespace {
@@ -28,18 +30,24 @@ void places(const Table2& affine, const std::vector<Values>& coefficients, const
   znn::table().places(m, field.data(), znn::pool::scratch(znn::table().places_scratch(m)));
 }
 
-znn::Warp warp_of(const Values& field, const Array<const int, 2>& moved, const Ints& low, znn::Size image) {
+znn::Warp warp_of(const Values& field, const Array<const int, 2>& moved, const Ints& low, znn::Size image, znn::Size stride) {
   const znn::Size size = size_of(field, 1);
   require(positive(size) && positive(image), "there must be voxels");
   require(image.voxels() <= 0x7fffffff, "an image must have fewer than 2^31 voxels");
   require(field.shape(0) == 2 || field.shape(0) == 3, "a field has places along y and x, or all axes");
   require((int)moved.shape(0) == size.z && moved.shape(1) == 2, "every section must be moved along y and x");
-  return {size, field.shape(0) == 3, field.data(), moved.data(), size_of(low), image, 1};
+  return {size, field.shape(0) == 3, field.data(), moved.data(), size_of(low), image, stride, 0, 1};
 }
 
-void interpolate_at(const Values& image, const Values& field, const Array<const int, 2>& moved, const Ints& low,
+using Turned = nb::ndarray<const float, nb::ndim<4>, nb::device::cpu>;
+
+void interpolate_at(const Turned& image, const Values& field, const Array<const int, 2>& moved, const Ints& low,
                     Array<float, 4> result) {
-  znn::Warp w = warp_of(field, moved, low, size_of(image, 1));
+  int64_t reach = 0;
+  for (int axis = 1; axis < 4; axis++) reach += (int64_t)(image.shape(axis) - 1) * std::abs(image.stride(axis));
+  require(reach <= 0x7fffffff, "the voxels of an image must lie within 2^31 of each other");
+  znn::Warp w = warp_of(field, moved, low, size_of(image, 1), {(int)image.stride(1), (int)image.stride(2), (int)image.stride(3)});
+  w.channel_stride = image.stride(0);
   require(same(size_of(result, 1), w.size) && result.shape(0) == image.shape(0), "the result must have the field's size, and the image's channels");
   w.channels = (int)image.shape(0);
   nb::gil_scoped_release release;
@@ -48,7 +56,8 @@ void interpolate_at(const Values& image, const Values& field, const Array<const 
 
 void nearest(const Ints& image_size, const Values& field, const Array<const int, 2>& moved, const Ints& low,
              Array<int64_t, 3> result) {
-  const znn::Warp w = warp_of(field, moved, low, size_of(image_size));
+  const znn::Size image = size_of(image_size);
+  const znn::Warp w = warp_of(field, moved, low, image, {image.y * image.x, image.x, 1});
   require(same(size_of(result), w.size), "the result must have the field's size");
   nb::gil_scoped_release release;
   znn::table().nearest(w, result.data());

@@ -41,6 +41,9 @@ def check_values(seed, maps):
     random = np.random.default_rng(seed)
     shape, size = sizes(random, 1, 7), sizes(random, 1, 9)
     image = random.standard_normal((2, *shape)).astype(np.float32)
+    turned = np.flip(image, axis=random.permutation(4)[: random.integers(4)])
+    image = turned.swapaxes(*random.integers(1, 4, 2)) if random.random() < 0.5 else turned
+    shape = image.shape[1:]
     # Halves, too, which lie in the middle of two voxels.
     field = (random.integers(-60, 180, (maps, *size)) / np.float32(20)).astype(np.float32)
     moved = random.integers(-3, 4, (size[0], 2)).astype(np.int32)

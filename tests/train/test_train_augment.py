@@ -164,7 +164,7 @@ def test_one_augmentation_does_not_shift_the_numbers_of_another() -> None:
 
 def test_noise_has_its_size() -> None:
     image = np.zeros((1, 40, 40, 40), np.float32)
-    noisy = [augment.Noise(sigma=2).apply(image, generator(0, n, "noise")) for n in range(40)]
+    noisy = [augment.Noise(sigma=2).apply(image.copy(), generator(0, n, "noise")) for n in range(40)]
     assert abs(np.mean([n.mean() for n in noisy])) < 0.02
     assert 0.8 < np.mean([n.std() for n in noisy]) < 1.2  # uniform up to 2
     standard = noisy[0].ravel() / noisy[0].std()
@@ -173,7 +173,7 @@ def test_noise_has_its_size() -> None:
 
 def test_missing_sections_leave_something_to_see() -> None:
     image = np.random.default_rng(0).standard_normal((1, 5, 4, 4)).astype(np.float32)
-    changed = augment.Missing(share=1, value=-7).apply(image, generator(0, 0, "missing"))
+    changed = augment.Missing(share=1, value=-7).apply(image.copy(), generator(0, 0, "missing"))
     gone = (changed == -7).all(axis=(0, 2, 3))
     assert gone.sum() == 4
     single = image[:, :1]

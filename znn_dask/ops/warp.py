@@ -61,6 +61,7 @@ def interpolate(image: Array, field: Array, moved: npt.NDArray[np.int32], low: T
     Parameters
     ----------
     image : float32 array of shape (channel, z, y, x)
+        Any view.
     field : float32 array of shape (2 or 3, z, y, x)
     moved : int32 array of shape (z, 2)
         Added to the coordinates y and x, section by section.

@@ -37,7 +37,7 @@ class _OfGreyValues(_Augmentation, frozen=True, kw_only=True):
     inputs: tuple[str, ...] | None = None
 
     def apply(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """Return a changed copy of an image, float32 of shape (channel, z, y, x)."""
+        """Return a changed image, float32 of shape (channel, z, y, x); the one given may be overwritten."""
         raise NotImplementedError
 
 
@@ -60,13 +60,13 @@ class Grey(_OfGreyValues, frozen=True, kw_only=True):
         factor, offset = 1 + contrast * np.float32(self.contrast), brightness * np.float32(self.brightness)
         low, high = image.min(), image.max()
         if self.gamma and high > low:
-            image = image - low
+            image -= low
             image *= np.float32(1 / (high - low))
             np.power(image, np.exp2(gamma * np.float32(self.gamma)), out=image)
             factor, offset = factor * (high - low), offset + factor * low
-        changed: np.ndarray = image * factor
-        changed += offset
-        return changed
+        image *= factor
+        image += offset
+        return image
 
 
 class Noise(_OfGreyValues, frozen=True, kw_only=True):
@@ -77,9 +77,8 @@ class Noise(_OfGreyValues, frozen=True, kw_only=True):
     def apply(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """Return a noisier image."""
         sigma = self.sigma * random.random()
-        changed = np.array(image, np.float32, order="C")
-        add_noise(changed, int(random.integers(0, 1 << 64, dtype=np.uint64)), sigma)
-        return changed
+        add_noise(image, int(random.integers(0, 1 << 64, dtype=np.uint64)), sigma)
+        return image
 
 
 class Blur(_OfGreyValues, frozen=True, kw_only=True):
@@ -112,10 +111,9 @@ class Missing(_OfGreyValues, frozen=True, kw_only=True):
         gone[int(random.integers(depth))] = False  # something is left to see
         if not gone.any():
             return image
-        changed = image.copy()
         low, high = image.min(), image.max()
-        changed[:, gone] = low + level * (high - low) if self.value is None else self.value
-        return changed
+        image[:, gone] = low + level * (high - low) if self.value is None else self.value
+        return image
 
 
 class OutOfFocus(_OfGreyValues, frozen=True, kw_only=True, tag="out_of_focus"):
@@ -134,10 +132,9 @@ class OutOfFocus(_OfGreyValues, frozen=True, kw_only=True, tag="out_of_focus"):
             blurred[:] = True
         if not blurred.any():
             return image
-        changed = image.copy()
         for z in np.flatnonzero(blurred):
-            changed[:, z] = _smoothed(image[:, z], (widths[z], widths[z]))
-        return changed
+            image[:, z] = _smoothed(image[:, z], (widths[z], widths[z]))
+        return image
 
 
 class Boxes(_OfGreyValues, frozen=True, kw_only=True):
@@ -153,7 +150,6 @@ class Boxes(_OfGreyValues, frozen=True, kw_only=True):
 
     def apply(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """Return an image with boxes."""
-        changed = image.copy()
         value = image.min() if self.value is None else self.value
         for _ in range(int(random.integers(1, self.count + 1))):
             box = []
@@ -161,8 +157,8 @@ class Boxes(_OfGreyValues, frozen=True, kw_only=True):
                 side = int(random.integers(1, min(most, length) + 1))
                 start = int(random.integers(length - side + 1))
                 box.append(slice(start, start + side))
-            changed[(slice(None), *box)] = value
-        return changed
+            image[(slice(None), *box)] = value
+        return image
 
 
 class Elastic(_Augmentation, frozen=True, kw_only=True):
@@ -215,7 +211,7 @@ def describe_kinds() -> list[str]:
 
 
 def change_greys(augmentations: Sequence[Any], images: dict[str, np.ndarray], random_of: Any) -> dict[str, np.ndarray]:
-    """Apply those that change grey values, in their order, to the images of a patch by input.
+    """Apply those that change grey values, in their order, to the images of a patch by input; overwrites them.
 
     Parameters
     ----------

@@ -76,10 +76,10 @@ class _Cut:
         return found
 
     def read(self, array: Any, bounds: Box, low: Triple, high: Triple) -> np.ndarray:
-        """Return a box of the patch, mirrored at bounds in the volume."""
+        """Return a box of the patch, mirrored at bounds in the volume; it may be a view."""
         places = [mirrored(p, *pair) for p, pair in zip(self.places(low, high), bounds, strict=True)]
         values = read_box(array, places)
-        return np.ascontiguousarray(values.swapaxes(-1, -2) if self.exchange else values)
+        return values.swapaxes(-1, -2) if self.exchange else values
 
     def inside(self, bounds: Box, low: Triple, high: Triple) -> np.ndarray:
         """Return which voxels of a box of the patch lie inside bounds in the volume."""
@@ -211,7 +211,7 @@ class Samples:
         for name, image in (item.images or {next(iter(self._margins)): item.image}).items():
             low, high = _around(self.output_size, *self._margins[name])
             if motion is None:
-                images[name] = cut.read(image, item.reach, low, high)
+                images[name] = np.array(cut.read(image, item.reach, low, high), np.float32, order="C")
                 continue
             part = motion.part(low, high)
             first, last = part.source()

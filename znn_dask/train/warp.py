@@ -87,7 +87,7 @@ class Part:
 
     def image(self, values: np.ndarray, low: Triple) -> np.ndarray:
         """Return an image, float32 of shape (channel, z, y, x), from that of its source, which begins at `low`."""
-        return warp.interpolate(np.ascontiguousarray(values, np.float32), self.field, self.moved, self._first(low))
+        return warp.interpolate(np.asarray(values, np.float32), self.field, self.moved, self._first(low))
 
     def nearest(self, values: Sequence[np.ndarray], low: Triple) -> list[np.ndarray]:
         """Return labels of shape (z, y, x) from those of their source, exactly as they are."""
