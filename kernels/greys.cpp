@@ -11,42 +11,91 @@ static int mirrored(int place, int n) {
   return n > 1 ? place : 0;
 }
 
-// The rows that are weighed for one; or a row, continued on both sides.
-size_t smooth_scratch(const Smooth& s) {
-  const size_t taps = 2 * (size_t)s.radius + 1;
-  return s.inner == 1 ? s.n + taps : (taps * sizeof(float*)) / sizeof(float);
-}
+// Gaussians end at three standard deviations; narrower ones than a tenth of a voxel do nothing.
+static int radius_of(double sigma, int n) { return n > 1 && sigma > 0.1 ? (int)(3.0 * sigma + 0.5) : 0; }
 
-// The weighted sum of the n values that begin at from(0), from(1) and so on.
+struct Gaussian {
+  int radius;
+  float* weights;
+  int taps() const { return 2 * radius + 1; }
+  Gaussian(double sigma, int n, float* memory) : radius(radius_of(sigma, n)), weights(memory) {
+    double total = 0;
+    for (int j = -radius; j <= radius; j++) total += __builtin_exp(-0.5 * j * j / (sigma * sigma));
+    for (int j = -radius; j <= radius; j++)
+      weights[j + radius] = radius > 0 ? (float)(__builtin_exp(-0.5 * j * j / (sigma * sigma)) / total) : 1.0f;
+  }
+};
+
+// Where the parts of the scratch begin.
+constexpr int COLUMNS = 4 * LANES;  // that are smoothed along z at once
+struct SmoothScratch {
+  size_t weights, rows, row, values, end;
+  SmoothScratch(const Smooth& s) {
+    int most = radius_of(s.sigma_z, s.size.z), n = s.size.y > s.size.x ? s.size.y : s.size.x;
+    for (int z = 0; z < s.size.z; z++) {
+      const int radius = radius_of(s.sigmas[z], n);
+      most = radius > most ? radius : most;
+    }
+    const size_t taps = 2 * (size_t)most + 1, section = (size_t)s.size.y * s.size.x, columns = (size_t)s.size.z * COLUMNS;
+    rows = 0;
+    weights = rows + taps * sizeof(float*) / sizeof(float);
+    row = weights + taps;
+    values = row + s.size.x + taps;
+    end = values + (section > columns ? section : columns);
+  }
+};
+size_t smooth_scratch(const Smooth& s) { return SmoothScratch(s).end; }
+
+// The weighted sums of the n values that begin at from(0), from(1) and so on.
 template <typename From>
-ZNN_INLINE void weigh(const Smooth& s, size_t n, From from, float* out) {
-  const int taps = 2 * s.radius + 1;
-  for (size_t j = 0; j < n; j += LANES) {
-    const int count = n - j < (size_t)LANES ? (int)(n - j) : LANES;
+ZNN_INLINE void weigh(const Gaussian& g, int n, From from, float* out) {
+  for (int j = 0; j < n; j += LANES) {
+    const int count = min_of(n - j, LANES);
     vf sum = {};
-    for (int k = 0; k < taps; k++) sum += s.weights[k] * load_first(from(k) + j, count);
+    for (int k = 0; k < g.taps(); k++) sum += g.weights[k] * load_first(from(k) + j, count);
     store_first(out + j, sum, count);
   }
 }
 
-void smooth(const Smooth& s, const float* values, float* out, float* scratch) {
-  const int taps = 2 * s.radius + 1;
-  const size_t inner = s.inner;
-  for (size_t o = 0; o < s.outer; o++, values += s.n * inner) {
-    if (inner == 1) {
-      copy(scratch + s.radius, values, s.n);
-      for (int j = 1; j <= s.radius; j++) {
-        scratch[s.radius - j] = values[mirrored(-j, s.n)];
-        scratch[s.radius + s.n - 1 + j] = values[mirrored(s.n - 1 + j, s.n)];
+// `n` rows that are `stride` apart, of `width` values; to rows that are `out_stride` apart.
+static void along_rows(const Gaussian& g, const float* values, int n, size_t stride, int width, const float** rows, float* out,
+                       size_t out_stride) {
+  for (int i = 0; i < n; i++) {
+    for (int k = 0; k < g.taps(); k++) rows[k] = values + mirrored(i + k - g.radius, n) * stride;
+    weigh(g, width, [=](int k) { return rows[k]; }, out + i * out_stride);
+  }
+}
+
+static void along_row(const Gaussian& g, const float* values, int n, float* padded, float* out) {
+  copy(padded + g.radius, values, n);
+  for (int j = 1; j <= g.radius; j++) {
+    padded[g.radius - j] = values[mirrored(-j, n)];
+    padded[g.radius + n - 1 + j] = values[mirrored(n - 1 + j, n)];
+  }
+  weigh(g, n, [=](int k) { return padded + k; }, out);
+}
+
+void smooth(const Smooth& s, float* values, float* scratch) {
+  const Size n = s.size;
+  const SmoothScratch parts(s);
+  const float** const rows = (const float**)(scratch + parts.rows);
+  float *const weights = scratch + parts.weights, *const row = scratch + parts.row, *const other = scratch + parts.values;
+  const size_t section = (size_t)n.y * n.x;
+  for (int c = 0; c < s.channels; c++, values += n.z * section) {
+    if (radius_of(s.sigma_z, n.z) > 0) {
+      const Gaussian g(s.sigma_z, n.z, weights);
+      for (size_t j = 0; j < section; j += COLUMNS) {
+        const int count = section - j < (size_t)COLUMNS ? (int)(section - j) : COLUMNS;
+        for (int z = 0; z < n.z; z++) copy(other + z * COLUMNS, values + z * section + j, count);
+        along_rows(g, other, n.z, COLUMNS, count, rows, values + j, section);
       }
-      weigh(s, s.n, [=](int k) { return scratch + k; }, out);
-      out += s.n;
-      continue;
     }
-    const float** const rows = (const float**)scratch;
-    for (int i = 0; i < s.n; i++, out += inner) {
-      for (int k = 0; k < taps; k++) rows[k] = values + mirrored(i + k - s.radius, s.n) * inner;
-      weigh(s, inner, [=](int k) { return rows[k]; }, out);
+    for (int z = 0; z < n.z; z++) {
+      if (radius_of(s.sigmas[z], n.y) + radius_of(s.sigmas[z], n.x) == 0) continue;
+      float* const own = values + z * section;
+      along_rows(Gaussian(s.sigmas[z], n.y, weights), own, n.y, n.x, n.x, rows, other, n.x);
+      const Gaussian g(s.sigmas[z], n.x, weights);
+      for (int y = 0; y < n.y; y++) along_row(g, other + (size_t)y * n.x, n.x, row, own + (size_t)y * n.x);
     }
   }
 }

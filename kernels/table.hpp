@@ -225,11 +225,13 @@ struct Warp {
   int channels;
 };
 
-// Values along one axis of an array (outer, n, inner), which goes on as in a mirror, the outermost not repeated.
+// Images (channel, z, y, x) that are convolved with Gaussians: across sections, and within each by a width of its own.
+// They go on as in a mirror, the outermost voxel not repeated.
 struct Smooth {
-  size_t outer, inner;
-  int n, radius;
-  const float* weights;  // (2 * radius + 1)
+  Size size;
+  int channels;
+  double sigma_z;
+  const double* sigmas;  // (z)
 };
 
 constexpr size_t PEAK_SUMS = 24 * 16;
@@ -309,7 +311,7 @@ struct Table {
   void (*interpolate_at)(const Warp&, const float* image, float* out);  // (channel, z, y, x)
   void (*nearest)(const Warp&, int64_t* out);                           // voxels of the image
   size_t (*smooth_scratch)(const Smooth&);
-  void (*smooth)(const Smooth&, const float* values, float* out, float* scratch);
+  void (*smooth)(const Smooth&, float* values, float* scratch);
   void (*standardise)(size_t n, const float* values, double shift, double scale, float* out);
   void (*add_noise)(size_t n, uint64_t key, float sigma, float* values);
   double (*fma_peak)(size_t n, float* sums);  // n rounds; returns the operations; sums: PEAK_SUMS floats

@@ -22,7 +22,7 @@ static Support support_of(const Spline& s, int n, int x) {
   return found;
 }
 
-static void add_weighted(float* to, const float* from, float weight, int n) {
+ZNN_INLINE void add_weighted(float* to, const float* from, float weight, int n) {
   for (int j = 0; j < n; j += LANES) {
     const int count = min_of(n - j, LANES);
     store_first(to + j, load_first(to + j, count) + weight * load_first(from + j, count), count);

@@ -63,12 +63,15 @@ void nearest(const Ints& image_size, const Values& field, const Array<const int,
   znn::table().nearest(w, result.data());
 }
 
-void smooth(const Array<const float, 3>& values, const Array<const float, 1>& weights, Array<float, 3> result) {
-  require(weights.shape(0) % 2 == 1, "there must be an odd number of weights");
-  require(same(size_of(values), size_of(result)) && positive(size_of(values)), "the result must have the shape of the values");
-  const znn::Smooth s{values.shape(0), values.shape(2), (int)values.shape(1), (int)weights.shape(0) / 2, weights.data()};
+void smooth(Array<float, 4> values, double sigma_z, const Array<const double, 1>& sigmas) {
+  const znn::Smooth s{size_of(values, 1), (int)values.shape(0), sigma_z, sigmas.data()};
+  require(positive(s.size) && (int)sigmas.shape(0) == s.size.z, "every section needs a width");
+  const auto fits = [](double sigma) { return sigma >= 0 && sigma < 1e6; };
+  bool all = fits(sigma_z);
+  for (int z = 0; z < s.size.z; z++) all = all && fits(s.sigmas[z]);
+  require(all, "widths must be 0 or more, and below a million voxels");
   nb::gil_scoped_release release;
-  znn::table().smooth(s, values.data(), result.data(), znn::pool::scratch(znn::table().smooth_scratch(s)));
+  znn::table().smooth(s, values.data(), znn::pool::scratch(znn::table().smooth_scratch(s)));
 }
 
 void standardise(const Values& values, const Array<const double, 2>& shift, const Array<const double, 2>& scale, Array<float, 4> result) {
@@ -92,7 +95,7 @@ void bind_warping(nb::module_& m) {
   m.def("places", &places, "affine"_a, "coefficients"_a, "weights"_a, "field"_a);
   m.def("interpolate_at", &interpolate_at, "image"_a, "field"_a, "moved"_a, "low"_a, "result"_a);
   m.def("nearest", &nearest, "image_size"_a, "field"_a, "moved"_a, "low"_a, "result"_a);
-  m.def("smooth", &smooth, "values"_a, "weights"_a, "result"_a);
+  m.def("smooth", &smooth, "values"_a, "sigma_z"_a, "sigmas"_a);
   m.def("standardise", &standardise, "values"_a, "shift"_a, "scale"_a, "result"_a);
   m.def("add_noise", &add_noise, "values"_a, "key"_a, "sigma"_a);
 }

@@ -56,10 +56,12 @@ def check_values(seed, maps):
 
 def check_smooth(seed):
     random = np.random.default_rng(seed)
-    values = random.standard_normal(sizes(random, 1, 20, int(random.integers(1, 5)))).astype(np.float32)
-    axis, sigma = int(random.integers(-values.ndim, values.ndim)), float(random.uniform(0.2, 6))
-    found = greys.smooth(values, axis, sigma)
-    np.testing.assert_allclose(found, reference_warp.smooth(values, axis, sigma), atol=2e-6)
+    values = random.standard_normal(sizes(random, 1, 20, 4)).astype(np.float32)
+    sigmas = random.uniform(0, 6, values.shape[1]) * (random.random(values.shape[1]) < 0.7)
+    sigma_z = random.choice([0.0, 0.05, 0.4, 1.5])
+    expected = reference_warp.smooth(values, sigma_z, sigmas)
+    found = greys.smooth(values.copy(), sigma_z, sigmas)
+    np.testing.assert_allclose(found, expected, atol=3e-6)
 
 
 def check_standardise(seed):

@@ -1,7 +1,5 @@
 """What is done to the grey values of samples: made comparable, smoothed, and noise added."""
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 
@@ -11,7 +9,6 @@ from znn_dask.ops.memory import Array
 from znn_dask.ops.validation import twin
 
 Doubles = npt.NDArray[np.float64]
-TRUNCATE = 3.0  # standard deviations at which a Gaussian ends
 
 
 @twin(reference.standardise)
@@ -33,27 +30,26 @@ def standardise(values: Array, shift: Doubles, scale: Doubles) -> Array:
 
 
 @twin(reference.smooth)
-def smooth(values: Array, axis: int, sigma: float) -> Array:
-    """Convolve with a Gaussian along one axis; values go on as in a mirror, the outermost not repeated.
+def smooth(values: Array, sigma_z: float, sigmas: Doubles) -> Array:
+    """Convolve with Gaussians in place: across sections, and within each by a width of its own.
+
+    Images go on as in a mirror, the outermost voxel not repeated. Gaussians end at three standard deviations; those of
+    less than a tenth of a voxel do nothing.
 
     Parameters
     ----------
-    values : C-contiguous float32 array
-    axis : int
-    sigma : float
-        The standard deviation, in voxels; more than 0.
+    values : C-contiguous float32 array of shape (channel, z, y, x)
+    sigma_z : float
+        The standard deviation across sections, in voxels.
+    sigmas : float64 array of shape (z,)
+        Those within sections.
 
     Returns
     -------
-    float32 array of the same shape
+    The array itself.
     """
-    radius = int(TRUNCATE * sigma + 0.5)
-    weights = np.exp(-0.5 / sigma**2 * np.arange(-radius, radius + 1) ** 2)
-    result = np.empty(values.shape, np.float32)
-    axis %= values.ndim
-    split = math.prod(values.shape[:axis]), values.shape[axis], math.prod(values.shape[axis + 1 :])
-    _kernels.smooth(values.reshape(split), (weights / weights.sum()).astype(np.float32), result.reshape(split))
-    return result
+    _kernels.smooth(values, sigma_z, sigmas)
+    return values
 
 
 def add_noise(values: Array, key: int, sigma: float) -> None:

@@ -46,6 +46,14 @@ def standardise(values: Array, shift: npt.NDArray[np.float64], scale: npt.NDArra
     return np.asarray((values - shift[:, :, None, None]) * scale[:, :, None, None], np.float32)
 
 
-def smooth(values: Array, axis: int, sigma: float) -> Array:
-    """Return values smoothed along an axis, as `greys.smooth` says."""
+def smooth(values: Array, sigma_z: float, sigmas: npt.NDArray[np.float64]) -> Array:
+    """Return smooth images, as `greys.smooth` says."""
+    smoothed = _along(values, 1, sigma_z)
+    sections = [_along(_along(smoothed[:, z], 1, sigma), 2, sigma) for z, sigma in enumerate(sigmas)]
+    return np.stack(sections, axis=1)
+
+
+def _along(values: Array, axis: int, sigma: float) -> Array:
+    if sigma <= 0.1 or values.shape[axis] == 1:
+        return values
     return np.asarray(ndimage.gaussian_filter1d(values, sigma, axis, mode="mirror", truncate=3.0))

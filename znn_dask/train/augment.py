@@ -5,6 +5,7 @@ in `warp`, so that an image is interpolated once. Whatever is drawn depends on s
 augmentation's name alone. Grey values are those after preprocessing, so that 1 is a standard deviation.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeAlias
 
@@ -90,7 +91,7 @@ class Blur(_OfGreyValues, frozen=True, kw_only=True):
     def apply(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """Return a smoother image."""
         share = random.random()
-        return _smoothed(image, (self.sigma_z * share, self.sigma * share, self.sigma * share))
+        return smooth(image, self.sigma_z * share, np.full(image.shape[1], self.sigma * share))
 
 
 class Missing(_OfGreyValues, frozen=True, kw_only=True):
@@ -130,11 +131,7 @@ class OutOfFocus(_OfGreyValues, frozen=True, kw_only=True, tag="out_of_focus"):
         widths = np.asarray(self.sigma * random.random(depth))
         if depth == 1:  # the chance of the patch is that of its only section
             blurred[:] = True
-        if not blurred.any():
-            return image
-        for z in np.flatnonzero(blurred):
-            image[:, z] = _smoothed(image[:, z], (widths[z], widths[z]))
-        return image
+        return smooth(image, 0.0, np.where(blurred, widths, 0.0))
 
 
 class Boxes(_OfGreyValues, frozen=True, kw_only=True):
@@ -233,6 +230,11 @@ def change_greys(augmentations: Sequence[Any], images: dict[str, np.ndarray], ra
 
 def named(augmentations: Sequence[Any]) -> list[tuple[str, Any]]:
     """Return augmentations with names that tell those of one kind apart: grey0, grey1, noise0."""
+    return _named(tuple(augmentations))
+
+
+@functools.lru_cache
+def _named(augmentations: tuple[Any, ...]) -> list[tuple[str, Any]]:
     counts: dict[str, int] = {}
     found = []
     for item in augmentations:
@@ -240,14 +242,6 @@ def named(augmentations: Sequence[Any]) -> list[tuple[str, Any]]:
         counts[item.kind] = number + 1
         found.append((f"{item.kind}{number}", item))
     return found
-
-
-def _smoothed(values: np.ndarray, sigmas: Sequence[float]) -> np.ndarray:
-    """Smooth along the last axes; widths below a tenth of a voxel do nothing."""
-    for axis, sigma in zip(range(-len(sigmas), 0), sigmas, strict=True):
-        if sigma > 0.1 and values.shape[axis] > 1:
-            values = smooth(np.ascontiguousarray(values), axis, sigma)
-    return values
 
 
 def _text(value: object) -> str:

@@ -1,20 +1,22 @@
 """Boxes of a volume that may reach over its border, where the volume continues as in a mirror.
 
 The outermost voxel is not repeated (numpy calls this "reflect"). A box is three arrays of coordinates, one
-per axis, so flips are reversed arrays and a mirrored border costs nothing but the look-up.
+per axis, or ranges: flips are ranges that go backwards, and only what reaches over a border is looked up.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from znn_dask.errors import ConfigError
 from znn_dask.geometry import ONE, Triple, subtract
 from znn_dask.io.stored import Region
-from znn_dask.model.predict import half_of
+from znn_dask.model.predict import half_of, mirrored
 from znn_dask.model.tiling import fit_of
 from znn_dask.net import Network
+
+Places: TypeAlias = range | np.ndarray  # coordinates along an axis
 
 
 class Margins(NamedTuple):
@@ -80,22 +82,33 @@ def view_of(net: Network) -> Triple:
     return max(z) + 1, max(y) + 1, max(x) + 1
 
 
-def read_box(array: Region, places: Sequence[np.ndarray]) -> np.ndarray:
+def reflected(places: range, low: int, high: int) -> Places:
+    """Return places on an axis, those outside [low, high) reflected into it."""
+    if len(places) and low <= min(places[0], places[-1]) and max(places[0], places[-1]) < high:
+        return places
+    return mirrored(np.arange(places.start, places.stop, places.step), low, high)
+
+
+def read_box(array: Region, places: Sequence[Places]) -> np.ndarray:
     """Return the voxels of an array (..., z, y, x) at the coordinates given for its last three axes.
 
     Parameters
     ----------
     array : array, read by region
         Only the box that holds all of them is read.
-    places : three int arrays
+    places : three ranges with a step of 1 or -1, or int arrays
         Coordinates along z, y and x, inside the array.
+
+    Returns
+    -------
+    array
+        It may be a view.
     """
-    box = tuple(slice(int(p.min()), int(p.max()) + 1) for p in places)
-    values = np.asarray(array[(..., *box)])
-    for axis, (place, side) in enumerate(zip(places, box, strict=True), values.ndim - 3):
-        steps = np.diff(place)
-        if (steps == -1).all():
-            values = np.flip(values, axis)
-        elif not (steps == 1).all():
-            values = np.take(values, place - side.start, axis=axis)
+    ends = [(p[0], p[-1]) if isinstance(p, range) else (int(p.min()), int(p.max())) for p in places]
+    values = np.asarray(array[(..., *(slice(min(pair), max(pair) + 1) for pair in ends))])
+    z, y, x = (slice(None, None, -1 if isinstance(p, range) and p.step < 0 else 1) for p in places)
+    values = values[..., z, y, x]
+    for axis, (place, pair) in enumerate(zip(places, ends, strict=True), values.ndim - 3):
+        if not isinstance(place, range):
+            values = np.take(values, place - pair[0], axis=axis)
     return values

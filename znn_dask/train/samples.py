@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from znn_dask.geometry import Triple
-from znn_dask.model.predict import mirrored
 from znn_dask.randomness import generator
 from znn_dask.train.augment import Augmentation, Elastic, Rotate, Shifted, change_greys
-from znn_dask.train.mirror import Margins, margins, read_box
+from znn_dask.train.mirror import Margins, margins, read_box, reflected
 from znn_dask.train.places import Blocks, Places
 from znn_dask.train.targets import Labels, TargetSpec
 from znn_dask.train.volumes import Box, Volume, check_channels, check_size, cut_region, load_volumes
@@ -63,27 +62,28 @@ class _Cut:
     flips: tuple[bool, bool, bool]
     exchange: bool
 
-    def places(self, low: Triple, high: Triple) -> list[np.ndarray]:
+    def places(self, low: Triple, high: Triple) -> list[range]:
         """Return the coordinates in the volume, along its axes, of a box of the patch."""
         order = (0, 2, 1) if self.exchange else (0, 1, 2)
-        found: list[np.ndarray] = [np.empty(0)] * 3
+        found = [range(0)] * 3
         for axis, own in enumerate(order):
-            offsets = np.arange(low[axis], high[axis])
-            if self.flips[axis]:
-                # The margins change sides, too: the network's "before" lies after.
-                offsets = self.size[axis] - 1 - offsets
-            found[own] = self.start[own] + offsets
+            first, count = low[axis], high[axis] - low[axis]
+            # The margins change sides with a flip, too: the network's "before" lies after.
+            step = -1 if self.flips[axis] else 1
+            start = self.start[own] + (self.size[axis] - 1 - first if self.flips[axis] else first)
+            found[own] = range(start, start + step * count, step)
         return found
 
     def read(self, array: Any, bounds: Box, low: Triple, high: Triple) -> np.ndarray:
         """Return a box of the patch, mirrored at bounds in the volume; it may be a view."""
-        places = [mirrored(p, *pair) for p, pair in zip(self.places(low, high), bounds, strict=True)]
+        places = [reflected(p, *pair) for p, pair in zip(self.places(low, high), bounds, strict=True)]
         values = read_box(array, places)
         return values.swapaxes(-1, -2) if self.exchange else values
 
     def inside(self, bounds: Box, low: Triple, high: Triple) -> np.ndarray:
         """Return which voxels of a box of the patch lie inside bounds in the volume."""
-        z, y, x = ((p >= a) & (p < b) for p, (a, b) in zip(self.places(low, high), bounds, strict=True))
+        places = zip(self.places(low, high), bounds, strict=True)
+        z, y, x = (np.fromiter((a <= place < b for place in p), bool, len(p)) for p, (a, b) in places)
         if self.exchange:
             y, x = x, y
         return np.asarray(z[:, None, None] & y[:, None] & x)
@@ -283,8 +283,8 @@ def _stacked(values: list[Any]) -> Any:
     if values[0] is None:
         return None
     if isinstance(values[0], dict):
-        return {name: np.stack([v[name] for v in values]) for name in values[0]}
-    return np.stack(values)
+        return {name: _stacked([v[name] for v in values]) for name in values[0]}
+    return values[0][np.newaxis] if len(values) == 1 else np.stack(values)
 
 
 def _only(values: Mapping[str, Any]) -> Any:

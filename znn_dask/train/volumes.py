@@ -10,9 +10,8 @@ from znn_dask.errors import ConfigError, ShapeError
 from znn_dask.geometry import Triple
 from znn_dask.io.stored import Region
 from znn_dask.io.volumes import FiniteVolume, open_image, open_label
-from znn_dask.model.predict import mirrored
 from znn_dask.train.config import DataSection, TargetSection, VolumeSection
-from znn_dask.train.mirror import Margins, margins, read_box
+from znn_dask.train.mirror import Margins, margins, read_box, reflected
 from znn_dask.train.preprocess import Prepared
 from znn_dask.train.targets import Labels, TargetSpec
 
@@ -269,7 +268,7 @@ def cut_region(item: Volume, field_of_view: Triple | Margins) -> Any:
     """
     around = field_of_view if isinstance(field_of_view, Margins) else margins(field_of_view)
     places = [
-        mirrored(np.arange(low - b, high + a), *reach)
+        reflected(range(low - b, high + a), *reach)
         for (low, high), reach, b, a in zip(item.region, item.reach, around.before, around.after, strict=True)
     ]
     if item.images:

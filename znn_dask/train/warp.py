@@ -157,12 +157,13 @@ def _rotation(item: Rotate, random: np.random.Generator) -> np.ndarray:
         math.radians(m) * u for m, u in zip((item.degrees, item.tilt, item.tilt), random.uniform(-1, 1, 3), strict=True)
     )
     zoom = 1 + item.zoom * random.uniform(-1, 1)
-    matrix = np.eye(3)
-    for (i, j), turn in (((1, 2), angle), ((0, 1), tilt_y), ((0, 2), tilt_x)):
-        plane = np.eye(3)
-        plane[i, i] = plane[j, j] = math.cos(turn)
-        plane[i, j], plane[j, i] = -math.sin(turn), math.sin(turn)
-        matrix = matrix @ plane
+    (c, s), (cy, sy), (cx, sx) = ((math.cos(turn), math.sin(turn)) for turn in (angle, tilt_y, tilt_x))
+    in_plane = np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+    about_x, about_y = (
+        np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]]),
+        np.array([[cx, 0, -sx], [0, 1, 0], [sx, 0, cx]]),
+    )
+    matrix = in_plane @ about_x @ about_y
     # Thick sections are not zoomed through.
     matrix /= np.array([[1.0], [zoom], [zoom]]) if item.tilt == 0 else zoom
     return np.asarray(matrix - np.eye(3))
