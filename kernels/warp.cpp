@@ -22,22 +22,17 @@ static Support support_of(const Spline& s, int n, int x) {
   return found;
 }
 
-ZNN_INLINE void add_weighted(float* to, const float* from, float weight, int n) {
-  for (int j = 0; j < n; j += LANES) {
-    const int count = min_of(n - j, LANES);
-    store_first(to + j, load_first(to + j, count) + weight * load_first(from + j, count), count);
-  }
-}
-
-// Of one spline: the coefficients along y and x at a section, and those along x at a row.
+// Of one spline: the coefficients along y and x at a section, and those along x at a row, in whole vectors.
 struct AtRow {
   const Spline* spline;
   Support* supports;     // of every vector of a row
   float *section, *row;  // (count.y, maps, count.x), (maps, count.x)
+  int width;             // of a row of all maps
 };
 
+static int width_of(const Motion& m, const Spline& s) { return ceil_div(m.maps * s.count.x, LANES) * LANES; }
 static size_t scratch_of(const Motion& m, const Spline& s) {
-  return ceil_div(m.size.x, LANES) * sizeof(Support) / sizeof(float) + ((size_t)s.count.y + 1) * m.maps * s.count.x;
+  return ceil_div(m.size.x, LANES) * sizeof(Support) / sizeof(float) + ((size_t)s.count.y + 1) * width_of(m, s);
 }
 size_t places_scratch(const Motion& m) {
   size_t n = m.n_splines * sizeof(AtRow) / sizeof(float);
@@ -55,7 +50,8 @@ static AtRow* begin(const Motion& m, float* scratch) {
     Support* const supports = (Support*)rest;
     for (int v = 0; v < n_vectors; v++) supports[v] = support_of(s, m.size.x, v * LANES);
     float* const section = (float*)(supports + n_vectors);
-    splines[k] = {&s, supports, section, section + (size_t)s.count.y * m.maps * s.count.x};
+    const int width = width_of(m, s);
+    splines[k] = {&s, supports, section, section + (size_t)s.count.y * width, width};
     rest += scratch_of(m, s);
   }
   return splines;
@@ -63,60 +59,74 @@ static AtRow* begin(const Motion& m, float* scratch) {
 
 static void go_to_section(const AtRow& at, int maps, int z) {
   const Spline& s = *at.spline;
-  const int width = s.count.x;
-  fill_zero(at.section, (size_t)s.count.y * maps * width);
+  const int n = s.count.x;
+  fill_zero(at.section, (size_t)s.count.y * at.width);
   for (int k = 0; k < s.count.z; k++)
     if (const float weight = s.z[z * s.count.z + k])
       for (int map = 0; map < maps; map++)
-        for (int y = 0; y < s.count.y; y++)
-          add_weighted(at.section + ((size_t)y * maps + map) * width,
-                       s.coefficients + (((size_t)map * s.count.z + k) * s.count.y + y) * width, weight, width);
+        for (int y = 0; y < s.count.y; y++) {
+          const float* from = s.coefficients + (((size_t)map * s.count.z + k) * s.count.y + y) * n;
+          float* const to = at.section + (size_t)y * at.width + map * n;
+          for (int j = 0; j < n; j++) to[j] += weight * from[j];
+        }
 }
 
-static void go_to_row(const AtRow& at, int maps, int y) {
+static void go_to_row(const AtRow& at, int y) {
   const Spline& s = *at.spline;
-  const int width = maps * s.count.x;
-  fill_zero(at.row, width);
-  for (int k = 0; k < s.count.y; k++)
-    if (const float weight = s.y[y * s.count.y + k]) add_weighted(at.row, at.section + (size_t)k * width, weight, width);
+  for (int j = 0; j < at.width; j += LANES) {
+    vf sum = {};
+    for (int k = 0; k < s.count.y; k++)
+      if (const float weight = s.y[y * s.count.y + k]) sum += weight * load(at.section + (size_t)k * at.width + j);
+    store(at.row + j, sum);
+  }
 }
 
-// Some voxels of a row, all of a vector if WHOLE.
-template <bool WHOLE>
-ZNN_INLINE void write_places(const Motion& m, const AtRow* splines, int map, int v, vf places, float* to) {
+// Some voxels of a row, in all maps; all of a vector if WHOLE.
+template <int MAPS, bool WHOLE>
+ZNN_INLINE void write_places(const Motion& m, const AtRow* splines, int v, vf across, float z, float y, float* to) {
   const int n = m.size.x, x = v * LANES, count = n - x;
+  vf places[MAPS];
+  for (int map = 0; map < MAPS; map++) {
+    const float* a = m.affine + 4 * map;
+    places[map] = (a[0] * z + a[1] * y + a[3]) + a[2] * across;
+  }
   for (int number = 0; number < m.n_splines; number++) {
     const AtRow& at = splines[number];
-    const float *coefficients = at.row + map * at.spline->count.x, *weights = at.spline->x + x;
-    for (int k = at.supports[v].first; k < at.supports[v].stop; k++)
-      places += coefficients[k] * (WHOLE ? load(weights + (size_t)k * n) : load_first(weights + (size_t)k * n, count));
+    const float* weights = at.spline->x + x;
+    for (int k = at.supports[v].first; k < at.supports[v].stop; k++) {
+      const vf weight = WHOLE ? load(weights + (size_t)k * n) : load_first(weights + (size_t)k * n, count);
+      for (int map = 0; map < MAPS; map++) places[map] += at.row[map * at.spline->count.x + k] * weight;
+    }
   }
-  if (WHOLE)
-    store(to + x, places);
-  else
-    store_first(to + x, places, count);
+  for (int map = 0; map < MAPS; map++) {
+    float* const own = to + map * m.size.voxels() + x;
+    if (WHOLE)
+      store(own, places[map]);
+    else
+      store_first(own, places[map], count);
+  }
 }
 
-void places(const Motion& m, float* field, float* scratch) {
+template <int MAPS>
+static void write_all(const Motion& m, const AtRow* splines, float* field) {
   const Size n = m.size;
-  const size_t voxels = n.voxels();
-  AtRow* const splines = begin(m, scratch);
+  const int whole = n.x / LANES;
   vf ramp;
   for (int j = 0; j < LANES; j++) ramp[j] = (float)j;
   for (int z = 0; z < n.z; z++) {
-    for (int k = 0; k < m.n_splines; k++) go_to_section(splines[k], m.maps, z);
+    for (int k = 0; k < m.n_splines; k++) go_to_section(splines[k], MAPS, z);
     for (int y = 0; y < n.y; y++, field += n.x) {
-      for (int k = 0; k < m.n_splines; k++) go_to_row(splines[k], m.maps, y);
-      for (int map = 0; map < m.maps; map++) {
-        const float* a = m.affine + 4 * map;
-        const float start = a[0] * (float)z + a[1] * (float)y + a[3], step = a[2];
-        float* const to = field + map * voxels;
-        const int whole = n.x / LANES;
-        for (int v = 0; v < whole; v++) write_places<true>(m, splines, map, v, start + step * (ramp + (float)(v * LANES)), to);
-        if (n.x % LANES) write_places<false>(m, splines, map, whole, start + step * (ramp + (float)(whole * LANES)), to);
-      }
+      for (int k = 0; k < m.n_splines; k++) go_to_row(splines[k], y);
+      for (int v = 0; v < whole; v++)
+        write_places<MAPS, true>(m, splines, v, ramp + (float)(v * LANES), (float)z, (float)y, field);
+      if (n.x % LANES) write_places<MAPS, false>(m, splines, whole, ramp + (float)(whole * LANES), (float)z, (float)y, field);
     }
   }
+}
+
+void places(const Motion& m, float* field, float* scratch) {
+  const AtRow* const splines = begin(m, scratch);
+  m.maps == 3 ? write_all<3>(m, splines, field) : write_all<2>(m, splines, field);
 }
 
 // ---- values there
