@@ -100,9 +100,17 @@ void smooth(const Smooth& s, float* values, float* scratch) {
   }
 }
 
-// In double precision: means may be large beside what they are subtracted for.
-void standardise(size_t n, const float* values, double shift, double scale, float* out) {
+template <typename T>
+static void standardise_all(size_t n, const T* values, double shift, double scale, float* out) {
   for (size_t j = 0; j < n; j++) out[j] = (float)(((double)values[j] - shift) * scale);
+}
+// In double precision: means may be large beside what they are subtracted for.
+void standardise(size_t n, GreyType type, const void* values, double shift, double scale, float* out) {
+  switch (type) {
+    case GREY_UINT8: return standardise_all(n, (const uint8_t*)values, shift, scale, out);
+    case GREY_UINT16: return standardise_all(n, (const uint16_t*)values, shift, scale, out);
+    case GREY_FLOAT: return standardise_all(n, (const float*)values, shift, scale, out);
+  }
 }
 
 // The sum of the four bytes of a random word is normal enough. Word i % 4 of counter i / 4 belongs to value i.

@@ -66,7 +66,7 @@ void interpolate_at(const Warp&, const float*, float*);
 void nearest(const Warp&, int64_t*);
 size_t smooth_scratch(const Smooth&);
 void smooth(const Smooth&, float*, float*);
-void standardise(size_t, const float*, double, double, float*);
+void standardise(size_t, GreyType, const void*, double, double, float*);
 void add_noise(size_t, uint64_t, float, float*);
 double fma_peak(size_t, float*);
 

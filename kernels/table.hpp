@@ -225,6 +225,8 @@ struct Warp {
   int channels;
 };
 
+enum GreyType { GREY_UINT8, GREY_UINT16, GREY_FLOAT };
+
 // Images (channel, z, y, x) that are convolved with Gaussians: across sections, and within each by a width of its own.
 // They go on as in a mirror, the outermost voxel not repeated.
 struct Smooth {
@@ -312,7 +314,7 @@ struct Table {
   void (*nearest)(const Warp&, int64_t* out);                           // voxels of the image
   size_t (*smooth_scratch)(const Smooth&);
   void (*smooth)(const Smooth&, float* values, float* scratch);
-  void (*standardise)(size_t n, const float* values, double shift, double scale, float* out);
+  void (*standardise)(size_t n, GreyType, const void* values, double shift, double scale, float* out);
   void (*add_noise)(size_t n, uint64_t key, float sigma, float* values);
   double (*fma_peak)(size_t n, float* sums);  // n rounds; returns the operations; sums: PEAK_SUMS floats
 };

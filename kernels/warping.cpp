@@ -74,14 +74,16 @@ void smooth(Array<float, 4> values, double sigma_z, const Array<const double, 1>
   znn::table().smooth(s, values.data(), znn::pool::scratch(znn::table().smooth_scratch(s)));
 }
 
-void standardise(const Values& values, const Array<const double, 2>& shift, const Array<const double, 2>& scale, Array<float, 4> result) {
+template <typename T, znn::GreyType TYPE>
+void standardise(const Array<const T, 4>& values, const Array<const double, 2>& shift, const Array<const double, 2>& scale,
+                 Array<float, 4> result) {
   const size_t n_channels = values.shape(0), n_sections = values.shape(1), n = values.shape(2) * values.shape(3);
   require(shift.shape(0) == n_channels && shift.shape(1) == n_sections && scale.shape(0) == n_channels && scale.shape(1) == n_sections,
           "a shift and a scale are needed for every section");
   require(result.shape(0) == n_channels && same(size_of(result, 1), size_of(values, 1)), "the result must have the shape of the values");
   nb::gil_scoped_release release;
   for (size_t k = 0; k < n_channels * n_sections; k++)
-    znn::table().standardise(n, values.data() + k * n, shift.data()[k], scale.data()[k], result.data() + k * n);
+    znn::table().standardise(n, TYPE, values.data() + k * n, shift.data()[k], scale.data()[k], result.data() + k * n);
 }
 
 void add_noise(Array<float, 1> values, uint64_t key, float sigma) {
@@ -96,6 +98,8 @@ void bind_warping(nb::module_& m) {
   m.def("interpolate_at", &interpolate_at, "image"_a, "field"_a, "moved"_a, "low"_a, "result"_a);
   m.def("nearest", &nearest, "image_size"_a, "field"_a, "moved"_a, "low"_a, "result"_a);
   m.def("smooth", &smooth, "values"_a, "sigma_z"_a, "sigmas"_a);
-  m.def("standardise", &standardise, "values"_a, "shift"_a, "scale"_a, "result"_a);
+  m.def("standardise", &standardise<uint8_t, znn::GREY_UINT8>, "values"_a, "shift"_a, "scale"_a, "result"_a);
+  m.def("standardise", &standardise<uint16_t, znn::GREY_UINT16>, "values"_a, "shift"_a, "scale"_a, "result"_a);
+  m.def("standardise", &standardise<float, znn::GREY_FLOAT>, "values"_a, "shift"_a, "scale"_a, "result"_a);
   m.def("add_noise", &add_noise, "values"_a, "key"_a, "sigma"_a);
 }

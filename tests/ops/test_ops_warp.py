@@ -66,7 +66,8 @@ def check_smooth(seed):
 
 def check_standardise(seed):
     random = np.random.default_rng(seed)
-    values = random.standard_normal(sizes(random, 1, 9, 4)).astype(np.float32)
+    kind = random.choice([np.uint8, np.uint16, np.int32, np.float32, np.float64])
+    values = random.integers(0, 256, sizes(random, 1, 9, 4)).astype(kind).swapaxes(*random.integers(0, 4, 2))
     shift, scale = random.standard_normal((2, *values.shape[:2]))
     found = greys.standardise(values, shift, scale)
     np.testing.assert_allclose(found, reference_warp.standardise(values, shift, scale), rtol=2e-7)

@@ -1,5 +1,7 @@
 """What is done to the grey values of samples: made comparable, smoothed, and noise added."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -12,12 +14,13 @@ Doubles = npt.NDArray[np.float64]
 
 
 @twin(reference.standardise)
-def standardise(values: Array, shift: Doubles, scale: Doubles) -> Array:
+def standardise(values: npt.NDArray[Any], shift: Doubles, scale: Doubles) -> Array:
     """Subtract a number from every section and multiply it with another, in double precision.
 
     Parameters
     ----------
-    values : C-contiguous float32 array of shape (channel, z, y, x)
+    values : array of shape (channel, z, y, x)
+        Of bytes, uint16 or float32 as they are; others become float32 before.
     shift, scale : float64 arrays of shape (channel, z)
 
     Returns
@@ -25,7 +28,8 @@ def standardise(values: Array, shift: Doubles, scale: Doubles) -> Array:
     float32 array of the same shape
     """
     result = np.empty(values.shape, np.float32)
-    _kernels.standardise(values, shift, scale, result)
+    as_stored = values.dtype in (np.uint8, np.uint16)
+    _kernels.standardise(np.ascontiguousarray(values, None if as_stored else np.float32), shift, scale, result)
     return result
 
 

@@ -1,6 +1,7 @@
 """The obvious version of `warp` and `greys`."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,9 +42,9 @@ def _places(field: Array, moved: npt.NDArray[np.int32], low: Triple) -> Array:
     return found
 
 
-def standardise(values: Array, shift: npt.NDArray[np.float64], scale: npt.NDArray[np.float64]) -> Array:
+def standardise(values: npt.NDArray[Any], shift: npt.NDArray[np.float64], scale: npt.NDArray[np.float64]) -> Array:
     """Return comparable values, as `greys.standardise` says."""
-    return np.asarray((values - shift[:, :, None, None]) * scale[:, :, None, None], np.float32)
+    return np.asarray((values.astype(np.float32) - shift[:, :, None, None]) * scale[:, :, None, None], np.float32)
 
 
 def smooth(values: Array, sigma_z: float, sigmas: npt.NDArray[np.float64]) -> Array:

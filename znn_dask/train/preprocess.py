@@ -71,10 +71,12 @@ class Prepared:
     def __getitem__(self, where: Any) -> np.ndarray:
         """Return a region as float32."""
         box, rest = as_box(where, self.shape, "the image")
-        values = _clipped(np.asarray(self.image[box]), self.clip)
+        values = np.asarray(self.image[box])
+        if self._scale is None or self.clip is not None:
+            values = _clipped(values, self.clip)
         if self._scale is not None:
             shift, scale = (np.ascontiguousarray(v[box[:2]]) for v in (self._shift, self._scale))
-            values = standardise(np.ascontiguousarray(values), shift, scale)
+            values = standardise(values, shift, scale)
         return np.asarray(values[rest])
 
     def _levels(self) -> tuple[np.ndarray, np.ndarray | None]:
