@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from znn_dask.errors import ConfigError, DataError, ShapeError
-from znn_dask.model.predict import mirrored
 from znn_dask.net import Convolution, Edge, Network, zoo
 from znn_dask.net.operations import Padding
 from znn_dask.train.config_file import make_config
 from znn_dask.train.heldout import evaluate_regions
 from znn_dask.train.losses import measured
-from znn_dask.train.mirror import Margins, margins, margins_of, read_box, reflected
+from znn_dask.train.mirror import Margins, margins, margins_of
 from znn_dask.train.places import BLOCK, Blocks
 from znn_dask.train.preprocess import SLAB, Prepared, preprocess, statistics
 from znn_dask.train.resolve import check_net
@@ -307,28 +306,6 @@ def test_padded_networks_need_less() -> None:
     assert sample.image.shape == (1, 1, 6, 6, 10)
     assert sample.image[0, 0, 0, 0, 1] == 0
     np.testing.assert_array_equal(cut_region(item, margins_of(net, size)["input"]), sample.image[0])
-
-
-def test_boxes_are_read_at_coordinates() -> None:
-    array = np.arange(2 * 5 * 6 * 7).reshape(2, 5, 6, 7)
-    z, y, x = np.array([3, 2, 1]), np.array([4, 4]), np.arange(2, 6)
-    np.testing.assert_array_equal(read_box(array, (z, y, x)), array[:, z[:, None, None], y[:, None], x])
-
-
-@given(st.data())
-def test_ranges_of_coordinates_are_reflected_and_read_as_arrays_are(data) -> None:
-    array = np.arange(2 * 5 * 6 * 7).reshape(2, 5, 6, 7)
-    found = []
-    for n in array.shape[1:]:
-        low = data.draw(st.integers(0, n - 1))
-        high = data.draw(st.integers(low + 1, n))
-        start, length = data.draw(st.integers(-9, 15)), data.draw(st.integers(1, 12))
-        places = range(start, start + length) if data.draw(st.booleans()) else range(start, start - length, -1)
-        found.append(reflected(places, low, high))
-        np.testing.assert_array_equal(found[-1], mirrored(np.array(places), low, high))
-        assert isinstance(found[-1], range) == all(low <= place < high for place in places)
-    z, y, x = (np.array(places) for places in found)
-    np.testing.assert_array_equal(read_box(array, found), array[:, z[:, None, None], y[:, None], x])
 
 
 @pytest.mark.parametrize(
