@@ -12,21 +12,30 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import accuracy_cases
 import numpy as np
 from measure import environment, ratio, summary, write_json
 
 import znn_dask as znn
 from znn_dask.train import augment as kinds
+from znn_dask.train.config_file import make_config
 from znn_dask.train.loop import as_step
 from znn_dask.train.phantom import make_phantom
 from znn_dask.train.preprocess import Prepared
+from znn_dask.train.resolve import make_network
 from znn_dask.train.samples import Samples
 from znn_dask.train.targets import Labels, TargetSpec
 from znn_dask.train.volumes import Volume
 
 WANTED = 1.05  # times a step with a fixed sample
 TIMES = ("times_fixed", "cpu_times_fixed")
-CASES = {"vd2d": (1, 96, 96), "fibsem-16": (16, 16, 16), "fibsem-20": (20, 20, 20), "fibsem-32": (32, 32, 32)}
+# By a case of `accuracy_cases.py` and the output voxels.
+CASES = {
+    "vd2d": ("isbi", (1, 96, 96)),
+    "fibsem-16": ("fibsem", (16, 16, 16)),
+    "fibsem-20": ("fibsem", (20, 20, 20)),
+    "fibsem-32": ("fibsem", (32, 32, 32)),
+}
 SHAPES = {True: (8, 512, 512), False: (64, 256, 256)}  # of the tissue, by whether it is seen section by section
 
 
@@ -38,14 +47,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--json", help="write the report here")
     return parser.parse_args()
-
-
-def network(case: str) -> znn.Network:
-    """Return the network of a case; that of the FIB-SEM volume is of `bench/accuracy_cases.py`."""
-    if case == "vd2d":
-        return znn.zoo.vd2d()
-    transfer = ["leaky_relu(0.1)"] * 3 + ["linear"]
-    return znn.Network.parse("CTMCTCTCT", width=24, kernel=5, window=2, transfer=transfer)
 
 
 def everything(flat: bool) -> list[kinds.Augmentation]:
@@ -70,8 +71,9 @@ def samples_of(net: znn.Network, size: tuple[int, int, int]) -> Samples:
 
 def measure(args: argparse.Namespace, case: str) -> dict[str, Any]:
     """Return the report of one case."""
-    net, size = network(case), CASES[case]
-    loss = "softmax" if case == "vd2d" else "logistic"
+    name, size = CASES[case]
+    config = make_config(accuracy_cases.CASES[name])
+    net, loss = make_network(config.network), config.training.loss
     samples = samples_of(net, size)
 
     def sample(number: int) -> tuple[Any, ...]:

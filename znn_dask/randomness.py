@@ -24,6 +24,7 @@ def generator(seed: int, step: int, purpose: str) -> np.random.Generator:
     purpose : str
         For instance ``"sample"`` or ``"conv1/kernel"``. Different purposes are independent.
     """
+    # Philox takes any ISeedSequence, but numpy's annotations know SeedSequence alone.
     return np.random.Generator(np.random.Philox(_Key(seed, step, purpose)))  # type: ignore[arg-type]
 
 

@@ -252,8 +252,6 @@ def mirrored(places: npt.NDArray[np.int64], low: int, high: int) -> npt.NDArray[
     """
     if high - low == 1:
         return np.full_like(places, low)
-    if low <= places.min() and places.max() < high:
-        return places
     period = 2 * (high - low - 1)
     folded = np.mod(places - low, period)
     reflected: npt.NDArray[np.int64] = np.minimum(folded, period - folded) + low

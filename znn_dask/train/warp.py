@@ -28,42 +28,39 @@ class Motion:
     ----------
     low : (z, y, x)
         The lowest corner of the box, in coordinates of the patch.
-    size : (z, y, x)
     middle : (z, y, x)
         What `turn` leaves where it is.
     slip, step : int arrays of shape (z, 2)
         What images come from along y and x besides; of `step` labels, too.
     turn : float array of shape (3, 3)
         A voxel at `middle` + v is displaced by ``turn @ v``.
-    splines : list of (displacements, bases)
-        Coefficients (z or None, y, x) and their weights at the voxels of the box, along z, y and x.
+    splines : list of Spline
+        Displacements along z, y and x besides, with weights for the voxels of the box.
     """
 
     low: Triple
-    size: Triple
     middle: np.ndarray
     slip: np.ndarray
     step: np.ndarray
     turn: np.ndarray = field(default_factory=lambda: np.zeros((3, 3)))
-    splines: list[tuple[tuple[Array | None, Array, Array], list[Array]]] = field(default_factory=list)
+    splines: list[warp.Spline] = field(default_factory=list)
 
     def part(self, low: Triple, high: Triple, labels: bool = False) -> "Part":
         """Return where the voxels of a smaller box come from."""
         size = high[0] - low[0], high[1] - low[1], high[2] - low[2]
         cut = [slice(a - o, b - o) for a, b, o in zip(low, high, self.low, strict=True)]
         moved = self.step[cut[0]] if labels else (self.step + self.slip)[cut[0]]
-        along_z = bool(self.turn[0].any()) or any(z is not None for (z, _, _), _ in self.splines)
+        along_z = self.turn[0].any() or any(spline.coefficients[0].any() for spline in self.splines)
         maps = slice(0 if along_z else 1, 3)
         affine = np.empty((3, 4))
         affine[:, :3] = np.eye(3) + self.turn
         affine[:, 3] = low + self.turn @ (low - self.middle)
-        splines = []
-        for (z, y, x), bases in self.splines:
-            coefficients = np.stack([np.zeros_like(y) if z is None else z, y, x])[maps]
-            parts = [np.ascontiguousarray(basis[c]) for basis, c in zip(bases, cut, strict=True)]
-            splines.append(warp.Spline(coefficients, parts[0], parts[1], np.ascontiguousarray(parts[2].T)))
+        splines = [
+            warp.Spline(s.coefficients[maps], s.z[cut[0]], s.y[cut[1]], np.ascontiguousarray(s.x[:, cut[2]]))
+            for s in self.splines
+        ]
         places = warp.places(np.ascontiguousarray(affine[maps], np.float32), splines, size)
-        return Part(low, size, places, np.ascontiguousarray(moved, np.int32))
+        return Part(low, places, np.ascontiguousarray(moved, np.int32))
 
 
 @dataclass(frozen=True)
@@ -71,13 +68,12 @@ class Part:
     """A box of a patch, with the field of its voxels (see `ops.warp`) and the displacement of its sections."""
 
     low: Triple
-    size: Triple
     field: Array
     moved: np.ndarray
 
     def source(self) -> tuple[Triple, Triple]:
         """Return the box (low, high), in coordinates of the patch, that holds all it comes from."""
-        low, high = [self.low[0], 0, 0], [self.low[0] + self.size[0], 0, 0]
+        low, high = [self.low[0], 0, 0], [self.low[0] + self.field.shape[1], 0, 0]
         for axis, values in zip(range(3)[-len(self.field) :], self.field, strict=True):
             low[axis], high[axis] = math.floor(values.min()), math.ceil(values.max()) + 1
         for axis in (1, 2):
@@ -121,7 +117,7 @@ def make_motion(
     """
     box = high[0] - low[0], high[1] - low[1], high[2] - low[2]
     slip, step = np.zeros((box[0], 2), np.int64), np.zeros((box[0], 2), np.int64)
-    motion, moves = Motion(low, box, (np.array(size) - 1) / 2, slip, step), False
+    motion, moves = Motion(low, (np.array(size) - 1) / 2, slip, step), False
     for name, item in named(augmentations):
         if not isinstance(item, Elastic | Rotate | Shifted):
             continue
@@ -169,19 +165,17 @@ def _rotation(item: Rotate, random: np.random.Generator) -> np.ndarray:
     return np.asarray(matrix - np.eye(3))
 
 
-def _elastic(
-    item: Elastic, random: np.random.Generator, box: Triple
-) -> tuple[tuple[Array | None, Array, Array], list[Array]]:
+def _elastic(item: Elastic, random: np.random.Generator, box: Triple) -> warp.Spline:
     """Return smooth displacements: a cubic B-spline's coefficients on a coarse grid, and their weights."""
-    bases = [_spline_basis(n, s, float(random.random())) for n, s in zip(box, item.spacing, strict=True)]
-    shape = tuple(basis.shape[1] for basis in bases)
+    z, y, x = (_spline_basis(n, s, float(random.random())) for n, s in zip(box, item.spacing, strict=True))
+    coefficients = np.zeros((3, z.shape[1], y.shape[1], x.shape[1]), np.float32)
     left = math.prod(1.0 if n == 1 else _SPLINE for n in box)
-
-    def displacement(amplitude: float) -> Array:
-        return np.asarray(random.standard_normal(shape, np.float32) * np.float32(amplitude / left))
-
-    y, x = displacement(item.amplitude), displacement(item.amplitude)
-    return (displacement(item.amplitude_z) if item.amplitude_z and box[0] > 1 else None, y, x), bases
+    amplitudes = {1: item.amplitude, 2: item.amplitude}
+    if item.amplitude_z and box[0] > 1:
+        amplitudes[0] = item.amplitude_z  # drawn last, so that it does not shift the others
+    for axis, amplitude in amplitudes.items():
+        coefficients[axis] = random.standard_normal(coefficients.shape[1:], np.float32) * np.float32(amplitude / left)
+    return warp.Spline(coefficients, z, y, np.ascontiguousarray(x.T))
 
 
 def _spline_basis(length: int, spacing: int, phase: float) -> np.ndarray:
