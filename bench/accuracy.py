@@ -25,6 +25,7 @@ from accuracy_cases import CASES, WANTED, Case, make_case
 from accuracy_sides import Ours, Side, Theirs, fastest_form, forms_of
 from measure import environment, write_json
 
+import znn_dask as znn
 from znn_dask.errors import ZnnError
 from znn_dask.train.samples import Sample
 
@@ -95,10 +96,11 @@ def make_theirs(args: argparse.Namespace, case: Case) -> tuple[Theirs, dict[str,
     except ImportError:
         sys.exit("PyTorch is absent: there is nothing to compare with. pip install 'znn-dask[torch]'")
     torch.set_num_threads(args.workers)
-    module, training = case.model.to_torch(), case.config.training
+    module, training, optimizer = case.model.to_torch(), case.config.training, case.model.optimizer
+    assert isinstance(optimizer, znn.SGD)  # in every case
 
     def make(form: str) -> Theirs:
-        return Theirs(torch, case.net, module, form, str(training.loss), case.model.optimizer)
+        return Theirs(torch, case.net, module, form, str(training.loss), optimizer)
 
     forms = [args.form] if args.form else forms_of(case.net, args.compile)
     print("an update of PyTorch's forms:")

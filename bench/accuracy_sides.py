@@ -35,7 +35,7 @@ class Ours:
         self.model = model
 
     def train(self, samples: Sequence[Sample]) -> list[float]:
-        losses = list(self.model.steps(iter(samples)))
+        losses = list(self.model.steps(tuple(sample) for sample in samples))
         self.model.flush()
         return losses
 
@@ -104,7 +104,7 @@ class Theirs:
     def outputs(self, image: Any) -> np.ndarray:
         with self.torch.no_grad():
             found = self.forward(self._image(image)).numpy()
-        return found[:, :, None] if self.axes == 2 else found
+        return np.asarray(found[:, :, None] if self.axes == 2 else found)
 
     def _loss(self, output: Any, target: Any, weight: Any) -> Any:
         f = self.torch.nn.functional

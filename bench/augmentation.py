@@ -17,6 +17,7 @@ import numpy as np
 from measure import environment, ratio, summary, write_json
 
 import znn_dask as znn
+from znn_dask.model.losses import as_losses
 from znn_dask.train import augment as kinds
 from znn_dask.train.config_file import make_config
 from znn_dask.train.loop import as_step
@@ -55,7 +56,8 @@ def everything(flat: bool) -> list[kinds.Augmentation]:
         "elastic": {"amplitude_z": 0.0 if flat else 1.0},
         "rotate": {"tilt": 0.0 if flat else 10.0, "zoom": 0.1},
     }
-    return [made(probability=1, **more.get(name, {})) for name, made in kinds.KINDS.items()]
+    made: dict[str, Any] = kinds.KINDS
+    return [kind(probability=1, **more.get(name, {})) for name, kind in made.items()]
 
 
 def samples_of(net: znn.Network, size: tuple[int, int, int]) -> Samples:
@@ -63,7 +65,8 @@ def samples_of(net: znn.Network, size: tuple[int, int, int]) -> Samples:
     flat = size[0] == 1
     tissue = make_phantom(SHAPES[flat], seed=0)
     image = np.clip(tissue.image * 128, 0, 255).astype(np.uint8)
-    whole = tuple((0, n) for n in image.shape)
+    z, y, x = ((0, n) for n in image.shape)
+    whole = z, y, x
     labels = Labels(tissue.ids, TargetSpec("boundary", in_plane=flat))
     volume = Volume(Prepared(image[np.newaxis], "section" if flat else "volume"), labels, whole, whole, "tissue")
     return Samples([volume], net.field_of_view, size, flip="zyx", transpose=True, augment=everything(flat))
@@ -73,7 +76,8 @@ def measure(args: argparse.Namespace, case: str) -> dict[str, Any]:
     """Return the report of one case."""
     name, size = CASES[case]
     config = make_config(accuracy_cases.CASES[name])
-    net, loss = make_network(config.network), config.training.loss
+    net = make_network(config.network)
+    loss = as_losses(config.training.loss, net)
     samples = samples_of(net, size)
 
     def sample(number: int) -> tuple[Any, ...]:

@@ -41,7 +41,8 @@ def model_of(given: argparse.Namespace) -> znn.Model:
 
 def measure(given: argparse.Namespace, client: distributed.Client) -> dict[str, Any]:
     """Return the times of all contenders, taken in turns."""
-    gets = {name: partial(get, num_workers=given.workers) for name, get in GETS.items()} | {"distributed": client.get}
+    gets: dict[str, Callable[..., Any]] = {n: partial(get, num_workers=given.workers) for n, get in GETS.items()}
+    gets["distributed"] = client.get
     with model_of(given) as model, model_of(given) as stepping:
         rng = np.random.default_rng(0)
         sample = tuple(rng.standard_normal((1, *size), np.float32) for size in (model.input_size, SIZE))
@@ -52,8 +53,9 @@ def measure(given: argparse.Namespace, client: distributed.Client) -> dict[str, 
         times: dict[str, list[float]] = {name: [] for name in (COMPILED, *gets)}
         on_cores: dict[str, list[float]] = {name: [] for name in times}
         for turn in range(given.repetitions + 1):
-            runs = {name: partial(model.graph("step", *sample).run, get) for name, get in gets.items()}
-            for name, run in {COMPILED: partial(stepping.step, *sample), **runs}.items():
+            runs: dict[str, Callable[[], Any]] = {COMPILED: partial(stepping.step, *sample)}
+            runs |= {name: partial(model.graph("step", *sample).run, get) for name, get in gets.items()}
+            for name, run in runs.items():
                 start = time.perf_counter(), time.process_time()
                 run()
                 end = time.perf_counter(), time.process_time()
@@ -65,7 +67,7 @@ def measure(given: argparse.Namespace, client: distributed.Client) -> dict[str, 
 
 def check(answers: dict[str, dict[str, Any]], stepping: znn.Model, sample: tuple[Any, ...]) -> None:
     """Compare what the schedulers found with what a step of the model makes."""
-    expected = {"loss": stepping.step(*sample), **stepping.parameters}
+    expected: dict[str, Any] = {"loss": stepping.step(*sample), **stepping.parameters}
     for name, found in answers.items():
         if any(not np.array_equal(found[key], value) for key, value in expected.items()):
             raise SystemExit(f"{name} found another answer than {COMPILED}")

@@ -164,10 +164,11 @@ def torch_forms(args: argparse.Namespace, model: znn.Model, tile: Triple, folder
     """Return what PyTorch reaches with every form and tile."""
     net, tried = model.net, []
     for k in range(args.tiles):
-        smaller = tuple(max(1, ceil_div(n, 2**k)) for n in tile)
+        z, y, x = (max(1, ceil_div(n, 2**k)) for n in tile)
+        smaller = z, y, x
         (image,) = images_of(net, smaller).values()
         expected = next(iter(predictor_of(model, smaller, args.workers)({next(iter(net.inputs)): image}).values()))
-        arrays = {f"parameter {n}": v for n, v in model.parameters.items()}
+        arrays: dict[str, Any] = {f"parameter {n}": v for n, v in model.parameters.items()}
         layers = np.array(json.dumps(presets.layers(net)))
         np.savez(sample_of(folder, smaller), layers=layers, image=image[np.newaxis], expected=expected, **arrays)
         tried += [try_form(args, form, smaller, folder) for form in args.forms]

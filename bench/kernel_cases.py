@@ -84,8 +84,8 @@ def cases() -> Iterator[Case]:
     yield from direct_cases(64, (7, 7, 7), (3, 3, 3), 40, 40)
     yield from direct_cases(64, (5, 5, 5), (3, 3, 3), 40, 40)
     yield from direct_cases(8, (14, 14, 14), (5, 5, 5), 40, 40, accepted=False)
-    for kernel, size in ((3, 37), (5, 51)):
-        yield from direct_cases(1, (size,) * 3, (kernel,) * 3, 1, 40, accepted=False)
+    for kernel, side in ((3, 37), (5, 51)):
+        yield from direct_cases(1, (side,) * 3, (kernel,) * 3, 1, 40, accepted=False)
     yield from direct_cases(1, (1, 160, 160), (1, 11, 11), 1, 40, accepted=False)
     for batch, size, kernel_size, n_in, n_out in (
         (8, (14, 14, 14), (3, 3, 3), 40, 40),
@@ -210,7 +210,7 @@ def fftw_plans(tile: Triple, lanes: int, forward: bool) -> list[tuple[str, Calla
     """Return executions of FFTW, one per effort and way to split the lanes; none where it is not installed."""
     if "pyfftw" not in fft.backends_for(tile):
         return []
-    found = []
+    found: list[tuple[str, Callable[[], Any]]] = []
     for effort in fft.EFFORTS:
         for at_once in sorted({lanes, min(16, lanes), 8}):
             plan = fft.plan("pyfftw", tile, at_once, fft.learn("pyfftw", effort, [(tile, at_once)]))

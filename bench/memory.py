@@ -57,7 +57,7 @@ def best_form(preset: str, sample: Path, layers: list[dict[str, Any]], workers: 
     """Return PyTorch's fastest form: of the recorded benchmark if there is one, else after trying each."""
     recorded = RESULTS / f"step-{preset}.json"
     if recorded.exists() and (best := json.loads(recorded.read_text()).get("best_peer")):
-        return best.removeprefix("torch ")
+        return str(best).removeprefix("torch ")
     print(f"{preset}: trying the forms of PyTorch")
     tried = try_all(layers, sample, workers, limit_s, 4 * limit_s)
     able = {form: t.seconds for form, t in tried.items() if t.seconds is not None}

@@ -133,7 +133,8 @@ def affordable(
     The fastest form always takes part, whatever it takes.
     """
     able = sorted((t.seconds, form) for form, t in tried.items() if t.seconds is not None and not t.note)
-    kept, dropped = [], {}
+    kept: list[str] = []
+    dropped: dict[str, str] = {}
     left = budget_s - sum(others) * (repetitions + 1)
     for seconds, form in able:
         left -= seconds * (repetitions + 2)

@@ -1,7 +1,7 @@
 """The networks of the benchmarks, by name, and the ratio to PyTorch's best form that is wanted of each."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -30,8 +30,8 @@ class Setting:
     wanted: float | None = None  # times PyTorch's best form
 
 
-_FLAT = {"net": "CTMCTMCTCTCTCT", "ndim": 2, "output_size": 48}
-_POOL = {"net": "CTPCTPCTCT"}
+_FLAT: dict[str, Any] = {"net": "CTMCTMCTCTCTCT", "ndim": 2, "output_size": 48}
+_POOL: dict[str, Any] = {"net": "CTPCTPCTCT"}
 PRESETS = {
     "k3-w40": Setting(kernel=3, wanted=1.8),
     "k5-w40": Setting(kernel=5, wanted=4.5),
@@ -119,13 +119,17 @@ def model(setting: Setting, workers: int, convolution: str = "auto", net: znn.Ne
     )
 
 
-def sample(setting: Setting, of: znn.Model) -> tuple[np.ndarray, np.ndarray]:
-    """Return an image and a target, (batch, channel, z, y, x); the same every time."""
+def sample(setting: Setting, model: znn.Model) -> tuple[np.ndarray, np.ndarray]:
+    """Return an image and a target, (batch, channel, z, y, x), that fit a model; the same every time."""
+    return sample_of(setting, model.input_size, model.output_size)
+
+
+def sample_of(setting: Setting, input_size: Any, output_size: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return an image and a target of such sizes."""
     rng = np.random.default_rng(setting.seed)
-    shape: Sequence[Any] = of.input_size
-    image = rng.standard_normal((setting.batch, 1, *shape), dtype=np.float32)
+    image = rng.standard_normal((setting.batch, 1, *input_size), dtype=np.float32)
     channels = setting.out_channels or setting.width
-    target = rng.standard_normal((setting.batch, channels, *of.output_size), dtype=np.float32)
+    target = rng.standard_normal((setting.batch, channels, *output_size), dtype=np.float32)
     return image, target
 
 

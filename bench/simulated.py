@@ -18,7 +18,6 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import limits
@@ -32,6 +31,7 @@ from znn_dask.cpus import available_cpus
 from znn_dask.lower import Options, make_plan
 from znn_dask.lower.parameters import initial_parameters
 from znn_dask.model.core import Core
+from znn_dask.model.losses import targets_of
 from znn_dask.model.samples import output_sizes, read_sample
 from znn_dask.sched.costs import costs_of
 from znn_dask.sched.simulation import Simulation
@@ -86,9 +86,9 @@ def core_of(setting: Setting, workers: int, options: Options) -> Core:
 def step_of(setting: Setting, core: Core) -> Callable[[], Any]:
     """Return a call that makes an update in the middle of many: the one before is applied in its graph."""
     (input_size,), (output_size,) = core.input_sizes.values(), core.plan.output_size.values()
-    image, target = presets.sample(setting, SimpleNamespace(input_size=input_size, output_size=output_size))
-    named = core.net.inputs, core.input_sizes
-    sample = read_sample(image, target, None, named, (core.net.outputs, core.plan.output_size), False)
+    image, target = presets.sample_of(setting, input_size, output_size)
+    inputs, outputs = (core.net.inputs, core.input_sizes), (core.net.outputs, core.plan.output_size)
+    sample = read_sample(image, target, None, inputs, outputs, targets_of(core.loss, core.net))
     step = partial(core.step, sample)
     step()
     step()

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def arguments() -> argparse.Namespace:
 def check(name: str, answer: Any, reference: Any) -> float:
     """Return the largest difference in loss and gradients to a reference; stop if it is too large."""
     (loss, gradients), (other, theirs) = answer, reference
-    error = max(abs(loss - other) / abs(other), difference(gradients, theirs))
+    error = float(max(abs(loss - other) / abs(other), difference(gradients, theirs)))
     if not error < TOLERANCE:
         sys.exit(
             f"the answers of {name} differ by {error:.3g}: nothing was timed. Where a maximum is decided by rounding, "
@@ -116,7 +117,7 @@ def measure(args: argparse.Namespace, setting: Setting) -> dict[str, Any]:
     for form in kept:
         peer = TorchNet(torch, presets.layers(net), parameters, form, RATE, MOMENTUM)
         differences[f"torch {form}"] = check(f"torch {form}", peer.gradients(image, target), answer)
-        candidates[f"torch {form}"] = lambda peer=peer: peer.step(image, target)
+        candidates[f"torch {form}"] = partial(peer.step, image, target)
     notes = {form: t.note for form, t in tried.items() if t.note} | dropped
     report |= {"differences": differences, "tried": {form: asdict(t) for form, t in tried.items()}, "left_out": notes}
     report["floor"] = floor(model, args.workers)

@@ -62,7 +62,7 @@ def moved(image: Any) -> Iterator[tuple[Any, ...]]:
 def resampled(image: Any) -> Iterator[tuple[Any, ...]]:
     small = pool.average_pool(image, TWO)
     yield "average pool 2^3", pool.average_pool, reference_sampling.average_pool, (image, TWO), 1.125
-    backward = pool.average_pool_backward, reference_sampling.average_pool_backward
+    backward: tuple[Any, ...] = pool.average_pool_backward, reference_sampling.average_pool_backward
     yield "average pool backward 2^3", *backward, (small, TWO), 1.125
     for mode in reference_sampling.UPSAMPLINGS:
         yield f"upsample {mode} 2^3 to", upsample.upsample, reference_sampling.upsample, (small, TWO, mode), 1.125
@@ -77,7 +77,7 @@ def normalised(image: Any) -> Iterator[tuple[Any, ...]]:
     statistics = normalise.statistics([[moments]], image[0, ..., 0].size, "instance", 1, 1e-5)
     coefficients = random(*statistics.shape)
     yield "moments", normalise.moments, reference_normalise.moments, (image, examples, entries), 1
-    arguments = image, statistics, examples, block, scale, shift
+    arguments: Any = image, statistics, examples, block, scale, shift
     yield "normalise", normalise.apply, reference_normalise.apply, arguments, 2
     arguments = d, image, statistics, examples, block, entries
     yield "gradient moments", normalise.gradient_moments, reference_normalise.gradient_moments, arguments, 2
@@ -87,11 +87,10 @@ def normalised(image: Any) -> Iterator[tuple[Any, ...]]:
 
 def softmax_cases(image: Any, shape: str) -> Iterator[Case]:
     outputs, d, other = softmax.softmax([image]), random(*image.shape), random(*image.shape)
-    one = image.nbytes
+    argmax, one = maxout.largest([image, other])[1], image.nbytes
+    of_softmax = softmax.softmax_backward, reference_channels.softmax_backward
+    of_largest = maxout.largest_backward, reference_channels.largest_backward
     yield case(f"softmax {shape}", softmax.softmax, reference_channels.softmax, ([image],), 2 * one)
-    backward = softmax.softmax_backward, reference_channels.softmax_backward
-    yield case(f"softmax backward {shape}", *backward, ([d], outputs), 3 * one)
+    yield case(f"softmax backward {shape}", *of_softmax, ([d], outputs), 3 * one)
     yield case(f"largest of 2 {shape}", maxout.largest, reference_channels.largest, ([image, other],), 3.25 * one)
-    argmax = maxout.largest([image, other])[1]
-    backward = maxout.largest_backward, reference_channels.largest_backward
-    yield case(f"largest backward {shape}", *backward, (d, argmax, 2), 3.25 * one)
+    yield case(f"largest backward {shape}", *of_largest, (d, argmax, 2), 3.25 * one)
