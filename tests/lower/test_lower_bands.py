@@ -43,14 +43,14 @@ def plan_of(net, size, batch=1, **options):
     ],
 )
 def test_images_before_the_first_filter_are_cut(net, size, count):
-    plan = plan_of(net, size, tasks=4)
+    plan = plan_of(net, size, tasks=8)
     assert plan.bands == count
     check_plan(net, plan)
 
 
 def test_a_batch_needs_fewer_bands():
-    assert plan_of(parse("CTMCT"), (32, 32, 32), batch=2, tasks=4).bands == 2
-    assert plan_of(parse("CTMCT"), (32, 32, 32), batch=4, tasks=4).bands == 1
+    assert plan_of(parse("CTMCT"), (32, 32, 32), batch=2, tasks=8).bands == 2
+    assert plan_of(parse("CTMCT"), (32, 32, 32), batch=4, tasks=8).bands == 1
 
 
 @pytest.mark.parametrize("count", [0, 17, -1])
