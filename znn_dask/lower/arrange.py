@@ -1,10 +1,11 @@
 """How every node is kept: its fragments in groups, its channels in blocks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 
 from znn_dask.errors import NetworkError
 from znn_dask.geometry import Triple, ceil_div
+from znn_dask.lower import bands
 from znn_dask.lower.expand import expand
 from znn_dask.lower.plan import Plan, fragment_sizes
 from znn_dask.lower.slabs import sizes_in_slabs
@@ -23,10 +24,13 @@ def arrange(net: Network, plan: Plan) -> dict[str, Arrangement]:
         If streams meet whose max-filters had different strides on the way.
     """
     net = expand(net)
-    sizes = sizes_in_slabs(net, fragment_sizes(net, plan.output_size), plan.slabs)
-    groups: dict[str, Groups] = {name: _input_groups(plan) for name in net.inputs}
+    whole = fragment_sizes(net, plan.output_size)
+    sizes = bands.sizes_in_bands(net, sizes_in_slabs(net, whole, plan.slabs), plan.bands)
+    groups: dict[str, Groups] = {name: _input_groups(plan, _first_voxels(net, plan, whole)) for name in net.inputs}
+    joined = bands.joining(net, plan.bands)
     for edge in net.edges.values():
-        arriving = _after(net, plan, edge, groups[edge.source])
+        # The first band begins where the image does.
+        arriving = _after(net, plan, edge, groups[edge.source][:: joined.get(edge.name, 1)])
         if groups.setdefault(edge.target, arriving) != arriving:
             raise NetworkError(
                 f"edge {edge.name!r} brings the fragments of node {edge.target!r} in another order than the edges "
@@ -54,13 +58,24 @@ def _placed(groups: Groups, depth: int) -> Groups:
     return tuple(tuple(entry._replace(z=entry.z * depth) for entry in group) for group in groups)
 
 
-def _input_groups(plan: Plan) -> Groups:
+def _first_voxels(net: Network, plan: Plan, sizes: Mapping[str, Triple]) -> list[Triple]:
+    """Return where the slabs or bands of an image begin."""
+    front = bands.front_of(net)
+    if plan.bands == 1 or front is None:
+        # The place of a slab is first its number, since its depth is another at every node.
+        return [(slab, 0, 0) for slab in range(plan.slabs)]
+    axis = bands.axis_of(sizes[front.edge.target])
+    rows = sizes[front.edge.target][axis]
+    firsts = [band.first * front.step[axis] for band in bands.bands_of(rows, plan.bands)]
+    return [(first, 0, 0) if axis == 0 else (0, first, 0) for first in firsts]
+
+
+def _input_groups(plan: Plan, first_voxels: Sequence[Triple]) -> Groups:
     count = plan.examples_per_group
-    # The place of a slab is first its number, since its depth is another at every node.
     return tuple(
-        tuple(Entry(example, slab, 0, 0) for example in range(first, min(first + count, plan.batch)))
+        tuple(Entry(example, *voxel) for example in range(first, min(first + count, plan.batch)))
         for first in range(0, ceil_div(plan.batch, count) * count, count)
-        for slab in range(plan.slabs)
+        for voxel in first_voxels
     )
 
 

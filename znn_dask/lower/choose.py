@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import msgspec
 
 from znn_dask.geometry import ONE, Triple, ceil_div, volume
+from znn_dask.lower.bands import choose_bands, front_of, joining, sizes_in_bands
 from znn_dask.lower.blocks import shared_blocks
 from znn_dask.lower.cost import candidates, predict, whole_size, work_seconds
 from znn_dask.lower.expand import expand
@@ -92,6 +93,7 @@ def make_plan(
         sum=options.sum,
         fft_effort=options.fft_effort,
         slabs=choice.slabs,
+        bands=choice.bands,
     )
 
 
@@ -99,7 +101,7 @@ def layers_of(net: Network, plan: Plan) -> dict[str, Layer]:
     """Return the convolution layers as a plan has them."""
     choice = _Choice(net, plan.output_size, plan.batch, Options(granularity=plan.granularity), True)
     choice.groups_after = plan.groups_after
-    choice.set_slabs(plan.slabs)
+    choice.set_pieces(plan.slabs, plan.bands)
     return choice.layers(plan.blocks, choice.grouped())
 
 
@@ -114,19 +116,29 @@ class _Choice:
         whole = fragment_sizes(net, output_size)
         self.examples = max(1, min(batch, SMALL_INPUT // max(volume(whole[name]) for name in net.inputs)))
         self._whole = whole
-        self.set_slabs(choose_slabs(net, whole, ceil_div(options.tasks, ceil_div(batch, self.examples))))
+        tasks = ceil_div(options.tasks, ceil_div(batch, self.examples))
+        slabs = choose_slabs(net, whole, tasks)
+        self.set_pieces(slabs, 1 if slabs > 1 else choose_bands(net, whole, tasks))
         self.granularity = "node" if options.granularity == "auto" else options.granularity
         self.groups_after: dict[str, int] = {}
 
-    def set_slabs(self, slabs: int) -> None:
-        """Cut images into so many slabs."""
-        self.slabs, self.sizes = slabs, sizes_in_slabs(self.net, self._whole, slabs)
+    def set_pieces(self, slabs: int, bands: int) -> None:
+        """Cut images into so many slabs, those before the first filter into so many bands."""
+        self.slabs, self.bands, self.joined = slabs, bands, joining(self.net, bands)
+        self.front = front_of(self.net) if bands > 1 else None
+        self.sizes = sizes_in_bands(self.net, sizes_in_slabs(self.net, self._whole, slabs), bands)
+
+    @property
+    def _input_groups(self) -> int:
+        return ceil_div(self.batch, self.examples) * self.slabs * self.bands
 
     def settle(self, blocks: Mapping[str, tuple[int, ...]] | None) -> list[Blocks]:
         """Fix the groups by the cost model; return the channel blocks to choose from, widest first."""
         # At first as if all were one task, since the groups are not known yet.
         whole: Blocks = {name: (node.channels,) for name, node in self.net.nodes.items()}
-        one = {name: (self.slabs, self.batch * volume(self.net.sparsity_of(name))) for name in self.net.nodes}
+        pieces = dict.fromkeys(self.net.nodes, self.slabs)
+        pieces |= dict.fromkeys(self.front.nodes if self.front else (), self.bands)
+        one = {name: (n, self.batch * volume(self.net.sparsity_of(name))) for name, n in pieces.items()}
         first = self._best(self.layers(whole, one), predict)
         found: list[tuple[dict[str, int], list[Blocks]]] = []
         costs: list[float] = []
@@ -196,13 +208,13 @@ class _Choice:
 
     def grouped(self) -> dict[str, tuple[int, int]]:
         """Return the number of batch groups of every node, and the entries of each."""
-        found = {name: (ceil_div(self.batch, self.examples) * self.slabs, self.examples) for name in self.net.inputs}
+        found = dict.fromkeys(self.net.inputs, (self._input_groups, self.examples))
         for edge in self.net.edges.values():
             n_groups, entries = found[edge.source]
             if isinstance(edge.op, MaxFilter):
                 split = self.groups_after[edge.name]
                 n_groups, entries = n_groups * split, entries * volume(edge.op.stride) // split
-            found[edge.target] = n_groups, entries
+            found[edge.target] = n_groups // self.joined.get(edge.name, 1), entries
         return found
 
     def _best(self, layers: Mapping[str, Layer], timing: Timing) -> Convolutions:
@@ -248,16 +260,16 @@ class _Choice:
         """
         net = self.net
         entries = dict.fromkeys(net.inputs, self.examples)
-        n_groups = dict.fromkeys(net.inputs, ceil_div(self.batch, self.examples) * self.slabs)
+        n_groups = dict.fromkeys(net.inputs, self._input_groups)
         groups_after: dict[str, int] = {}
         splits: dict[tuple[Triple, Triple], int] = {}
         whole = filters_differ(net)
         for edge in net.edges.values():
-            split = 1
+            split, source_groups = 1, n_groups[edge.source] // self.joined.get(edge.name, 1)
             if isinstance(edge.op, MaxFilter):
                 n_parities = volume(edge.op.stride)
                 n_tiles = n_parities * entries[edge.source] * self._tiles_after(edge.target, convolutions)
-                few = ceil_div(ceil_div(self.options.tasks, tasks_per_group), n_groups[edge.source])
+                few = ceil_div(ceil_div(self.options.tasks, tasks_per_group), source_groups)
                 wanted = max(1, n_tiles // ENOUGH_TILES, min(few, n_tiles // FEWEST_TILES))
                 split = max(d for d in range(1, n_parities + 1) if n_parities % d == 0 and d <= wanted)
                 # Streams that meet later must be split alike; not at all if they were filtered in other ways.
@@ -267,7 +279,7 @@ class _Choice:
                 entries[edge.target] = entries[edge.source] * n_parities // split
             else:
                 entries[edge.target] = entries[edge.source]
-            n_groups[edge.target] = n_groups[edge.source] * split
+            n_groups[edge.target] = source_groups * split
         return groups_after
 
     def _tiles_after(self, node: str, convolutions: Convolutions) -> int:

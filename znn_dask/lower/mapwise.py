@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from znn_dask.geometry import divide
+from znn_dask.lower import filtering
 from znn_dask.lower.builder import Key, ref, refs
 from znn_dask.lower.lowering import Lowering, Place, Values, activation_of
 from znn_dask.net import (
@@ -21,7 +22,6 @@ from znn_dask.net import (
     Upsample,
 )
 from znn_dask.ops import border, dropout, phases, pool, transfer, upsample
-from znn_dask.ops import filter as filters
 
 
 class Pass(NamedTuple):
@@ -45,6 +45,8 @@ def forward(low: Lowering, edge: Edge) -> Values:
             return values
         case Pad() if low.plan.slabs > 1 and edge.op.total[0]:
             return _pad_slabs(low, edge, values)
+        case MaxFilter() | MaxPool():
+            return filtering.forward(low, edge)
         case Split():
             return _split(low, edge, values, "split")
         case Merge():
@@ -64,6 +66,8 @@ def backward(low: Lowering, edge: Edge, d_values: Values) -> Values:
             return d_values
         case Pad() if low.plan.slabs > 1 and edge.op.total[0]:
             return _unpad_slabs(low, edge, d_values)
+        case MaxFilter() | MaxPool():
+            return filtering.backward(low, edge, d_values)
         case Split():
             return _merge(low, edge, d_values, "backward-split")
         case Merge():
@@ -123,13 +127,6 @@ def _pass_of(low: Lowering, edge: Edge) -> Pass:
 def _forward(low: Lowering, edge: Edge, block: int, group: int) -> Values:
     graph, op, source = low.graph, edge.op, ref(low.values[edge.source][block, group])
     priority, index = low.priorities.forward[edge.target], (edge.name, block, group)
-    if isinstance(op, MaxPool):
-        whole = graph.task("max-pool", index, priority, filters.max_pool, source, op.window)
-        return _filtered(low, edge, whole, block, group, 1)
-    if isinstance(op, MaxFilter):
-        n_groups = low.plan.groups_after[edge.name]
-        whole = graph.task("max-filter", index, priority, filters.max_filter, source, op.window, op.stride, n_groups)
-        return _filtered(low, edge, whole, block, group, n_groups)
     n_bytes = low.edge_bytes(edge, (block, group))
     function: Callable[..., Any]
     arguments: tuple[object, ...]
@@ -147,21 +144,6 @@ def _dropout_arguments(low: Lowering, edge: Edge, block: int, group: int) -> tup
     assert isinstance(edge.op, Dropout)
     arrangement = low.arrangements[edge.source]
     return arrangement, group, block, edge.op.rate, low.seed, ref(low.step), edge.name
-
-
-def _filtered(low: Lowering, edge: Edge, whole: Key, block: int, group: int, n_groups: int) -> Values:
-    """Take apart the images and argmax of a filter."""
-    assert isinstance(edge.op, MaxFilter | MaxPool)
-    graph, values, argmax = low.graph, {}, []
-    for part in range(n_groups):
-        place = block, group * n_groups + part
-        n_bytes = low.edge_bytes(edge, place)
-        values[place] = graph.part("filtered", (edge.name, *place), whole, part)
-        argmax.append(graph.part("argmax", (edge.name, *place), whole, n_groups + part))
-        graph.n_bytes[values[place]] = n_bytes
-        graph.n_bytes[argmax[-1]] = n_bytes // 4 * filters.index_bytes(edge.op.window)
-    low.argmax[edge.name, block, group] = argmax
-    return values
 
 
 def _split(low: Lowering, edge: Edge, values: Values, kind: str) -> Values:
@@ -206,28 +188,12 @@ def _merge(low: Lowering, edge: Edge, values: Values, kind: str) -> Values:
 def _backward(low: Lowering, edge: Edge, d_values: Values, block: int, group: int) -> Key:
     graph, op, priority = low.graph, edge.op, low.priorities.backward[edge.source]
     index, n_bytes = (edge.name, block, group), low.n_bytes(edge.source, (block, group))
-    if isinstance(op, MaxFilter | MaxPool):
-        return _filter_backward(low, edge, d_values, (block, group))
     gradient = ref(d_values[block, group])
     if isinstance(op, Dropout):
         arguments = _dropout_arguments(low, edge, block, group)
         return graph.task("backward-dropout", index, priority, dropout.apply, gradient, *arguments, n_bytes=n_bytes)
     kind, _, function, arguments = _pass_of(low, edge)
     return graph.task(f"backward-{kind}", index, priority, function, gradient, *arguments, n_bytes=n_bytes)
-
-
-def _filter_backward(low: Lowering, edge: Edge, d_values: Values, place: Place) -> Key:
-    graph, op, priority = low.graph, edge.op, low.priorities.backward[edge.source]
-    (block, group), size = place, low.arrangements[edge.source].size
-    index, n_bytes = (edge.name, block, group), low.n_bytes(edge.source, place)
-    argmax = low.argmax[edge.name, block, group]
-    gradients = [d_values[block, group * len(argmax) + part] for part in range(len(argmax))]
-    if isinstance(op, MaxPool):
-        pooled = ref(gradients[0]), ref(argmax[0]), op.window, size
-        return graph.task("backward-max-pool", index, priority, filters.max_pool_backward, *pooled, n_bytes=n_bytes)
-    assert isinstance(op, MaxFilter)
-    arguments = (refs(gradients), refs(argmax), op.window, op.stride, size)
-    return graph.task("backward-max-filter", index, priority, filters.max_filter_backward, *arguments, n_bytes=n_bytes)
 
 
 def transfer_backward(low: Lowering, edge: Edge, d_values: Values) -> tuple[Values, dict[int, list[Key]]]:

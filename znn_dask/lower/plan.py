@@ -13,9 +13,9 @@ import msgspec
 from znn_dask.cpus import available_cpus
 from znn_dask.errors import ParameterError, ShapeError, nearest
 from znn_dask.geometry import ONE, Triple, ceil_div, divide
+from znn_dask.lower import bands, slabs
 from znn_dask.lower.blocks import shared_blocks
 from znn_dask.lower.expand import expand
-from znn_dask.lower.slabs import can_be_cut
 from znn_dask.net import Convolution, MaxFilter, Network, Normalisation, Op, Upsample
 from znn_dask.net.parameters import parameters_of
 from znn_dask.net.shapes import pads
@@ -115,6 +115,8 @@ class Plan(msgspec.Struct, frozen=True):
     granularity, sum, fft_effort : str
     slabs : int
         Into how many slabs along z every image is cut, see `slabs`; each is in groups of its own.
+    bands : int
+        Into how many bands images before the first filter are cut, see `bands`; each is in groups of its own.
     """
 
     output_size: dict[str, Triple]
@@ -127,6 +129,7 @@ class Plan(msgspec.Struct, frozen=True):
     sum: str
     fft_effort: str
     slabs: int = 1
+    bands: int = 1
 
     def to_json(self) -> str:
         """Return the plan as text."""
@@ -235,8 +238,10 @@ def check_plan(net: Network, plan: Plan) -> None:
         and min(min(widths) for widths in plan.blocks.values()) > 0
         and shared_blocks(net, plan.blocks) == plan.blocks
         and all(_is_possible(net, name, chosen) for name, chosen in plan.convolutions.items())
-        and min(plan.batch, plan.examples_per_group, plan.slabs, *plan.groups_after.values(), 1) > 0
-        and can_be_cut(net, fragment_sizes(net, plan.output_size), plan.slabs)
+        and min(plan.batch, plan.examples_per_group, plan.slabs, plan.bands, *plan.groups_after.values(), 1) > 0
+        and slabs.can_be_cut(net, fragment_sizes(net, plan.output_size), plan.slabs)
+        and bands.can_be_cut(net, fragment_sizes(net, plan.output_size), plan.bands)
+        and 1 in (plan.slabs, plan.bands)
     )
     if not fits:
         raise ParameterError("its plan is not one of its network")
@@ -273,10 +278,11 @@ def describe(net: Network, plan: Plan, memory: str = "") -> str:
     """Return the plan as a table; ``memory`` says what it takes."""
     net = expand(net)
     rows: list[tuple[str, ...]] = [("edge", "kind", *PASSES, "tile", "transform", "blocks in", "blocks out", "groups")]
-    n_groups = {name: ceil_div(plan.batch, plan.examples_per_group) * plan.slabs for name in net.inputs}
+    n_groups = {name: ceil_div(plan.batch, plan.examples_per_group) * plan.slabs * plan.bands for name in net.inputs}
+    joined = bands.joining(net, plan.bands)
     learning = learning_nodes(net)
     for edge in net.edges.values():
-        n_groups[edge.target] = n_groups[edge.source] * plan.groups_after.get(edge.name, 1)
+        n_groups[edge.target] = n_groups[edge.source] * plan.groups_after.get(edge.name, 1) // joined.get(edge.name, 1)
         rows.append(
             (
                 edge.name,
@@ -288,9 +294,9 @@ def describe(net: Network, plan: Plan, memory: str = "") -> str:
             )
         )
     lines = [as_table(rows)]
-    slabs = f"; {plan.slabs} slabs" if plan.slabs > 1 else ""
+    pieces = f"; {plan.slabs} slabs" if plan.slabs > 1 else f"; {plan.bands} bands" if plan.bands > 1 else ""
     lines.append(
-        f"output {_sizes(plan.output_size)}; batch {plan.batch}{slabs}; granularity {plan.granularity}; "
+        f"output {_sizes(plan.output_size)}; batch {plan.batch}{pieces}; granularity {plan.granularity}; "
         f"sum {plan.sum}; transforms {plan.fft_effort}d"
     )
     return "\n".join([*lines, memory] if memory else lines)
