@@ -23,8 +23,8 @@ RNG = np.random.default_rng(0)
 MOST_ERROR = 1e-5  # relative, in the 2-norm
 WANTED = {"direct": 0.65, "product": 0.45, "transform": 1.5, "element-wise": 0.7}
 
-# What tuned plans of the presets ask of a batch group on the machine of the benchmarks: tiles of all its entries, their
-# size, the kernel, the maps; and with how many lanes images of one block are transformed. Then the sizes of before.
+# What tuned plans of the presets ask of a batch group on a machine of two CPUs: how many tiles its entries have, of what
+# size, the kernel, the maps; below, the lanes of a block that is transformed. The last of each are others, to compare.
 PRODUCTS: tuple[tuple[int, Triple, Triple, int], ...] = (
     (16, (10, 10, 18), (3, 3, 3), 40),
     (32, (7, 7, 7), (3, 3, 3), 40),
@@ -261,8 +261,8 @@ def fftw_plans(tiles: int, tile: Triple, lanes: int, forward: bool) -> list[tupl
             plan = fft.plan("pyfftw", tile, at_once, fft.learn("pyfftw", effort, [(tile, at_once)]))
             plan.real[...] = random(*tile, at_once)
             plan.forward()
-            execute = plan.forward if forward else plan.inverse
-            found.append((f"{effort}, {at_once} lanes at once", partial(_several, execute, tiles * ceil_div(lanes, at_once))))
+            execute, times = plan.forward if forward else plan.inverse, tiles * ceil_div(lanes, at_once)
+            found.append((f"{effort}, {at_once} lanes at once", partial(_several, execute, times)))
     return found
 
 
