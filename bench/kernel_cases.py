@@ -23,8 +23,8 @@ RNG = np.random.default_rng(0)
 MOST_ERROR = 1e-5  # relative, in the 2-norm
 WANTED = {"direct": 0.65, "product": 0.45, "transform": 1.5, "element-wise": 0.7}
 
-# What tuned plans of the presets ask of a batch group on a machine of two CPUs: how many tiles its entries have, of what
-# size, the kernel, the maps; below, the lanes of a block that is transformed. The last of each are others, to compare.
+# What tuned plans of the presets ask of a batch group on a machine of two CPUs: how many tiles its entries have, of
+# what size, the kernel, the maps; below, the lanes of a block. The last of each list are others, to compare.
 PRODUCTS: tuple[tuple[int, Triple, Triple, int], ...] = (
     (16, (10, 10, 18), (3, 3, 3), 40),
     (32, (7, 7, 7), (3, 3, 3), 40),
@@ -140,8 +140,8 @@ def cases() -> Iterator[Case]:
     ):
         for way in (direct, winograd):
             yield from direct_cases(batch, size, kernel_size, n_in, n_out, accepted=False, way=way)
-    for tiles, tile, kernel, width in PRODUCTS:
-        yield from product_cases(tiles, tile, kernel, width, width)
+    for tiles, tile, taps, width in PRODUCTS:
+        yield from product_cases(tiles, tile, taps, width, width)
     yield from product_cases(1, (16, 16, 16), (7, 7, 7), 1, 40, accepted=False)
     for tiles, tile, lanes in TRANSFORMS:
         yield from transform_cases(tiles, tile, lanes)
