@@ -11,6 +11,16 @@ ZNN_INLINE bool of_two(const Filter& f) {
   return dense(f) && f.window.z <= 2 && f.window.y == 2 && f.window.x == 2 && f.stride.x <= 2;
 }
 
+// A position along an axis: the fragment that holds it, and where. Divisions would take as long as a row.
+struct Part {
+  int parity, voxel;
+};
+ZNN_INLINE Part part(int position, int stride) {
+  if (stride == 1) return {0, position};
+  if (stride == 2) return {position & 1, position >> 1};
+  return {position % stride, position / stride};
+}
+
 // Rows of one position along z and y: where the fragments of x = 0, 1, .. modulo the stride are kept.
 template <typename Value, typename Index>
 struct Fragments {
@@ -18,10 +28,15 @@ struct Fragments {
   Index* argmax[2];
 
   void at(const Filter& f, int entry, int z, int y, Value* const* values, Index* const* indices) {
+    const Part of_z = part(z, f.stride.z), of_y = part(y, f.stride.y);
     for (int x = 0; x < f.stride.x; x++) {
-      const Place p = place_of(f, entry, z, y, x);
-      value[x] = values[p.group] + p.at;
-      argmax[x] = indices[p.group] + p.at;
+      const int parity = (of_z.parity * f.stride.y + of_y.parity) * f.stride.x + x;
+      const int group = parity < f.parities_per_group ? 0 : parity / f.parities_per_group;
+      const size_t fragment = (size_t)(parity - group * f.parities_per_group) * f.batch + entry;
+      const size_t row = (fragment * f.out_size.z + of_z.voxel) * f.out_size.y + of_y.voxel;
+      const size_t from = row * f.out_size.x * f.channels;
+      value[x] = values[group] + from;
+      argmax[x] = indices[group] + from;
     }
     if (f.stride.x == 1) {  // position x + 1 is the next voxel of the same row
       value[1] = value[0] + f.channels;
@@ -32,7 +47,7 @@ struct Fragments {
 
 // So many voxels of a block's rows are walked for one vector of lanes before the next. The fragments of an image are
 // often a multiple of a page apart, where few lines fit into the first cache: more are gone before the next lanes.
-constexpr int WALK = 4;
+constexpr int WALK = 8;
 ZNN_INLINE int walk_of(const Filter& f) { return f.channels > LANES ? WALK : f.size.x; }
 
 // The maximum of two ranges of voxels as in `later`, the places of b's with a digit more. Without NaN that is half the
@@ -146,58 +161,77 @@ static void forward_of_two(const Filter& f, const float* image, float* const* ou
 
 constexpr int NOWHERE = -1;  // as the argmax of a window outside of the image
 
-// Voxels x0 to x1 (x0 even) of NY rows of the gradient, from the rows of windows that begin at the same
-// place or one voxel before.
+// The argmax of a vector of windows: bytes where these compare to masks, else as wide as the values that they choose.
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+typedef __m128i Places;
+ZNN_INLINE Places nowhere() { return _mm_set1_epi8(NOWHERE); }
+template <typename Index>
+ZNN_INLINE Places load_places(const Index* p, int n) {
+  if (sizeof(Index) > 1) return _mm512_maskz_cvtepi32_epi8((__mmask16)-1, (__m512i)load_index(p, n));
+  if (n >= LANES) return _mm_loadu_si128((const __m128i*)p);
+  if (n == LANES / 2) return _mm_loadl_epi64((const __m128i*)p);
+  return _mm_maskz_loadu_epi8(first_lanes(n), p);
+}
+ZNN_INLINE vf add_from(vf sum, Places places, int place, vf d) {
+  const __mmask16 here = _mm_cmpeq_epi8_mask(places, _mm_set1_epi8((char)place));
+  return (vf)_mm512_mask_add_ps((__m512)sum, here, (__m512)sum, (__m512)d);
+}
+#else
+typedef vi Places;
+ZNN_INLINE Places nowhere() { return (vi){} + NOWHERE; }
+template <typename Index>
+ZNN_INLINE Places load_places(const Index* p, int n) {
+  return load_index(p, n);
+}
+ZNN_INLINE vf add_from(vf sum, Places places, int place, vf d) { return places == (vi){} + place ? sum + d : sum; }
+#endif
+
+// Voxels x0 to x1 (x0 even) of NY rows of the gradient, from the rows of windows that begin at the same place or one
+// voxel before. In turns the windows of one voxel are those here and then those before, and need not be moved.
 template <int WZ, int NY, typename Index>
 ZNN_INLINE void walk_backward(const Filter& f, float* to, int x0, int x1, size_t q, int n,
                               const Fragments<const float, const Index> (&rows)[WZ][NY + 1]) {
   const size_t lanes = f.channels, line = f.size.x * lanes;
   const size_t step = f.stride.x == 2 ? lanes : 2 * lanes;
   const int positions = f.size.x - 1;
-  vf d[WZ][NY + 1][2] = {};  // of the windows one voxel before and here
-  vi where[WZ][NY + 1][2] = {};
-  const auto take = [&](int x, int which) __attribute__((always_inline)) {
-    const int odd = x & 1;
+  vf d[WZ][NY + 1][2] = {};  // of even and odd windows
+  Places where[WZ][NY + 1][2] = {};
+  const auto take = [&](int x, int odd) __attribute__((always_inline)) {
     const size_t at = x / 2 * step + q;
     for (int z = 0; z < WZ; z++)
       for (int y = 0; y <= NY; y++) {
-        d[z][y][which] = load_first(rows[z][y].value[odd] + at, n);
-        where[z][y][which] = load_index(rows[z][y].argmax[odd] + at, n);
+        d[z][y][odd] = load_first(rows[z][y].value[odd] + at, n);
+        where[z][y][odd] = load_places(rows[z][y].argmax[odd] + at, n);
       }
   };
-  const auto none = [&](int which) __attribute__((always_inline)) {
+  const auto none = [&](int odd) __attribute__((always_inline)) {
     for (int z = 0; z < WZ; z++)
-      for (int y = 0; y <= NY; y++) {
-        d[z][y][which] = (vf){};
-        where[z][y][which] = (vi){} + NOWHERE;
-      }
+      for (int y = 0; y <= NY; y++) where[z][y][odd] = nowhere();
   };
-  const auto sum = [&]() __attribute__((always_inline)) {
+  const auto sum = [&](int odd) __attribute__((always_inline)) {
     for (int y = 0; y < NY; y++) {
       vf sum = {};
+#pragma GCC unroll 8
       for (int k = 0; k < 4 * WZ; k++) {
-        const int of_z = WZ - 1 - k / 4, of_y = y + 1 - k / 2 % 2, which = 1 - k % 2;
-        const vi here = where[of_z][of_y][which] == (vi){} + k;
-        sum = here ? sum + d[of_z][of_y][which] : sum;
+        const int of_z = WZ - 1 - k / 4, of_y = y + 1 - k / 2 % 2, which = k % 2 ? 1 - odd : odd;
+        sum = add_from(sum, where[of_z][of_y][which], k, d[of_z][of_y][which]);
       }
       store_first(to + y * line, sum, n);
     }
+    to += lanes;
   };
-  if (x0 > 0) take(x0 - 1, 0);
-  if (x0 == 0) none(0);
   to += x0 * lanes + q;
-  for (int x = x0; x < min_of(x1, positions); x++, to += lanes) {
-    take(x, 1);
-    sum();
-    for (int z = 0; z < WZ; z++)
-      for (int y = 0; y <= NY; y++) {
-        d[z][y][0] = d[z][y][1];
-        where[z][y][0] = where[z][y][1];
-      }
+  if (x0 > 0) take(x0 - 1, 1);
+  if (x0 == 0) none(1);
+  for (int x = x0; x < x1; x += 2) {
+    if (x < positions) take(x, 0);
+    if (x == positions) none(0);
+    sum(0);
+    if (x + 1 == x1) return;
+    if (x + 1 < positions) take(x + 1, 1);
+    if (x + 1 == positions) none(1);
+    sum(1);
   }
-  if (x1 <= positions) return;
-  none(1);
-  sum();
 }
 
 template <int WZ, int NY, typename Index>
