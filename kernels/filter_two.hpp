@@ -186,38 +186,47 @@ ZNN_INLINE Places load_places(const Index* p, int n) {
 ZNN_INLINE vf add_from(vf sum, Places places, int place, vf d) { return places == (vi){} + place ? sum + d : sum; }
 #endif
 
-// Voxels x0 to x1 (x0 even) of NY rows of the gradient, from the rows of windows that begin at the same place or one
-// voxel before. In turns the windows of one voxel are those here and then those before, and need not be moved.
+// `for_lanes` where nothing may be done twice.
+template <typename Body>
+ZNN_INLINE void for_lanes_once(size_t lanes, const Body& body) {
+  size_t q = 0;
+  for (; q + LANES <= lanes; q += LANES) body(q, LANES);
+  if (lanes - q == LANES / 2) return body(q, LANES / 2);
+  if (lanes > q) body(q, (int)(lanes - q));
+}
+
+// Voxels x0 to x1 (x0 even) of NY rows of the gradient, from the rows of windows of one plane that begin at the same
+// place or one voxel before. The plane's own voxels begin with them; to those of the next plane, which have begun with
+// theirs, they are added. In turns the windows of one voxel are those here and then those before, and need not be moved.
 template <int WZ, int NY, typename Index>
 ZNN_INLINE void walk_backward(const Filter& f, float* to, int x0, int x1, size_t q, int n,
-                              const Fragments<const float, const Index> (&rows)[WZ][NY + 1]) {
-  const size_t lanes = f.channels, line = f.size.x * lanes;
+                              const Fragments<const float, const Index> (&rows)[NY + 1]) {
+  const size_t lanes = f.channels, line = f.size.x * lanes, plane = f.size.y * line;
   const size_t step = f.stride.x == 2 ? lanes : 2 * lanes;
   const int positions = f.size.x - 1;
-  vf d[WZ][NY + 1][2] = {};  // of even and odd windows
-  Places where[WZ][NY + 1][2] = {};
+  vf d[NY + 1][2] = {};  // of even and odd windows
+  Places where[NY + 1][2] = {};
   const auto take = [&](int x, int odd) __attribute__((always_inline)) {
     const size_t at = x / 2 * step + q;
-    for (int z = 0; z < WZ; z++)
-      for (int y = 0; y <= NY; y++) {
-        d[z][y][odd] = load_first(rows[z][y].value[odd] + at, n);
-        where[z][y][odd] = load_places(rows[z][y].argmax[odd] + at, n);
-      }
+    for (int y = 0; y <= NY; y++) {
+      d[y][odd] = load_first(rows[y].value[odd] + at, n);
+      where[y][odd] = load_places(rows[y].argmax[odd] + at, n);
+    }
   };
   const auto none = [&](int odd) __attribute__((always_inline)) {
-    for (int z = 0; z < WZ; z++)
-      for (int y = 0; y <= NY; y++) where[z][y][odd] = nowhere();
+    for (int y = 0; y <= NY; y++) where[y][odd] = nowhere();
   };
   const auto sum = [&](int odd) __attribute__((always_inline)) {
-    for (int y = 0; y < NY; y++) {
-      vf sum = {};
-#pragma GCC unroll 8
-      for (int k = 0; k < 4 * WZ; k++) {
-        const int of_z = WZ - 1 - k / 4, of_y = y + 1 - k / 2 % 2, which = k % 2 ? 1 - odd : odd;
-        sum = add_from(sum, where[of_z][of_y][which], k, d[of_z][of_y][which]);
+    for (int y = 0; y < NY; y++)
+      for (int dz = 0; dz < WZ; dz++) {
+        float* const row = to + dz * plane + y * line;
+        vf sum = dz > 0 ? load_first(row, n) : (vf){};
+        for (int k = 0; k < 4; k++) {
+          const int of_y = y + 1 - k / 2, which = k % 2 ? 1 - odd : odd;
+          sum = add_from(sum, where[of_y][which], 4 * dz + k, d[of_y][which]);
+        }
+        store_first(row, sum, n);
       }
-      store_first(to + y * line, sum, n);
-    }
     to += lanes;
   };
   to += x0 * lanes + q;
@@ -237,20 +246,16 @@ ZNN_INLINE void walk_backward(const Filter& f, float* to, int x0, int x1, size_t
 template <int WZ, int NY, typename Index>
 static void backward_block(const Filter& f, int entry, int z, int y, const float* const* d_out,
                            const Index* const* argmax, const Index* nowhere, float* d_image) {
-  Fragments<const float, const Index> rows[WZ][NY + 1];
-  for (int i = 0; i < WZ; i++)
-    for (int j = 0; j <= NY; j++) {
-      const int of_z = z + i - (WZ - 1), of_y = y + j - 1;
-      if (of_z >= 0 && of_z <= f.size.z - WZ && of_y >= 0 && of_y <= f.size.y - 2) {
-        rows[i][j].at(f, entry, of_z, of_y, d_out, argmax);
-        continue;
-      }
-      rows[i][j] = {{d_out[0], d_out[0]}, {nowhere, nowhere}};
-    }
+  Fragments<const float, const Index> rows[NY + 1];
+  for (int j = 0; j <= NY; j++) {
+    const int of_y = y + j - 1;
+    if (of_y >= 0 && of_y <= f.size.y - 2) rows[j].at(f, entry, z, of_y, d_out, argmax);
+    else rows[j] = {{d_out[0], d_out[0]}, {nowhere, nowhere}};
+  }
   float* to = d_image + (((size_t)entry * f.size.z + z) * f.size.y + y) * f.size.x * f.channels;
   const int walk = walk_of(f);
   for (int x = 0; x < f.size.x; x += walk)
-    for_lanes(f.channels, ZNN_BODY(q, n) {
+    for_lanes_once(f.channels, ZNN_BODY(q, n) {
       walk_backward<WZ, NY>(f, to, x, min_of(x + walk, f.size.x), q, n, rows);
     });
 }
@@ -265,12 +270,15 @@ static void backward_of_two(const Filter& f, const float* const* d_out, const In
                             float* scratch) {
   Index* nowhere = (Index*)scratch;
   for (size_t j = 0; j < f.out_size.x * (size_t)f.channels; j++) nowhere[j] = (Index)NOWHERE;
-  for (int entry = 0; entry < f.batch; entry++)
-    for (int z = 0; z < f.size.z; z++)
+  const size_t plane = (size_t)f.size.y * f.size.x * f.channels;
+  for (int entry = 0; entry < f.batch; entry++) {
+    if (WZ == 2) fill_zero(d_image + ((size_t)(entry + 1) * f.size.z - 1) * plane, plane);
+    for (int z = f.size.z - WZ; z >= 0; z--)
       for (int y = 0; y < f.size.y; y += 2) {
         if (y + 2 <= f.size.y) backward_block<WZ, 2>(f, entry, z, y, d_out, argmax, nowhere, d_image);
         else backward_block<WZ, 1>(f, entry, z, y, d_out, argmax, nowhere, d_image);
       }
+  }
 }
 
 }  // namespace znn::ZNN_ISA
