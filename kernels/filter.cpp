@@ -15,32 +15,44 @@ static bool separable(const Filter& f) { return dense(f) && f.window.voxels() > 
 
 // ---- forward, voxel by voxel
 
-// W: voxels of the window along an axis, or 0 where only the filter knows.
-template <int WZ, int WY, int WX, typename Index>
+// W: voxels of the window along an axis, or 0 where only the filter knows. Adds all that it saw to `sum`.
+template <int WZ, int WY, int WX, bool MAY_BE_NAN, typename Index>
 ZNN_INLINE void window_maximum(const Filter& f, const float* corner, size_t line, size_t plane, size_t lanes, int n,
-                               float* out, Index* argmax) {
+                               float* out, Index* argmax, vf& sum) {
   const int wz = WZ ? WZ : f.window.z, wy = WY ? WY : f.window.y, wx = WX ? WX : f.window.x;
   Maximum best = {load_first(corner, n), (vi){}};
-  vi index = {};
-  for (int dz = 0; dz < wz; dz++)
+  sum += best.value;
+  for (int dz = 0, index = 0; dz < wz; dz++)
     for (int dy = 0; dy < wy; dy++)
-      for (int dx = 0; dx < wx; dx++, index += 1)
-        if (dz + dy + dx > 0) best = later({load_first(corner + dz * plane + dy * line + dx * lanes, n), index}, best);
+      for (int dx = 0; dx < wx; dx++, index++) {
+        if (index == 0) continue;
+        const vf here = load_first(corner + dz * plane + dy * line + dx * lanes, n);
+        sum += here;
+        best = later_of<MAY_BE_NAN>({here, (vi){}}, best, index);
+      }
   store_first(out, best.value, n);
   store_index(argmax, best.where, n);
 }
 
+// Returns whether there may be NaN in the row.
+template <int WZ, int WY, int WX, bool MAY_BE_NAN, typename Index>
+static bool direct_row(const Filter& f, const float* corner, float* to, Index* where) {
+  const size_t lanes = f.channels, line = f.size.x * lanes, plane = f.size.y * line;
+  vf sum = {};
+  for (int x = 0; x < f.out_size.x; x++, corner += f.stride.x * lanes, to += lanes, where += lanes)
+    for_lanes(lanes, ZNN_BODY(q, n) {
+      window_maximum<WZ, WY, WX, MAY_BE_NAN>(f, corner + q, line, plane, lanes, n, to + q, where + q, sum);
+    });
+  return any_nan(sum);
+}
+
 template <int WZ, int WY, int WX, typename Index>
 static void direct(const Filter& f, const float* image, float* const* out, Index* const* argmax) {
-  const size_t lanes = f.channels, line = f.size.x * lanes, plane = f.size.y * line;
   for_rows(f, [&](const Row& row) {
     const float* corner = image + row.corner;
     float* to = out[row.group] + row.at;
     Index* where = argmax[row.group] + row.at;
-    for (int x = 0; x < f.out_size.x; x++, corner += f.stride.x * lanes, to += lanes, where += lanes)
-      for_lanes(lanes, ZNN_BODY(q, n) {
-        window_maximum<WZ, WY, WX>(f, corner + q, line, plane, lanes, n, to + q, where + q);
-      });
+    if (direct_row<WZ, WY, WX, false>(f, corner, to, where)) direct_row<WZ, WY, WX, true>(f, corner, to, where);
   });
 }
 
