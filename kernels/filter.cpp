@@ -9,6 +9,8 @@
 
 namespace znn::ZNN_ISA {
 
+// Whether it is faster to look for NaN first and then compare with or without; with narrow vectors both are as fast.
+constexpr bool NAN_APART = LANES == 16;
 constexpr size_t SMALL_WINDOW = 8, GATHERED_WINDOW = 16;  // voxels; measured
 
 static bool separable(const Filter& f) { return dense(f) && f.window.voxels() > SMALL_WINDOW; }
@@ -52,7 +54,8 @@ static void direct(const Filter& f, const float* image, float* const* out, Index
     const float* corner = image + row.corner;
     float* to = out[row.group] + row.at;
     Index* where = argmax[row.group] + row.at;
-    if (direct_row<WZ, WY, WX, false>(f, corner, to, where)) direct_row<WZ, WY, WX, true>(f, corner, to, where);
+    if (!NAN_APART || direct_row<WZ, WY, WX, false>(f, corner, to, where))
+      direct_row<WZ, WY, WX, true>(f, corner, to, where);
   });
 }
 

@@ -1,7 +1,7 @@
 // Max-filters of two voxels along y and x, and one or two along z, whose every position has an output. Rows of two
 // positions along z and y are done together: neighbours share what their windows have in common, every voxel is loaded
-// once per block, and all comparisons are between registers. Backward, the windows of a row are walked once and each
-// voxel is written once.
+// once per block, and all comparisons are between registers. Backward, the windows of a plane are walked once: their
+// gradients begin the sums of the plane's voxels, and end those of the next plane's.
 #pragma once
 #include "filter.hpp"
 
