@@ -1,8 +1,8 @@
 // Max-filter and max-pool. A max-filter's output is written straight into its fragments: position v goes to parity
 // v mod stride at v / stride. The argmax is the flat index in the window; ties go to the earlier voxel, NaN wins.
 // Windows of two voxels are done in blocks of rows (filter_two.hpp), other small ones voxel by voxel, large ones axis
-// by axis (filter_separable.hpp). Backward, small windows are gathered, so that every voxel is written once; the others
-// are scattered.
+// by axis (filter_separable.hpp). Backward, small windows are gathered, so that every voxel is written once, of two twice;
+// the others are scattered.
 #include "filter.hpp"
 #include "filter_separable.hpp"
 #include "filter_two.hpp"
@@ -194,11 +194,11 @@ static void gather(const Filter& f, const float* const* d_out, const Index* cons
         }
 }
 
-// Windows that do not overlap: each position writes its whole window.
-template <typename Index>
+// Windows that do not overlap: each position writes its whole window. W as above.
+template <int WZ, int WY, int WX, typename Index>
 static void spread(const Filter& f, const float* d_out, const Index* argmax, float* d_image) {
   const size_t lanes = f.channels, line = f.size.x * lanes, plane = f.size.y * line;
-  const Size o = f.out_size, w = f.window;
+  const Size o = f.out_size, w = WZ ? Size{WZ, WY, WX} : f.window;
   if (o.z * w.z != f.size.z || o.y * w.y != f.size.y || o.x * w.x != f.size.x) fill_zero(d_image, f.batch * f.size.voxels() * lanes);
   for_rows(f, [&](const Row& row) {
     float* corner = d_image + row.corner;
@@ -211,7 +211,6 @@ static void spread(const Filter& f, const float* d_out, const Index* argmax, flo
           for (int dy = 0; dy < w.y; dy++)
             for (int dx = 0; dx < w.x; dx++, index += 1) {
               float* to = corner + dz * plane + dy * line + dx * lanes + q;
-              __builtin_prefetch(to + w.y * line, 1);  // the next windows along y: else stores wait for their lines
               store_first(to, where == index ? gradient : (vf){}, n);
             }
       });
@@ -250,8 +249,13 @@ size_t filter_backward_scratch(const Filter& f) {
 
 template <typename Index>
 static void backward(const Filter& f, const float* const* d_out, const Index* const* argmax, float* d_image, float* scratch) {
-  if (side_by_side(f)) return spread(f, d_out[0], argmax[0], d_image);
-  if (of_two(f) && f.window.z == 2) return backward_of_two<2>(f, d_out, argmax, d_image, scratch);
+  const Size w = f.window;
+  if (side_by_side(f)) {
+    if (w.z == 2 && w.y == 2 && w.x == 2) return spread<2, 2, 2>(f, d_out[0], argmax[0], d_image);
+    if (w.z == 1 && w.y == 2 && w.x == 2) return spread<1, 2, 2>(f, d_out[0], argmax[0], d_image);
+    return spread<0, 0, 0>(f, d_out[0], argmax[0], d_image);
+  }
+  if (of_two(f) && w.z == 2) return backward_of_two<2>(f, d_out, argmax, d_image, scratch);
   if (of_two(f)) return backward_of_two<1>(f, d_out, argmax, d_image, scratch);
   if (gathered(f)) return gather(f, d_out, argmax, d_image, scratch);
   scatter(f, d_out, argmax, d_image, scratch);
