@@ -1,8 +1,8 @@
 // Max-filter and max-pool. A max-filter's output is written straight into its fragments: position v goes to parity
 // v mod stride at v / stride. The argmax is the flat index in the window; ties go to the earlier voxel, NaN wins.
 // Windows of two voxels are done in blocks of rows (filter_two.hpp), other small ones voxel by voxel, large ones axis
-// by axis (filter_separable.hpp). Backward, small windows are gathered, so that every voxel is written once, of two twice;
-// the others are scattered.
+// by axis (filter_separable.hpp). Backward, small windows are gathered, so that every voxel is written once, or twice by
+// windows of two; the others are scattered.
 #include "filter.hpp"
 #include "filter_separable.hpp"
 #include "filter_two.hpp"
