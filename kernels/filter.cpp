@@ -1,46 +1,61 @@
 // Max-filter and max-pool. A max-filter's output is written straight into its fragments: position v goes to parity
 // v mod stride at v / stride. The argmax is the flat index in the window; ties go to the earlier voxel, NaN wins.
 // Windows of two voxels are done in blocks of rows (filter_two.hpp), other small ones voxel by voxel, large ones axis
-// by axis (filter_separable.hpp). Backward, small windows are gathered, so that every voxel is written once; the others
-// are scattered.
+// by axis (filter_separable.hpp). Backward, small windows are gathered, so that every voxel is written once, or twice by
+// windows of two; the others are scattered.
 #include "filter.hpp"
 #include "filter_separable.hpp"
 #include "filter_two.hpp"
 
 namespace znn::ZNN_ISA {
 
+// Whether it is faster to look for NaN first and then compare with or without; with narrow vectors both are as fast.
+constexpr bool NAN_APART = LANES == 16;
 constexpr size_t SMALL_WINDOW = 8, GATHERED_WINDOW = 16;  // voxels; measured
 
 static bool separable(const Filter& f) { return dense(f) && f.window.voxels() > SMALL_WINDOW; }
 
 // ---- forward, voxel by voxel
 
-// W: voxels of the window along an axis, or 0 where only the filter knows.
-template <int WZ, int WY, int WX, typename Index>
+// W: voxels of the window along an axis, or 0 where only the filter knows. Adds all that it saw to `sum`.
+template <int WZ, int WY, int WX, bool MAY_BE_NAN, typename Index>
 ZNN_INLINE void window_maximum(const Filter& f, const float* corner, size_t line, size_t plane, size_t lanes, int n,
-                               float* out, Index* argmax) {
+                               float* out, Index* argmax, vf& sum) {
   const int wz = WZ ? WZ : f.window.z, wy = WY ? WY : f.window.y, wx = WX ? WX : f.window.x;
   Maximum best = {load_first(corner, n), (vi){}};
-  vi index = {};
-  for (int dz = 0; dz < wz; dz++)
+  sum += best.value;
+  for (int dz = 0, index = 0; dz < wz; dz++)
     for (int dy = 0; dy < wy; dy++)
-      for (int dx = 0; dx < wx; dx++, index += 1)
-        if (dz + dy + dx > 0) best = later({load_first(corner + dz * plane + dy * line + dx * lanes, n), index}, best);
+      for (int dx = 0; dx < wx; dx++, index++) {
+        if (index == 0) continue;
+        const vf here = load_first(corner + dz * plane + dy * line + dx * lanes, n);
+        sum += here;
+        best = later_of<MAY_BE_NAN>({here, (vi){}}, best, index);
+      }
   store_first(out, best.value, n);
   store_index(argmax, best.where, n);
 }
 
+// Returns whether there may be NaN in the row.
+template <int WZ, int WY, int WX, bool MAY_BE_NAN, typename Index>
+static bool direct_row(const Filter& f, const float* corner, float* to, Index* where) {
+  const size_t lanes = f.channels, line = f.size.x * lanes, plane = f.size.y * line;
+  vf sum = {};
+  for (int x = 0; x < f.out_size.x; x++, corner += f.stride.x * lanes, to += lanes, where += lanes)
+    for_lanes(lanes, ZNN_BODY(q, n) {
+      window_maximum<WZ, WY, WX, MAY_BE_NAN>(f, corner + q, line, plane, lanes, n, to + q, where + q, sum);
+    });
+  return any_nan(sum);
+}
+
 template <int WZ, int WY, int WX, typename Index>
 static void direct(const Filter& f, const float* image, float* const* out, Index* const* argmax) {
-  const size_t lanes = f.channels, line = f.size.x * lanes, plane = f.size.y * line;
   for_rows(f, [&](const Row& row) {
     const float* corner = image + row.corner;
     float* to = out[row.group] + row.at;
     Index* where = argmax[row.group] + row.at;
-    for (int x = 0; x < f.out_size.x; x++, corner += f.stride.x * lanes, to += lanes, where += lanes)
-      for_lanes(lanes, ZNN_BODY(q, n) {
-        window_maximum<WZ, WY, WX>(f, corner + q, line, plane, lanes, n, to + q, where + q);
-      });
+    if (!NAN_APART || direct_row<WZ, WY, WX, false>(f, corner, to, where))
+      direct_row<WZ, WY, WX, true>(f, corner, to, where);
   });
 }
 
@@ -179,11 +194,11 @@ static void gather(const Filter& f, const float* const* d_out, const Index* cons
         }
 }
 
-// Windows that do not overlap: each position writes its whole window.
-template <typename Index>
+// Windows that do not overlap: each position writes its whole window. W as above.
+template <int WZ, int WY, int WX, typename Index>
 static void spread(const Filter& f, const float* d_out, const Index* argmax, float* d_image) {
   const size_t lanes = f.channels, line = f.size.x * lanes, plane = f.size.y * line;
-  const Size o = f.out_size, w = f.window;
+  const Size o = f.out_size, w = WZ ? Size{WZ, WY, WX} : f.window;
   if (o.z * w.z != f.size.z || o.y * w.y != f.size.y || o.x * w.x != f.size.x) fill_zero(d_image, f.batch * f.size.voxels() * lanes);
   for_rows(f, [&](const Row& row) {
     float* corner = d_image + row.corner;
@@ -196,7 +211,6 @@ static void spread(const Filter& f, const float* d_out, const Index* argmax, flo
           for (int dy = 0; dy < w.y; dy++)
             for (int dx = 0; dx < w.x; dx++, index += 1) {
               float* to = corner + dz * plane + dy * line + dx * lanes + q;
-              __builtin_prefetch(to + w.y * line, 1);  // the next windows along y: else stores wait for their lines
               store_first(to, where == index ? gradient : (vf){}, n);
             }
       });
@@ -235,8 +249,13 @@ size_t filter_backward_scratch(const Filter& f) {
 
 template <typename Index>
 static void backward(const Filter& f, const float* const* d_out, const Index* const* argmax, float* d_image, float* scratch) {
-  if (side_by_side(f)) return spread(f, d_out[0], argmax[0], d_image);
-  if (of_two(f) && f.window.z == 2) return backward_of_two<2>(f, d_out, argmax, d_image, scratch);
+  const Size w = f.window;
+  if (side_by_side(f)) {
+    if (w.z == 2 && w.y == 2 && w.x == 2) return spread<2, 2, 2>(f, d_out[0], argmax[0], d_image);
+    if (w.z == 1 && w.y == 2 && w.x == 2) return spread<1, 2, 2>(f, d_out[0], argmax[0], d_image);
+    return spread<0, 0, 0>(f, d_out[0], argmax[0], d_image);
+  }
+  if (of_two(f) && w.z == 2) return backward_of_two<2>(f, d_out, argmax, d_image, scratch);
   if (of_two(f)) return backward_of_two<1>(f, d_out, argmax, d_image, scratch);
   if (gathered(f)) return gather(f, d_out, argmax, d_image, scratch);
   scatter(f, d_out, argmax, d_image, scratch);

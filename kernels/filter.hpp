@@ -83,6 +83,35 @@ ZNN_INLINE Maximum later(Maximum b, Maximum a) {
   return {take ? b.value : a.value, take ? b.where : a.where};
 }
 
+// The maximum of two ranges of voxels as in `later`, the places of b's with a digit more. Without NaN that is half the
+// comparisons, which only two ports of the core make, and the next need not wait for a mask to know the value. Of the
+// LAST nobody waits for the value; to choose it is cheaper.
+template <bool MAY_BE_NAN, bool LAST = false>
+ZNN_INLINE Maximum later_of(Maximum b, Maximum a, int digit) {
+#if defined(__AVX512F__)
+  const __m512 of_b = (__m512)b.value, of_a = (__m512)a.value;
+  __mmask16 take = _mm512_cmp_ps_mask(of_b, of_a, _CMP_GT_OQ);
+  if (MAY_BE_NAN) take |= _mm512_cmp_ps_mask(of_b, of_b, _CMP_UNORD_Q);
+  const __m512 chosen = _mm512_mask_mov_ps(of_a, take, of_b), greater = _mm512_maskz_max_ps((__mmask16)-1, of_b, of_a);
+  const __m512i where = _mm512_mask_or_epi32((__m512i)a.where, take, (__m512i)b.where, _mm512_set1_epi32(digit));
+  return {(vf)(MAY_BE_NAN || LAST ? chosen : greater), (vi)where};
+#else
+  const vi take = MAY_BE_NAN ? (b.value > a.value) | (b.value != b.value) : b.value > a.value;
+  return {take ? b.value : a.value, take ? b.where | digit : a.where};
+#endif
+}
+ZNN_INLINE bool any_nan(vf v) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q) != 0;
+#else
+  float lanes[LANES];
+  store(lanes, v);
+  int n = 0;
+  for (int j = 0; j < LANES; j++) n += lanes[j] != lanes[j];
+  return n > 0;
+#endif
+}
+
 // Every position of the window has an output, in the fragment of its parity; otherwise only every stride-th has one.
 ZNN_INLINE bool dense(const Filter& f) { return (size_t)f.n_parities == f.stride.voxels(); }
 

@@ -45,7 +45,6 @@ static void forward(const Transfer& t, const float* image, const float* bias, fl
     store_first(out, activate<F>(load_first(image, rest) + biases[n / LANES % period], t.a, t.b), rest);
 }
 
-constexpr size_t AHEAD = 24 * LANES;
 constexpr int SINGLE = 64;  // so many terms of the bias gradient are added in single precision, then sums in double
 
 template <Function F>
@@ -78,7 +77,6 @@ static void backward(const Transfer& t, const float* d_out, const float* out, fl
     for (int k = 0; k < SINGLE && left > 0; k++) {
       const int vectors = left < (size_t)period ? (int)left : period;
       for (int j = 0; j < vectors; j++, d_out += LANES, out += LANES, d_image += LANES) {
-        __builtin_prefetch(d_image + AHEAD, 1);  // else the sums' stores wait behind lines that are not there yet
         const vf g = load(d_out) * slope<F>(load(out), t.a, t.b);
         sums[j] += g;
         store(d_image, g);

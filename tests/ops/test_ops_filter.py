@@ -97,6 +97,30 @@ def test_many_strips_of_a_large_image_equal_reference():
     np.testing.assert_array_equal(index, where)
 
 
+@given(
+    st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(1, 20)),
+    st.sampled_from([1, 2]),
+    st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 2)),
+    st.integers(1, 2),
+    st.integers(1, 70),
+    SEEDS,
+)
+def test_windows_of_two_equal_reference_for_any_rest_of_rows_and_lanes(small, z, stride, batch, channels, seed):
+    """Gradients are whole numbers, whose sums are exact: none may be left out or added twice."""
+    rng = np.random.default_rng(seed)
+    window = (z, 2, 2)
+    image = draw_image(rng, batch, *grow(times(small, stride), window), channels)
+    output, argmax = filters.max_filter(image, window, stride)
+    expected, where = reference.max_filter(image, window, stride)
+    np.testing.assert_array_equal(output, expected)
+    np.testing.assert_array_equal(argmax, where)
+    d_output = rng.integers(-8, 9, output.shape).astype(np.float32)
+    d_image = filters.max_filter_backward([d_output], [argmax], window, stride, image.shape[1:4])
+    np.testing.assert_array_equal(
+        d_image, reference.max_filter_backward(d_output, where, window, stride, image.shape[1:4])
+    )
+
+
 @given(triples(1, 6), triples(1, 6), st.sampled_from([1, 3, 16, 17]), SEEDS)
 def test_not_a_number_wins_in_windows_of_any_size(small, window, channels, seed):
     rng = np.random.default_rng(seed)
