@@ -64,13 +64,10 @@ static inline void copy_table(const float* from, int n, int k, bool turned, floa
     }
 }
 
-// Frequencies of a line whose output gradients are packed at once, at most.
-constexpr int TOGETHER = 8;
-
-// Calls body(first, n) for parts of a line of frequencies, as equal as can be.
+// Calls body(first, n) for parts of a line of frequencies, as equal as can be and `most` long.
 template <typename Body>
-ZNN_INLINE void in_pieces(int length, const Body& body) {
-  for (int parts = ceil_div(length, TOGETHER), fx = 0; parts > 0; parts--) {
+ZNN_INLINE void in_pieces(int length, int most, const Body& body) {
+  for (int parts = ceil_div(length, most), fx = 0; parts > 0; parts--) {
     const int n = ceil_div(length - fx, parts);
     body(fx, n);
     fx += n;
@@ -201,16 +198,14 @@ ZNN_INLINE void mirror(float* t, int k, size_t stride) {
   }
 }
 
-// The same along all axes, for a slab's taps.
+// The same along all axes, for a slab's taps (z, y, vector, x).
 template <bool Back>
 static inline void mirror_all(float* taps, Size k, size_t lanes) {
-  for (size_t q = 0; q < lanes; q += LANES) {
-    float* t = taps + q;
-    for (int j = 0; j < k.y * k.x; j++) mirror<Back>(t + j * lanes, k.z, k.y * k.x * lanes);
-    for (int j = 0; j < k.z; j++)
-      for (int i = 0; i < k.x; i++) mirror<Back>(t + ((size_t)j * k.y * k.x + i) * lanes, k.y, k.x * lanes);
-    for (int j = 0; j < k.z * k.y; j++) mirror<Back>(t + (size_t)j * k.x * lanes, k.x, lanes);
-  }
+  const size_t line = k.x * lanes, plane = k.y * line;
+  for (size_t q = 0; q < plane; q += LANES) mirror<Back>(taps + q, k.z, plane);
+  for (int j = 0; j < k.z; j++)
+    for (size_t q = 0; q < line; q += LANES) mirror<Back>(taps + j * plane + q, k.y, line);
+  for (size_t q = 0; q < k.z * plane; q += k.x * LANES) mirror<Back>(taps + q, k.x, LANES);
 }
 
 }  // namespace znn::ZNN_ISA

@@ -4,6 +4,7 @@
 
 namespace znn::ZNN_ISA {
 
+constexpr int TOGETHER = 8;  // frequencies of a line whose output gradients are packed at once, at most
 constexpr int PLANES = 2;  // of frequencies that wait to be added to the taps
 constexpr int MAX_ROWS = REGISTERS == 32 ? 12 : 4;
 
@@ -128,11 +129,11 @@ ZNN_INLINE void store_pair(vf v, int outs, float* even, float* odd) {
   }
 }
 
-// n vectors of a slab as the part they are of an (in, out) matrix.
-static void unpack(const SpectralGradient& a, const Slab& slab, int n, const float* from, float* to) {
+// n vectors of a slab, `step` apart, as the part they are of an (in, out) matrix.
+static void unpack(const SpectralGradient& a, const Slab& slab, int n, const float* from, size_t step, float* to) {
   const size_t out = a.out_channels;
   to += slab.first;
-  for (int i = 0; i < n; i++, from += LANES, to += slab.group * out)
+  for (int i = 0; i < n; i++, from += step, to += slab.group * out)
     if (slab.group == 1)
       store_first(to, load(from), slab.outs);
     else
@@ -154,10 +155,10 @@ ZNN_INLINE void add_parts(int n, bool first, const float* c, size_t row, const v
 
 // Along x: adds F frequencies' products g (F, 4, lanes), of both lines, to the parts (re, im) of a line.
 template <int F>
-static void spread_x(Count<F>, const AxisTaps& x, int fx, const float* g, size_t lanes, bool pair, size_t stride, float* re, float* im) {
+static void spread_x(Count<F>, const AxisTaps& x, int fx, const float* g, size_t lanes, bool pair, float* re, float* im) {
   const int n = evens(x.k);
   const Row row = x.row(fx);
-  for (size_t q = 0; q < lanes; q += LANES) {
+  for (size_t q = 0; q < lanes; q += LANES, re += x.k * LANES, im += x.k * LANES) {
     vf e_re[F], e_im[F], o_re[F], o_im[F];
 #pragma GCC unroll 4
     for (int f = 0; f < F; f++) {
@@ -167,10 +168,10 @@ static void spread_x(Count<F>, const AxisTaps& x, int fx, const float* g, size_t
       e_re[f] = a_re + b_re, e_im[f] = a_im - b_im;
       o_re[f] = -(a_im + b_im), o_im[f] = a_re - b_re;
     }
-    add_parts(n, fx == 0, row.cosines(), x.k + 2, e_re, re + q, stride);
-    add_parts(n, fx == 0, row.cosines(), x.k + 2, e_im, im + q, stride);
-    add_parts(x.k / 2, fx == 0, row.sines(), x.k + 2, o_re, re + n * stride + q, stride);
-    add_parts(x.k / 2, fx == 0, row.sines(), x.k + 2, o_im, im + n * stride + q, stride);
+    add_parts(n, fx == 0, row.cosines(), x.k + 2, e_re, re, LANES);
+    add_parts(n, fx == 0, row.cosines(), x.k + 2, e_im, im, LANES);
+    add_parts(x.k / 2, fx == 0, row.sines(), x.k + 2, o_re, re + n * LANES, LANES);
+    add_parts(x.k / 2, fx == 0, row.sines(), x.k + 2, o_im, im + n * LANES, LANES);
   }
 }
 
@@ -263,15 +264,15 @@ static void add_frequencies(const SpectralGradient& a, const GradientWorkspace& 
       outer_all(a, slab, {lines.a, fx + f}, i, vectors, row, g, g + m);
       if (lines.pair) outer_all(a, slab, {lines.b, fx + f}, i, vectors, row + size, g + 2 * m, g + 3 * m);
     }
-    float *re = line + i * LANES, *im = re + x.k * slab.lanes;
-    with_count<AT_ONCE>(n, [&](auto c) { spread_x(c, x, fx, w.products, m, lines.pair, slab.lanes, re, im); });
+    float *re = line + (size_t)i * x.k * LANES, *im = re + x.k * slab.lanes;
+    with_count<AT_ONCE>(n, [&](auto c) { spread_x(c, x, fx, w.products, m, lines.pair, re, im); });
   });
 }
 
 static void add_lines(const SpectralGradient& a, const GradientWorkspace& w, const AxisTaps& x, const Lines& lines, float* to) {
   for (int s = 0; s < n_slabs(a.out_channels); s++) {
     const Slab slab = slab_of(a, s);
-    in_pieces(half(x.n), [&](int first, int n) {
+    in_pieces(half(x.n), TOGETHER, [&](int first, int n) {
       pack_lines(a, w, x, lines, slab, first, n);
       for (int f = 0; f < n; f += AT_ONCE)
         add_frequencies(a, w, x, lines, slab, first + f, min_of(AT_ONCE, n - f), w.rows + 2 * f * row_size(a), to + 2 * x.k * slab.before);
@@ -291,20 +292,23 @@ static void gradient_stored(const SpectralGradient& a, const GradientWorkspace& 
       in_parts(a, slab, [&](int i, int n) {
         float *re = w.products, *im = re + n * LANES, *to = a.d_kernel + 2 * f * matrix + i * slab.group * a.out_channels;
         outer_all(a, slab, place, i, n, w.rows, re, im);
-        unpack(a, slab, n, re, to);
-        unpack(a, slab, n, im, to + matrix);
+        unpack(a, slab, n, re, LANES, to);
+        unpack(a, slab, n, im, LANES, to + matrix);
       });
     }
   }
 }
 
 static void taps_of(const SpectralGradient& a, const GradientWorkspace& w) {
+  const Size k = a.kernel;
   for (int s = 0; s < n_slabs(a.out_channels); s++) {
     const Slab slab = slab_of(a, s);
     float* taps = w.taps + a.kernel.voxels() * slab.before;
     mirror_all<true>(taps, a.kernel, slab.lanes);
-    for (size_t t = 0; t < a.kernel.voxels(); t++)
-      unpack(a, slab, a.in_channels / slab.group, taps + t * slab.lanes, a.d_kernel + t * a.in_channels * a.out_channels);
+    const size_t rows = (size_t)k.z * k.y, line = k.x * slab.lanes, matrix = (size_t)a.in_channels * a.out_channels;
+    for (size_t r = 0; r < rows; r++)
+      for (int j = 0; j < k.x; j++)
+        unpack(a, slab, a.in_channels / slab.group, taps + r * line + j * LANES, k.x * LANES, a.d_kernel + (r * k.x + j) * matrix);
   }
 }
 

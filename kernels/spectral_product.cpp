@@ -139,8 +139,8 @@ static Slab slab_of(const SpectralProduct& a, int s) {
   return slab_of(s, total_channels(a), a.out_channels, all_even(a));
 }
 
-// A slab's part of one tap (or one frequency plane) of every block, transposed if need be.
-static void pack(const SpectralProduct& a, const Slab& slab, size_t offset, bool turned, float* to) {
+// A slab's part of one tap (or one frequency plane) of every block, transposed if need be; its vectors are `step` apart.
+static void pack(const SpectralProduct& a, const Slab& slab, size_t offset, bool turned, float* to, size_t step) {
   for (int block = 0; block < a.n_blocks; block++) {
     const int channels = a.blocks[block].channels, out = a.out_channels;
     const float* from = a.blocks[block].kernel + offset * channels * out;
@@ -154,7 +154,7 @@ static void pack(const SpectralProduct& a, const Slab& slab, size_t offset, bool
       } else {
         for (int j = 0; j < n; j++) rows[j] = load_first(from + (size_t)(i + j) * out + slab.first, slab.outs);
       }
-      for (int j = 0; j < n; j += slab.group, to += LANES) {
+      for (int j = 0; j < n; j += slab.group, to += step) {
         const vf v = slab.group == 1 ? rows[j] : interleave(rows[j], rows[j + 1], false);
         store(to, turned ? -v : v);
       }
@@ -176,7 +176,7 @@ struct ProductWorkspace {
   ProductWorkspace(const SpectralProduct& a) : size(0) {
     const Size n = a.transform, k = a.kernel;
     const size_t in = total_channels(a), all = all_lanes(in, a.out_channels, all_even(a));
-    weights = take(a, 4 * in * LANES);
+    weights = take(a, AT_ONCE * 4 * in * LANES);
     if (a.stored) return;
     tables[0] = take(a, (size_t)half(n.z) * (k.z + 2));
     tables[1] = take(a, (size_t)half(n.y) * (k.y + 2));
@@ -229,6 +229,20 @@ ZNN_INLINE void fold_rows(int n, const float* c, size_t row, const float* in, si
   }
 }
 
+// The same for the real and the imaginary part, where the vectors of a sum lie together.
+template <int F>
+ZNN_INLINE void fold_both(int n, const float* c, size_t row, const float* re, const float* im, vf (&sum_re)[F], vf (&sum_im)[F]) {
+  for (int f = 0; f < F; f++) sum_re[f] = sum_im[f] = (vf){};
+  for (int j = 0; j < n; j++, re += LANES, im += LANES, c++) {
+    const vf part_re = load(re), part_im = load(im);
+#pragma GCC unroll 4
+    for (int f = 0; f < F; f++) {
+      sum_re[f] += c[f * row] * part_re;
+      sum_im[f] += c[f * row] * part_im;
+    }
+  }
+}
+
 template <int U>
 ZNN_INLINE void store_all(float* to, const vf (&v)[U]) {
   for (int u = 0; u < U; u++) store(to + u * LANES, v[u]);
@@ -265,21 +279,24 @@ ZNN_INLINE void fold_y(Count<F>, const AxisTaps& y, int fy, const float* even, c
   }
 }
 
-// Along x, to the spectra (re, im) at one fx of both lines.
-template <int U>
-ZNN_INLINE void fold_x(Count<U>, const Row& row, const float* re, const float* im, size_t lanes, bool pair, float* to) {
-  const int n = evens(row.k);
-  vf p_re[U], p_im[U], q_re[U], q_im[U];
-  fold(n, row.cosines(), re, lanes, p_re);
-  fold(n, row.cosines(), im, lanes, p_im);
-  fold(row.k / 2, row.sines(), re + n * lanes, lanes, q_re);
-  fold(row.k / 2, row.sines(), im + n * lanes, lanes, q_im);
-  for (int u = 0; u < U; u++, to += LANES) {
-    store(to, p_re[u] - q_im[u]);
-    store(to + lanes, p_im[u] + q_re[u]);
-    if (!pair) continue;
-    store(to + 2 * lanes, p_re[u] + q_im[u]);
-    store(to + 3 * lanes, q_re[u] - p_im[u]);
+// Along x, from the parts (vector, x) of a line to the spectra (2, re and im) of both lines at fx to fx + F - 1.
+template <int F>
+ZNN_INLINE void fold_x(Count<F>, const AxisTaps& x, int fx, const float* re, const float* im, size_t lanes, bool pair, float* to) {
+  const int n = evens(x.k);
+  const Row row = x.row(fx);
+  for (size_t q = 0; q < lanes; q += LANES, re += x.k * LANES, im += x.k * LANES) {
+    vf p_re[F], p_im[F], q_re[F], q_im[F];
+    fold_both(n, row.cosines(), x.k + 2, re, im, p_re, p_im);
+    fold_both(x.k / 2, row.sines(), x.k + 2, re + n * LANES, im + n * LANES, q_re, q_im);
+    float* at = to + q;
+#pragma GCC unroll 4
+    for (int f = 0; f < F; f++, at += 4 * lanes) {
+      store(at, p_re[f] - q_im[f]);
+      store(at + lanes, p_im[f] + q_re[f]);
+      if (!pair) continue;
+      store(at + 2 * lanes, p_re[f] + q_im[f]);
+      store(at + 3 * lanes, q_re[f] - p_im[f]);
+    }
   }
 }
 
@@ -308,18 +325,25 @@ static void all_of_y(const SpectralProduct& a, const ProductWorkspace& w, const 
   }
 }
 
-static void multiply_lines(const SpectralProduct& a, const ProductWorkspace& w, const AxisTaps& x, const Lines& lines, const float* from) {
+// n frequencies from fx on, of both lines, and all slabs.
+static void multiply_frequencies(const SpectralProduct& a, const ProductWorkspace& w, const AxisTaps& x, const Lines& lines, int fx, int n,
+                                 const float* from) {
   for (int s = 0; s < n_slabs(a.out_channels); s++) {
     const Slab slab = slab_of(a, s);
     const size_t m = slab.lanes;
-    const float *re = from + 2 * a.kernel.x * slab.before, *im = re + a.kernel.x * m;
-    for (int fx = 0; fx < half(x.n); fx++) {
-      const Row row = x.row(fx);
-      in_steps(m, ZNN_STEP { fold_x(count, row, re + q, im + q, m, lines.pair, w.weights + q); });
-      multiply_all({&a, {lines.a, fx}, slab, w.weights, w.weights + m, lines.phase_a * row.phase()});
-      if (lines.pair) multiply_all({&a, {lines.b, fx}, slab, w.weights + 2 * m, w.weights + 3 * m, lines.phase_b * row.phase()});
+    const float *re = from + 2 * x.k * slab.before, *im = re + x.k * m;
+    with_count<AT_ONCE>(n, [&](auto count) { fold_x(count, x, fx, re, im, m, lines.pair, w.weights); });
+    for (int f = 0; f < n; f++) {
+      const float* weights = w.weights + 4 * f * m;
+      const Complex phase = x.row(fx + f).phase();
+      multiply_all({&a, {lines.a, fx + f}, slab, weights, weights + m, lines.phase_a * phase});
+      if (lines.pair) multiply_all({&a, {lines.b, fx + f}, slab, weights + 2 * m, weights + 3 * m, lines.phase_b * phase});
     }
   }
+}
+
+static void multiply_lines(const SpectralProduct& a, const ProductWorkspace& w, const AxisTaps& x, const Lines& lines, const float* from) {
+  in_pieces(half(x.n), AT_ONCE, [&](int fx, int n) { multiply_frequencies(a, w, x, lines, fx, n, from); });
 }
 
 static void product_stored(const SpectralProduct& a, const ProductWorkspace& w) {
@@ -327,8 +351,8 @@ static void product_stored(const SpectralProduct& a, const ProductWorkspace& w) 
   for (size_t f = 0; f < n; f++)
     for (int s = 0; s < n_slabs(a.out_channels); s++) {
       const Slab slab = slab_of(a, s);
-      pack(a, slab, 2 * f, false, w.weights);
-      pack(a, slab, 2 * f + 1, a.conjugate, w.weights + slab.lanes);
+      pack(a, slab, 2 * f, false, w.weights, LANES);
+      pack(a, slab, 2 * f + 1, a.conjugate, w.weights + slab.lanes, LANES);
       multiply_all({&a, {f / length, (int)(f % length)}, slab, w.weights, w.weights + slab.lanes, {1.0f, 0.0f}});
     }
 }
@@ -344,7 +368,9 @@ void spectral_product(const SpectralProduct& a) {
   for (int s = 0; s < n_slabs(a.out_channels); s++) {
     const Slab slab = slab_of(a, s);
     float* taps = w.taps + a.kernel.voxels() * slab.before;
-    for (size_t t = 0; t < a.kernel.voxels(); t++) pack(a, slab, t, false, taps + t * slab.lanes);
+    const size_t rows = (size_t)z.k * y.k, line = x.k * slab.lanes;
+    for (size_t r = 0; r < rows; r++)
+      for (int j = 0; j < x.k; j++) pack(a, slab, r * x.k + j, false, taps + r * line + j * LANES, x.k * LANES);
     mirror_all<false>(taps, a.kernel, slab.lanes);
   }
   for (int fz = 0; fz < half(z.n); fz++) {
