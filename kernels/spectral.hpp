@@ -198,14 +198,23 @@ ZNN_INLINE void mirror(float* t, int k, size_t stride) {
   }
 }
 
-// The same along all axes, for a slab's taps (z, y, vector, x).
+// The same along all axes, for a slab's taps (z, vector, x, y): those of a sum lie together, as they are summed often.
 template <bool Back>
 static inline void mirror_all(float* taps, Size k, size_t lanes) {
-  const size_t line = k.x * lanes, plane = k.y * line;
+  const size_t column = k.y * LANES, square = k.x * column, plane = k.y * k.x * lanes;
   for (size_t q = 0; q < plane; q += LANES) mirror<Back>(taps + q, k.z, plane);
-  for (int j = 0; j < k.z; j++)
-    for (size_t q = 0; q < line; q += LANES) mirror<Back>(taps + j * plane + q, k.y, line);
-  for (size_t q = 0; q < k.z * plane; q += k.x * LANES) mirror<Back>(taps + q, k.x, LANES);
+  for (size_t q = 0; q < k.z * plane; q += square)
+    for (size_t j = 0; j < column; j += LANES) mirror<Back>(taps + q + j, k.x, column);
+  for (size_t q = 0; q < k.z * plane; q += column) mirror<Back>(taps + q, k.y, LANES);
+}
+
+// Calls body(tap, place, step) for all taps (z, y, x): where its vectors begin in a slab's, and how far apart they are.
+template <typename Body>
+ZNN_INLINE void in_taps(Size k, size_t lanes, const Body& body) {
+  const size_t area = (size_t)k.y * k.x;
+  for (int z = 0; z < k.z; z++)
+    for (int y = 0; y < k.y; y++)
+      for (int x = 0; x < k.x; x++) body(z * area + y * k.x + x, z * area * lanes + (x * k.y + y) * LANES, area * LANES);
 }
 
 }  // namespace znn::ZNN_ISA

@@ -182,7 +182,7 @@ static void spread_y(Count<F>, const AxisTaps& y, int fy, const float* lines, si
   const int n = evens(y.k);
   const bool first = fy == y.first;
   const Row row = y.row(fy);
-  for (size_t q = 0; q < line; q += LANES) {
+  for (size_t q = 0; q < line; q += LANES, even += y.k * LANES) {
     vf c_re[F], c_im[F], s_re[F], s_im[F];
 #pragma GCC unroll 4
     for (int f = 0; f < F; f++) {
@@ -192,11 +192,12 @@ static void spread_y(Count<F>, const AxisTaps& y, int fy, const float* lines, si
       c_re[f] = a_re + b_re, c_im[f] = -(a_im + b_im);
       s_re[f] = b_im - a_im, s_im[f] = b_re - a_re;
     }
-    add_parts(n, first, row.cosines(), y.k + 2, c_re, even + q, line);
-    add_parts(y.k / 2, first, row.sines(), y.k + 2, s_re, even + n * line + q, line);
+    add_parts(n, first, row.cosines(), y.k + 2, c_re, even, LANES);
+    add_parts(y.k / 2, first, row.sines(), y.k + 2, s_re, even + n * LANES, LANES);
     if (odd == nullptr) continue;
-    add_parts(n, first, row.cosines(), y.k + 2, c_im, odd + q, line);
-    add_parts(y.k / 2, first, row.sines(), y.k + 2, s_im, odd + n * line + q, line);
+    add_parts(n, first, row.cosines(), y.k + 2, c_im, odd, LANES);
+    add_parts(y.k / 2, first, row.sines(), y.k + 2, s_im, odd + n * LANES, LANES);
+    odd += y.k * LANES;
   }
 }
 
@@ -300,15 +301,13 @@ static void gradient_stored(const SpectralGradient& a, const GradientWorkspace& 
 }
 
 static void taps_of(const SpectralGradient& a, const GradientWorkspace& w) {
-  const Size k = a.kernel;
   for (int s = 0; s < n_slabs(a.out_channels); s++) {
     const Slab slab = slab_of(a, s);
     float* taps = w.taps + a.kernel.voxels() * slab.before;
     mirror_all<true>(taps, a.kernel, slab.lanes);
-    const size_t rows = (size_t)k.z * k.y, line = k.x * slab.lanes, matrix = (size_t)a.in_channels * a.out_channels;
-    for (size_t r = 0; r < rows; r++)
-      for (int j = 0; j < k.x; j++)
-        unpack(a, slab, a.in_channels / slab.group, taps + r * line + j * LANES, k.x * LANES, a.d_kernel + (r * k.x + j) * matrix);
+    in_taps(a.kernel, slab.lanes, [&](size_t tap, size_t place, size_t step) {
+      unpack(a, slab, a.in_channels / slab.group, taps + place, step, a.d_kernel + tap * a.in_channels * a.out_channels);
+    });
   }
 }
 

@@ -30,7 +30,7 @@ ZNN_INLINE void store_sums(float* to, vf v) {
 
 template <int Group, int B>
 static void multiply(const Frequency& f, size_t first_batch) {
-  constexpr int U = B == 1 ? 4 : B <= 3 ? 2 : 1;  // sums side by side, where there are few entries
+  constexpr int U = B == 1 ? 4 : B <= 4 ? 2 : 1;  // sums side by side, where there are few entries
   const SpectralProduct& a = *f.a;
   const int length = half(a.transform.x);
   vf re[U][B], im[U][B];
@@ -40,7 +40,8 @@ static void multiply(const Frequency& f, size_t first_batch) {
   for (int block = 0; block < a.n_blocks; block++) {
     const size_t channels = a.blocks[block].channels, stride = (size_t)length * 2 * channels;
     const float* x = a.blocks[block].data + at(f.place, first_batch, a.batch, length, channels);
-    const float* next = x + 2 * channels;  // the next frequency of an entry, one at a step
+    const float* next = x + 2 * channels;  // the next frequency of an entry, two cache lines at a step
+    size_t ahead = 0;
     // Every fourth entry has a pointer of its own, so that all addresses are a pointer and 0 to 3 strides.
     const float *xr[ceil_div(B, 4)], *xi[ceil_div(B, 4)];
     for (int p = 0; p < ceil_div(B, 4); p++) {
@@ -58,11 +59,10 @@ static void multiply(const Frequency& f, size_t first_batch) {
         im[u][b] += s * r;
       }
       wr += LANES, wi += LANES;
-#pragma GCC unroll 2
-      for (int g = 0; g < Group; g++, next += stride) {
-        __builtin_prefetch(next);
-        __builtin_prefetch(next + channels);
-      }
+      __builtin_prefetch(next + ahead);
+      __builtin_prefetch(next + ahead + 16);
+      ahead += 32;
+      if (ahead >= 2 * channels) ahead = 0, next += stride;
       for (int p = 0; p < ceil_div(B, 4); p++) xr[p] += Group, xi[p] += Group;
     };
     size_t left = channels / Group;
@@ -218,27 +218,16 @@ ZNN_INLINE void fold(int n, const float* c, const float* in, size_t stride, vf (
     for (int u = 0; u < U; u++) sum[u] += c[j] * load(in + u * LANES);
 }
 
-// The same for one vector and F frequencies, whose rows of c are `row` apart.
+// The same for two vectors and F frequencies, whose rows of c are `row` apart; vectors of a sum lie together.
 template <int F>
-ZNN_INLINE void fold_rows(int n, const float* c, size_t row, const float* in, size_t stride, vf (&sum)[F]) {
-  for (int f = 0; f < F; f++) sum[f] = (vf){};
-  for (int j = 0; j < n; j++, in += stride, c++) {
-    const vf part = load(in);
-#pragma GCC unroll 4
-    for (int f = 0; f < F; f++) sum[f] += c[f * row] * part;
-  }
-}
-
-// The same for the real and the imaginary part, where the vectors of a sum lie together.
-template <int F>
-ZNN_INLINE void fold_both(int n, const float* c, size_t row, const float* re, const float* im, vf (&sum_re)[F], vf (&sum_im)[F]) {
-  for (int f = 0; f < F; f++) sum_re[f] = sum_im[f] = (vf){};
-  for (int j = 0; j < n; j++, re += LANES, im += LANES, c++) {
-    const vf part_re = load(re), part_im = load(im);
+ZNN_INLINE void fold_two(int n, const float* c, size_t row, const float* a, const float* b, vf (&sum_a)[F], vf (&sum_b)[F]) {
+  for (int f = 0; f < F; f++) sum_a[f] = sum_b[f] = (vf){};
+  for (int j = 0; j < n; j++, a += LANES, b += LANES, c++) {
+    const vf part_a = load(a), part_b = load(b);
 #pragma GCC unroll 4
     for (int f = 0; f < F; f++) {
-      sum_re[f] += c[f * row] * part_re;
-      sum_im[f] += c[f * row] * part_im;
+      sum_a[f] += c[f * row] * part_a;
+      sum_b[f] += c[f * row] * part_b;
     }
   }
 }
@@ -258,25 +247,38 @@ ZNN_INLINE void fold_z(Count<U>, const Row& row, const float* taps, size_t plane
   store_all(odd, q);
 }
 
-// Along y, to the complex lines (2, re and im) at (fz, fy) and (fz, -fy) for fy to fy + F - 1, each a `step` apart.
+// Along y, from a vector's even and odd part (y) to its complex lines (2, re and im) at (fz, fy) and (fz, -fy), for fy to
+// fy + F - 1, each a `step` apart.
 template <int F>
-ZNN_INLINE void fold_y(Count<F>, const AxisTaps& y, int fy, const float* even, const float* odd, size_t line, float* to,
-                       size_t step) {
+ZNN_INLINE void fold_y(const AxisTaps& y, int fy, const float* even, const float* odd, size_t line, float* to, size_t step) {
   const int n = evens(y.k);
   const Row row = y.row(fy);
   vf pp[F], pq[F], qp[F], qq[F];
-  fold_rows(n, row.cosines(), y.k + 2, even, line, pp);
-  fold_rows(y.k / 2, row.sines(), y.k + 2, even + n * line, line, pq);
-  fold_rows(odd ? n : 0, row.cosines(), y.k + 2, odd, line, qp);
-  fold_rows(odd ? y.k / 2 : 0, row.sines(), y.k + 2, odd + n * line, line, qq);
+  fold_two(n, row.cosines(), y.k + 2, even, odd, pp, qp);
+  fold_two(y.k / 2, row.sines(), y.k + 2, even + n * LANES, odd + n * LANES, pq, qq);
 #pragma GCC unroll 4
   for (int f = 0; f < F; f++, to += 2 * step) {
     store(to, pp[f] - qq[f]);
     store(to + line, pq[f] + qp[f]);
-    if (odd == nullptr) continue;  // there (fz, -fy) is the mirror of (fz, fy)
     store(to + step, pp[f] + qq[f]);
     store(to + step + line, qp[f] - pq[f]);
   }
+}
+
+// The same where there is no odd part, and (fz, -fy) is the mirror of (fz, fy): for two vectors, `second` the other's place.
+template <int F>
+ZNN_INLINE void fold_y_even(const AxisTaps& y, int fy, const float* even, size_t second, size_t line, float* to, size_t step) {
+  const int n = evens(y.k);
+  const Row row = y.row(fy);
+  vf p[2][F], q[2][F];
+  fold_two(n, row.cosines(), y.k + 2, even, even + second * y.k, p[0], p[1]);
+  fold_two(y.k / 2, row.sines(), y.k + 2, even + n * LANES, even + n * LANES + second * y.k, q[0], q[1]);
+#pragma GCC unroll 4
+  for (int f = 0; f < F; f++, to += 2 * step)
+    for (int v = 0; v < 2; v++) {
+      store(to + v * second, p[v][f]);
+      store(to + v * second + line, q[v][f]);
+    }
 }
 
 // Along x, from the parts (vector, x) of a line to the spectra (2, re and im) of both lines at fx to fx + F - 1.
@@ -286,8 +288,8 @@ ZNN_INLINE void fold_x(Count<F>, const AxisTaps& x, int fx, const float* re, con
   const Row row = x.row(fx);
   for (size_t q = 0; q < lanes; q += LANES, re += x.k * LANES, im += x.k * LANES) {
     vf p_re[F], p_im[F], q_re[F], q_im[F];
-    fold_both(n, row.cosines(), x.k + 2, re, im, p_re, p_im);
-    fold_both(x.k / 2, row.sines(), x.k + 2, re + n * LANES, im + n * LANES, q_re, q_im);
+    fold_two(n, row.cosines(), x.k + 2, re, im, p_re, p_im);
+    fold_two(x.k / 2, row.sines(), x.k + 2, re + n * LANES, im + n * LANES, q_re, q_im);
     float* at = to + q;
 #pragma GCC unroll 4
     for (int f = 0; f < F; f++, at += 4 * lanes) {
@@ -312,6 +314,14 @@ static void all_of_z(const SpectralProduct& a, const ProductWorkspace& w, const 
   }
 }
 
+template <int F>
+static void fold_line(Count<F>, const AxisTaps& y, int fy, const float* even, const float* odd, size_t line, float* to, size_t step) {
+  if (odd)
+    for (size_t q = 0; q < line; q += LANES) fold_y<F>(y, fy, even + q * y.k, odd + q * y.k, line, to + q, step);
+  else
+    for (size_t q = 0; q < line; q += 2 * LANES) fold_y_even<F>(y, fy, even + q * y.k, q + LANES < line ? LANES : 0, line, to + q, step);
+}
+
 static void all_of_y(const SpectralProduct& a, const ProductWorkspace& w, const AxisTaps& y, int fz, int fy, int rows) {
   const size_t k = a.kernel.x, step = line_size(a);
   for (int s = 0; s < n_slabs(a.out_channels); s++) {
@@ -319,9 +329,7 @@ static void all_of_y(const SpectralProduct& a, const ProductWorkspace& w, const 
     const size_t line = k * slab.lanes, at = y.k * k * slab.before;
     const float *even = w.even_z + at, *odd = fz == 0 ? nullptr : w.odd_z + at;
     float* to = w.lines + 2 * k * slab.before;
-    with_count<AT_ONCE>(rows, [&](auto count) {
-      for (size_t q = 0; q < line; q += LANES) fold_y(count, y, fy, even + q, odd ? odd + q : nullptr, line, to + q, step);
-    });
+    with_count<AT_ONCE>(rows, [&](auto count) { fold_line(count, y, fy, even, odd, line, to, step); });
   }
 }
 
@@ -368,9 +376,7 @@ void spectral_product(const SpectralProduct& a) {
   for (int s = 0; s < n_slabs(a.out_channels); s++) {
     const Slab slab = slab_of(a, s);
     float* taps = w.taps + a.kernel.voxels() * slab.before;
-    const size_t rows = (size_t)z.k * y.k, line = x.k * slab.lanes;
-    for (size_t r = 0; r < rows; r++)
-      for (int j = 0; j < x.k; j++) pack(a, slab, r * x.k + j, false, taps + r * line + j * LANES, x.k * LANES);
+    in_taps(a.kernel, slab.lanes, [&](size_t tap, size_t place, size_t step) { pack(a, slab, tap, false, taps + place, step); });
     mirror_all<false>(taps, a.kernel, slab.lanes);
   }
   for (int fz = 0; fz < half(z.n); fz++) {
