@@ -16,6 +16,8 @@ ZNN_INLINE void pack_rows(const SpectralGradient& a, const float* d, int n, cons
   for (int b = 0; b < a.batch; b++, d += stride, rows += 2 * LANES)
     for (int f = 0; f < n; f++) {
       const vf re = load_row(d + 2 * f * out), im = load_row(d + 2 * f * out + out);
+      __builtin_prefetch(d + 2 * (f + n) * out);
+      __builtin_prefetch(d + 2 * (f + n) * out + out);
       store(rows + f * size, factors[f].re * re + factors[f].im * im);
       store(rows + f * size + LANES, factors[f].re * im - factors[f].im * re);
     }
@@ -40,7 +42,7 @@ static void pack_rows(const SpectralGradient& a, const Slab& slab, Place p, int 
 
 // g[i, o] = sum over the batch of x[b, i] * conj(d[b, o]) for R vectors of input channels.
 template <int Group, int R>
-static void outer(Count<R>, const SpectralGradient& a, const float* x, const float* rows, float* g_re, float* g_im) {
+static void outer(Count<R>, const SpectralGradient& a, const float* x, const float* next, const float* rows, float* g_re, float* g_im) {
   constexpr int U = R == 1 ? 4 : R <= 3 ? 2 : 1;  // sums side by side, where there are few channels
   const size_t channels = a.in_channels, stride = (size_t)half(a.transform.x) * 2 * channels;
   vf re[U][R], im[U][R];
@@ -56,9 +58,9 @@ static void outer(Count<R>, const SpectralGradient& a, const float* x, const flo
       re[u][i] += s * m;
       im[u][i] -= c * m;
     }
-    __builtin_prefetch(x + 2 * channels);  // the next frequency
-    __builtin_prefetch(x + 3 * channels);
-    x += stride, rows += 2 * LANES;
+#pragma GCC unroll 4
+    for (int j = 0; j < 2 * R * Group; j += 16) __builtin_prefetch(next + j);
+    x += stride, next += stride, rows += 2 * LANES;
   };
   int left = a.batch;
   for (; left >= U; left -= U)
@@ -153,6 +155,21 @@ ZNN_INLINE void add_parts(int n, bool first, const float* c, size_t row, const v
   }
 }
 
+// The same for two sums, whose vectors lie together.
+template <int F>
+ZNN_INLINE void add_two(int n, bool first, const float* c, size_t row, const vf (&part_a)[F], const vf (&part_b)[F], float* a, float* b) {
+  for (int j = 0; j < n; j++, a += LANES, b += LANES, c++) {
+    vf sum_a = first ? (vf){} : load(a), sum_b = first ? (vf){} : load(b);
+#pragma GCC unroll 4
+    for (int f = 0; f < F; f++) {
+      sum_a += c[f * row] * part_a[f];
+      sum_b += c[f * row] * part_b[f];
+    }
+    store(a, sum_a);
+    store(b, sum_b);
+  }
+}
+
 // Along x: adds F frequencies' products g (F, 4, lanes), of both lines, to the parts (re, im) of a line.
 template <int F>
 static void spread_x(Count<F>, const AxisTaps& x, int fx, const float* g, size_t lanes, bool pair, float* re, float* im) {
@@ -168,37 +185,49 @@ static void spread_x(Count<F>, const AxisTaps& x, int fx, const float* g, size_t
       e_re[f] = a_re + b_re, e_im[f] = a_im - b_im;
       o_re[f] = -(a_im + b_im), o_im[f] = a_re - b_re;
     }
-    add_parts(n, fx == 0, row.cosines(), x.k + 2, e_re, re, LANES);
-    add_parts(n, fx == 0, row.cosines(), x.k + 2, e_im, im, LANES);
-    add_parts(x.k / 2, fx == 0, row.sines(), x.k + 2, o_re, re + n * LANES, LANES);
-    add_parts(x.k / 2, fx == 0, row.sines(), x.k + 2, o_im, im + n * LANES, LANES);
+    add_two(n, fx == 0, row.cosines(), x.k + 2, e_re, e_im, re, im);
+    add_two(x.k / 2, fx == 0, row.sines(), x.k + 2, o_re, o_im, re + n * LANES, im + n * LANES);
   }
 }
 
-// Along y: adds the lines at fy to fy + F - 1, two each (2, re and im) and a `step` apart, to the parts of fz.
+// The sums that a cosine and a sine meet along y, of the lines (2, re and im) at fy to fy + F - 1, a `step` apart.
+template <int F>
+struct Parts {
+  vf c_re[F], c_im[F], s_re[F], s_im[F];
+  __attribute__((always_inline)) Parts(const float* lines, size_t step, const bool* minus, size_t line) {
+#pragma GCC unroll 4
+    for (int f = 0; f < F; f++) {
+      const float *a = lines + 2 * f * step, *b = a + step;
+      const vf a_re = load(a), a_im = load(a + line);
+      const vf b_re = minus[f] ? load(b) : (vf){}, b_im = minus[f] ? load(b + line) : (vf){};
+      c_re[f] = a_re + b_re, c_im[f] = -(a_im + b_im);
+      s_re[f] = b_im - a_im, s_im[f] = b_re - a_re;
+    }
+  }
+};
+
+// Along y: adds those lines to the parts of fz (vector, y).
 template <int F>
 static void spread_y(Count<F>, const AxisTaps& y, int fy, const float* lines, size_t step, const bool* minus, size_t line, float* even,
                      float* odd) {
   const int n = evens(y.k);
   const bool first = fy == y.first;
   const Row row = y.row(fy);
-  for (size_t q = 0; q < line; q += LANES, even += y.k * LANES) {
-    vf c_re[F], c_im[F], s_re[F], s_im[F];
-#pragma GCC unroll 4
-    for (int f = 0; f < F; f++) {
-      const float *a = lines + 2 * f * step + q, *b = a + step;
-      const vf a_re = load(a), a_im = load(a + line);
-      const vf b_re = minus[f] ? load(b) : (vf){}, b_im = minus[f] ? load(b + line) : (vf){};
-      c_re[f] = a_re + b_re, c_im[f] = -(a_im + b_im);
-      s_re[f] = b_im - a_im, s_im[f] = b_re - a_re;
+  if (odd)
+    for (size_t q = 0; q < line; q += LANES) {
+      const Parts<F> p(lines + q, step, minus, line);
+      float *e = even + q * y.k, *o = odd + q * y.k;
+      add_two(n, first, row.cosines(), y.k + 2, p.c_re, p.c_im, e, o);
+      add_two(y.k / 2, first, row.sines(), y.k + 2, p.s_re, p.s_im, e + n * LANES, o + n * LANES);
     }
-    add_parts(n, first, row.cosines(), y.k + 2, c_re, even, LANES);
-    add_parts(y.k / 2, first, row.sines(), y.k + 2, s_re, even + n * LANES, LANES);
-    if (odd == nullptr) continue;
-    add_parts(n, first, row.cosines(), y.k + 2, c_im, odd, LANES);
-    add_parts(y.k / 2, first, row.sines(), y.k + 2, s_im, odd + n * LANES, LANES);
-    odd += y.k * LANES;
-  }
+  else
+    for (size_t q = 0; q < line; q += 2 * LANES) {
+      const size_t second = q + LANES < line ? LANES : 0;  // the last vector may have none beside it
+      const Parts<F> p(lines + q, step, minus, line), r(lines + q + second, step, minus, line);
+      float *a = even + q * y.k, *b = a + second * y.k;
+      add_two(n, first, row.cosines(), y.k + 2, p.c_re, r.c_re, a, b);
+      add_two(y.k / 2, first, row.sines(), y.k + 2, p.s_re, r.s_re, a + n * LANES, b + n * LANES);
+    }
 }
 
 // Along z: adds the parts at fz to fz + F - 1, a `step` apart, to the taps.
@@ -221,9 +250,10 @@ static void spread_z(Count<F>, const AxisTaps& z, int fz, const float* even, con
 // The outer products of one frequency, (2, batch, in), and n vectors of input channels, the first being i.
 static void outer_all(const SpectralGradient& a, const Slab& slab, Place p, int i, int n, const float* rows, float* re,
                       float* im) {
-  const float* x = a.image + at(p, 0, a.batch, half(a.transform.x), a.in_channels) + i * slab.group;
-  if (slab.group == 1) with_count<MAX_ROWS>(n, [&](auto r) { outer<1>(r, a, x, rows, re, im); });
-  if (slab.group == 2) with_count<MAX_ROWS>(n, [&](auto r) { outer<2>(r, a, x, rows, re, im); });
+  const float *row = a.image + at(p, 0, a.batch, half(a.transform.x), a.in_channels), *x = row + i * slab.group;
+  const float* next = row + 2 * (AT_ONCE * a.in_channels + i * slab.group);  // this part's share of a later frequency
+  if (slab.group == 1) with_count<MAX_ROWS>(n, [&](auto r) { outer<1>(r, a, x, next, rows, re, im); });
+  if (slab.group == 2) with_count<MAX_ROWS>(n, [&](auto r) { outer<2>(r, a, x, next, rows, re, im); });
 }
 
 // Calls body(first vector, number of vectors) for parts of a slab's vectors of input channels that fit the registers.
@@ -271,14 +301,14 @@ static void add_frequencies(const SpectralGradient& a, const GradientWorkspace& 
 }
 
 static void add_lines(const SpectralGradient& a, const GradientWorkspace& w, const AxisTaps& x, const Lines& lines, float* to) {
-  for (int s = 0; s < n_slabs(a.out_channels); s++) {
-    const Slab slab = slab_of(a, s);
-    in_pieces(half(x.n), TOGETHER, [&](int first, int n) {
+  in_pieces(half(x.n), TOGETHER, [&](int first, int n) {
+    for (int s = 0; s < n_slabs(a.out_channels); s++) {
+      const Slab slab = slab_of(a, s);
       pack_lines(a, w, x, lines, slab, first, n);
       for (int f = 0; f < n; f += AT_ONCE)
         add_frequencies(a, w, x, lines, slab, first + f, min_of(AT_ONCE, n - f), w.rows + 2 * f * row_size(a), to + 2 * x.k * slab.before);
-    });
-  }
+    }
+  });
 }
 
 static void gradient_stored(const SpectralGradient& a, const GradientWorkspace& w) {
