@@ -8,11 +8,17 @@ constexpr int MAX_BATCH = REGISTERS == 32 ? 12 : 4;
 
 // The product at one frequency and slab: out[b, o] = phase * sum over blocks and i of x[b, i] * w[i, o], all complex.
 struct Frequency {
-  const SpectralProduct* a;
   Place place;
-  Slab slab;
   const float *re, *im;  // of the weights
   Complex phase;
+};
+
+// Those that are multiplied one after the other.
+struct Frequencies {
+  const SpectralProduct* a;
+  Slab slab;
+  int n;
+  Frequency all[2 * AT_ONCE];
 };
 
 // The sums of groups of lanes, as many floats as there are groups.
@@ -28,10 +34,34 @@ ZNN_INLINE void store_sums(float* to, vf v) {
   }
 }
 
+// Writes the products (re, im) of B entries, a `stride` apart, and asks for where the next frequency's will go.
 template <int Group, int B>
-static void multiply(const Frequency& f, size_t first_batch) {
+ZNN_INLINE void store_products(const vf (&found)[B][2], int outs, size_t channels, size_t stride, float* y) {
+  for (int b = 0; b < B; b++) {
+    __builtin_prefetch(y + b * stride + 2 * channels, 1);
+    __builtin_prefetch(y + b * stride + 3 * channels, 1);
+  }
+  if (outs * Group == LANES) {
+#pragma GCC unroll 16
+    for (int b = 0; b < B; b++) {
+      store_sums<Group>(y + b * stride, found[b][0]);
+      store_sums<Group>(y + b * stride + channels, found[b][1]);
+    }
+    return;
+  }
+  float sums[2 * B][LANES] = {};
+#pragma GCC unroll 16
+  for (int b = 0; b < B; b++) {
+    store_sums<Group>(sums[2 * b], found[b][0]);
+    store_sums<Group>(sums[2 * b + 1], found[b][1]);
+  }
+  for (int b = 0; b < B; b++, y += stride)
+    for (int o = 0; o < outs; o++) y[o] = sums[2 * b][o], y[channels + o] = sums[2 * b + 1][o];
+}
+
+template <int Group, int B>
+ZNN_INLINE void multiply(const SpectralProduct& a, const Slab& slab, const Frequency& f, size_t first_batch) {
   constexpr int U = B == 1 ? 4 : B <= 4 ? 2 : 1;  // sums side by side, where there are few entries
-  const SpectralProduct& a = *f.a;
   const int length = half(a.transform.x);
   vf re[U][B], im[U][B];
   for (int u = 0; u < U; u++)
@@ -82,36 +112,22 @@ static void multiply(const Frequency& f, size_t first_batch) {
     found[b][1] = f.phase.re * m + f.phase.im * r;
   }
   const size_t stride = (size_t)length * 2 * a.out_channels;
-  float* y = a.out + at(f.place, first_batch, a.batch, length, a.out_channels) + f.slab.first;
-  for (int b = 0; b < B; b++) {
-    __builtin_prefetch(y + b * stride + 2 * a.out_channels, 1);
-    __builtin_prefetch(y + b * stride + 3 * a.out_channels, 1);
-  }
-  if (f.slab.outs * Group == LANES) {
-#pragma GCC unroll 16
-    for (int b = 0; b < B; b++) {
-      store_sums<Group>(y + b * stride, found[b][0]);
-      store_sums<Group>(y + b * stride + a.out_channels, found[b][1]);
-    }
-    return;
-  }
-  float sums[2 * B][LANES] = {};
-#pragma GCC unroll 16
-  for (int b = 0; b < B; b++) {
-    store_sums<Group>(sums[2 * b], found[b][0]);
-    store_sums<Group>(sums[2 * b + 1], found[b][1]);
-  }
-  for (int b = 0; b < B; b++, y += stride)
-    for (int o = 0; o < f.slab.outs; o++) y[o] = sums[2 * b][o], y[a.out_channels + o] = sums[2 * b + 1][o];
+  float* y = a.out + at(f.place, first_batch, a.batch, length, a.out_channels) + slab.first;
+  store_products<Group>(found, slab.outs, a.out_channels, stride, y);
 }
 
 template <int Group, int B>
-static void multiply_of(const Frequency& f, int n, size_t first_batch) {
-  if (n == B) return multiply<Group, B>(f, first_batch);
+static void multiply_each(const Frequencies& f, size_t first_batch) {
+  for (int j = 0; j < f.n; j++) multiply<Group, B>(*f.a, f.slab, f.all[j], first_batch);
+}
+
+template <int Group, int B>
+static void multiply_of(const Frequencies& f, int n, size_t first_batch) {
+  if (n == B) return multiply_each<Group, B>(f, first_batch);
   if constexpr (B > 1) multiply_of<Group, B - 1>(f, n, first_batch);
 }
 
-static void multiply_all(const Frequency& f) {
+static void multiply_all(const Frequencies& f) {
   int left = f.a->batch;
   for (int parts = ceil_div(left, MAX_BATCH); parts > 0; parts--) {
     const int n = ceil_div(left, parts);
@@ -341,12 +357,14 @@ static void multiply_frequencies(const SpectralProduct& a, const ProductWorkspac
     const size_t m = slab.lanes;
     const float *re = from + 2 * x.k * slab.before, *im = re + x.k * m;
     with_count<AT_ONCE>(n, [&](auto count) { fold_x(count, x, fx, re, im, m, lines.pair, w.weights); });
-    for (int f = 0; f < n; f++) {
-      const float* weights = w.weights + 4 * f * m;
-      const Complex phase = x.row(fx + f).phase();
-      multiply_all({&a, {lines.a, fx + f}, slab, weights, weights + m, lines.phase_a * phase});
-      if (lines.pair) multiply_all({&a, {lines.b, fx + f}, slab, weights + 2 * m, weights + 3 * m, lines.phase_b * phase});
-    }
+    Frequencies all = {&a, slab, 0, {}};
+    for (int line = 0; line <= lines.pair; line++)
+      for (int f = 0; f < n; f++) {
+        const float* weights = w.weights + (4 * f + 2 * line) * m;
+        const Complex phase = (line ? lines.phase_b : lines.phase_a) * x.row(fx + f).phase();
+        all.all[all.n++] = {{line ? lines.b : lines.a, fx + f}, weights, weights + m, phase};
+      }
+    multiply_all(all);
   }
 }
 
@@ -361,7 +379,7 @@ static void product_stored(const SpectralProduct& a, const ProductWorkspace& w) 
       const Slab slab = slab_of(a, s);
       pack(a, slab, 2 * f, false, w.weights, LANES);
       pack(a, slab, 2 * f + 1, a.conjugate, w.weights + slab.lanes, LANES);
-      multiply_all({&a, {f / length, (int)(f % length)}, slab, w.weights, w.weights + slab.lanes, {1.0f, 0.0f}});
+      multiply_all({&a, slab, 1, {{{f / length, (int)(f % length)}, w.weights, w.weights + slab.lanes, {1.0f, 0.0f}}}});
     }
 }
 
