@@ -171,6 +171,16 @@ ZNN_INLINE const float* opaque(const float* p) {
   return p;
 }
 
+// The same vector, loaded once: the compiler would load it again for every use.
+ZNN_INLINE vf in_register(vf v) {
+#if defined(__x86_64__)
+  asm("" : "+v"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#endif
+  return v;
+}
+
 // The next value, or `Group` values over and over, in all lanes.
 template <int Group>
 ZNN_INLINE vf broadcast(const float* p) {

@@ -1,6 +1,6 @@
 // The gradient of the kernel of a spectral convolution: at every frequency outer products over the batch, contracted
 // at once to the taps. It is the transpose of what spectral_product does; see spectral.hpp.
-#include "spectral.hpp"
+#include "spectral_spread.hpp"
 
 namespace znn::ZNN_ISA {
 
@@ -40,14 +40,30 @@ static void pack_rows(const SpectralGradient& a, const Slab& slab, Place p, int 
   }
 }
 
+// The outer products of one frequency and some vectors of input channels.
+struct Outer {
+  const float *x, *next;  // what is asked for ahead: the same part of a later frequency
+  const float* rows;      // output gradients, (batch, 2, LANES)
+  float* to;              // of a vector re, then im
+};
+
+// Those that are made one after the other; `step` from a vector's product to that of the next.
+struct Outers {
+  const SpectralGradient* a;
+  size_t step;
+  int n;
+  Outer all[2 * AT_ONCE];
+};
+
 // g[i, o] = sum over the batch of x[b, i] * conj(d[b, o]) for R vectors of input channels.
 template <int Group, int R>
-static void outer(Count<R>, const SpectralGradient& a, const float* x, const float* next, const float* rows, float* g_re, float* g_im) {
+ZNN_INLINE void outer(const SpectralGradient& a, const Outer& o, size_t step_size) {
   constexpr int U = R == 1 ? 4 : R <= 3 ? 2 : 1;  // sums side by side, where there are few channels
   const size_t channels = a.in_channels, stride = (size_t)half(a.transform.x) * 2 * channels;
   vf re[U][R], im[U][R];
   for (int u = 0; u < U; u++)
     for (int i = 0; i < R; i++) re[u][i] = im[u][i] = (vf){};
+  const float *x = o.x, *next = o.next, *rows = o.rows;
   const auto step = [&](int u) __attribute__((always_inline)) {
     const vf r = load(rows), m = load(rows + LANES);
 #pragma GCC unroll 16
@@ -72,9 +88,14 @@ static void outer(Count<R>, const SpectralGradient& a, const float* x, const flo
   for (int i = 0; i < R; i++) {
 #pragma GCC unroll 4
     for (int u = 1; u < U; u++) re[0][i] += re[u][i], im[0][i] += im[u][i];
-    store(g_re + i * LANES, re[0][i]);
-    store(g_im + i * LANES, im[0][i]);
+    store(o.to + i * step_size, re[0][i]);
+    store(o.to + i * step_size + LANES, im[0][i]);
   }
+}
+
+template <int Group, int R>
+static void outer_each(Count<R>, const Outers& o) {
+  for (int j = 0; j < o.n; j++) outer<Group, R>(*o.a, o.all[j], o.step);
 }
 
 // ---- memory
@@ -142,118 +163,17 @@ static void unpack(const SpectralGradient& a, const Slab& slab, int n, const flo
       store_pair(load(from), slab.outs, to, to + out);
 }
 
-// ---- the way back from frequencies to taps
+// ---- all frequencies
 
-// to[j * stride] += sum over f < F of c[f * row + j] * part[f], for j < n; the first time it is not read.
-template <int F>
-ZNN_INLINE void add_parts(int n, bool first, const float* c, size_t row, const vf (&part)[F], float* to, size_t stride) {
-  for (int j = 0; j < n; j++, to += stride, c++) {
-    vf sum = first ? (vf){} : load(to);
-#pragma GCC unroll 4
-    for (int f = 0; f < F; f++) sum += c[f * row] * part[f];
-    store(to, sum);
-  }
+// Of n vectors of input channels, the first being i.
+static void outer_all(const Slab& slab, int n, const Outers& o) {
+  if (slab.group == 1) with_count<MAX_ROWS>(n, [&](auto r) { outer_each<1>(r, o); });
+  if (slab.group == 2) with_count<MAX_ROWS>(n, [&](auto r) { outer_each<2>(r, o); });
 }
 
-// The same for two sums, whose vectors lie together.
-template <int F>
-ZNN_INLINE void add_two(int n, bool first, const float* c, size_t row, const vf (&part_a)[F], const vf (&part_b)[F], float* a, float* b) {
-  for (int j = 0; j < n; j++, a += LANES, b += LANES, c++) {
-    vf sum_a = first ? (vf){} : load(a), sum_b = first ? (vf){} : load(b);
-#pragma GCC unroll 4
-    for (int f = 0; f < F; f++) {
-      sum_a += c[f * row] * part_a[f];
-      sum_b += c[f * row] * part_b[f];
-    }
-    store(a, sum_a);
-    store(b, sum_b);
-  }
-}
-
-// Along x: adds F frequencies' products g (F, 4, lanes), of both lines, to the parts (re, im) of a line.
-template <int F>
-static void spread_x(Count<F>, const AxisTaps& x, int fx, const float* g, size_t lanes, bool pair, float* re, float* im) {
-  const int n = evens(x.k);
-  const Row row = x.row(fx);
-  for (size_t q = 0; q < lanes; q += LANES, re += x.k * LANES, im += x.k * LANES) {
-    vf e_re[F], e_im[F], o_re[F], o_im[F];
-#pragma GCC unroll 4
-    for (int f = 0; f < F; f++) {
-      const float* p = g + 4 * f * lanes + q;
-      const vf a_re = load(p), a_im = load(p + lanes);
-      const vf b_re = pair ? load(p + 2 * lanes) : (vf){}, b_im = pair ? load(p + 3 * lanes) : (vf){};
-      e_re[f] = a_re + b_re, e_im[f] = a_im - b_im;
-      o_re[f] = -(a_im + b_im), o_im[f] = a_re - b_re;
-    }
-    add_two(n, fx == 0, row.cosines(), x.k + 2, e_re, e_im, re, im);
-    add_two(x.k / 2, fx == 0, row.sines(), x.k + 2, o_re, o_im, re + n * LANES, im + n * LANES);
-  }
-}
-
-// The sums that a cosine and a sine meet along y, of the lines (2, re and im) at fy to fy + F - 1, a `step` apart.
-template <int F>
-struct Parts {
-  vf c_re[F], c_im[F], s_re[F], s_im[F];
-  __attribute__((always_inline)) Parts(const float* lines, size_t step, const bool* minus, size_t line) {
-#pragma GCC unroll 4
-    for (int f = 0; f < F; f++) {
-      const float *a = lines + 2 * f * step, *b = a + step;
-      const vf a_re = load(a), a_im = load(a + line);
-      const vf b_re = minus[f] ? load(b) : (vf){}, b_im = minus[f] ? load(b + line) : (vf){};
-      c_re[f] = a_re + b_re, c_im[f] = -(a_im + b_im);
-      s_re[f] = b_im - a_im, s_im[f] = b_re - a_re;
-    }
-  }
-};
-
-// Along y: adds those lines to the parts of fz (vector, y).
-template <int F>
-static void spread_y(Count<F>, const AxisTaps& y, int fy, const float* lines, size_t step, const bool* minus, size_t line, float* even,
-                     float* odd) {
-  const int n = evens(y.k);
-  const bool first = fy == y.first;
-  const Row row = y.row(fy);
-  if (odd)
-    for (size_t q = 0; q < line; q += LANES) {
-      const Parts<F> p(lines + q, step, minus, line);
-      float *e = even + q * y.k, *o = odd + q * y.k;
-      add_two(n, first, row.cosines(), y.k + 2, p.c_re, p.c_im, e, o);
-      add_two(y.k / 2, first, row.sines(), y.k + 2, p.s_re, p.s_im, e + n * LANES, o + n * LANES);
-    }
-  else
-    for (size_t q = 0; q < line; q += 2 * LANES) {
-      const size_t second = q + LANES < line ? LANES : 0;  // the last vector may have none beside it
-      const Parts<F> p(lines + q, step, minus, line), r(lines + q + second, step, minus, line);
-      float *a = even + q * y.k, *b = a + second * y.k;
-      add_two(n, first, row.cosines(), y.k + 2, p.c_re, r.c_re, a, b);
-      add_two(y.k / 2, first, row.sines(), y.k + 2, p.s_re, r.s_re, a + n * LANES, b + n * LANES);
-    }
-}
-
-// Along z: adds the parts at fz to fz + F - 1, a `step` apart, to the taps.
-template <int F>
-static void spread_z(Count<F>, const AxisTaps& z, int fz, const float* even, const float* odd, size_t step, size_t plane,
-                     float* taps) {
-  const int n = evens(z.k);
-  const bool first = fz == z.first;
-  const Row row = z.row(fz);
-  for (size_t q = 0; q < plane; q += LANES) {
-    vf p[F], o[F];
-    for (int f = 0; f < F; f++) p[f] = load(even + f * step + q);
-    add_parts(n, first, row.cosines(), z.k + 2, p, taps + q, plane);
-    if (z.k == 1) continue;
-    for (int f = 0; f < F; f++) o[f] = load(odd + f * step + q);
-    add_parts(z.k / 2, first, row.sines(), z.k + 2, o, taps + n * plane + q, plane);
-  }
-}
-
-// The outer products of one frequency, (2, batch, in), and n vectors of input channels, the first being i.
-static void outer_all(const SpectralGradient& a, const Slab& slab, Place p, int i, int n, const float* rows, float* re,
-                      float* im) {
-  const float *row = a.image + at(p, 0, a.batch, half(a.transform.x), a.in_channels), *x = row + i * slab.group;
-  const float* next = row + 2 * (AT_ONCE * a.in_channels + i * slab.group);  // this part's share of a later frequency
-  if (slab.group == 1) with_count<MAX_ROWS>(n, [&](auto r) { outer<1>(r, a, x, next, rows, re, im); });
-  if (slab.group == 2) with_count<MAX_ROWS>(n, [&](auto r) { outer<2>(r, a, x, next, rows, re, im); });
+static Outer outer_of(const SpectralGradient& a, const Slab& slab, Place p, int i, const float* rows, float* to) {
+  const float* row = a.image + at(p, 0, a.batch, half(a.transform.x), a.in_channels);
+  return {row + i * slab.group, row + 2 * (AT_ONCE * a.in_channels + i * slab.group), rows, to};
 }
 
 // Calls body(first vector, number of vectors) for parts of a slab's vectors of input channels that fit the registers.
@@ -288,15 +208,15 @@ static void add_frequencies(const SpectralGradient& a, const GradientWorkspace& 
                             const Slab& slab, int fx, int n, const float* rows, float* line) {
   const size_t size = row_size(a);
   in_parts(a, slab, [&](int i, int vectors) {
-    const size_t m = vectors * LANES;
-    for (int f = 0; f < n; f++) {
-      const float* row = rows + 2 * f * size;
-      float* g = w.products + 4 * f * m;
-      outer_all(a, slab, {lines.a, fx + f}, i, vectors, row, g, g + m);
-      if (lines.pair) outer_all(a, slab, {lines.b, fx + f}, i, vectors, row + size, g + 2 * m, g + 3 * m);
-    }
+    Outers outers = {&a, (size_t)n * 4 * LANES, 0, {}};
+    for (int line = 0; line <= lines.pair; line++)
+      for (int f = 0; f < n; f++) {
+        const Place place = {line ? lines.b : lines.a, fx + f};
+        outers.all[outers.n++] = outer_of(a, slab, place, i, rows + (2 * f + line) * size, w.products + (4 * f + 2 * line) * LANES);
+      }
+    outer_all(slab, vectors, outers);
     float *re = line + (size_t)i * x.k * LANES, *im = re + x.k * slab.lanes;
-    with_count<AT_ONCE>(n, [&](auto c) { spread_x(c, x, fx, w.products, m, lines.pair, re, im); });
+    with_count<AT_ONCE>(n, [&](auto c) { spread_x(c, x, fx, w.products, vectors, lines.pair, re, im); });
   });
 }
 
@@ -321,10 +241,10 @@ static void gradient_stored(const SpectralGradient& a, const GradientWorkspace& 
       const Complex one = {1.0f, 0.0f};
       pack_rows(a, slab, place, 1, &one, w.rows, row_size(a));
       in_parts(a, slab, [&](int i, int n) {
-        float *re = w.products, *im = re + n * LANES, *to = a.d_kernel + 2 * f * matrix + i * slab.group * a.out_channels;
-        outer_all(a, slab, place, i, n, w.rows, re, im);
-        unpack(a, slab, n, re, LANES, to);
-        unpack(a, slab, n, im, LANES, to + matrix);
+        float* to = a.d_kernel + 2 * f * matrix + i * slab.group * a.out_channels;
+        outer_all(slab, n, {&a, 2 * LANES, 1, {outer_of(a, slab, place, i, w.rows, w.products)}});
+        unpack(a, slab, n, w.products, 2 * LANES, to);
+        unpack(a, slab, n, w.products + LANES, 2 * LANES, to + matrix);
       });
     }
   }

@@ -1,6 +1,6 @@
 // Spectral products. The kernel is transformed on the fly, a line of frequencies at a time, multiplied with all input
-// channels in registers, and forgotten. See spectral.hpp for the transform.
-#include "spectral.hpp"
+// channels in registers, and forgotten. See spectral.hpp for the transform, spectral_fold.hpp for its loops.
+#include "spectral_fold.hpp"
 
 namespace znn::ZNN_ISA {
 
@@ -9,7 +9,7 @@ constexpr int MAX_BATCH = REGISTERS == 32 ? 12 : 4;
 // The product at one frequency and slab: out[b, o] = phase * sum over blocks and i of x[b, i] * w[i, o], all complex.
 struct Frequency {
   Place place;
-  const float *re, *im;  // of the weights
+  const float* weights;  // of an input channel re, then im
   Complex phase;
 };
 
@@ -17,6 +17,7 @@ struct Frequency {
 struct Frequencies {
   const SpectralProduct* a;
   Slab slab;
+  size_t step;  // from weights to those of the next input channel
   int n;
   Frequency all[2 * AT_ONCE];
 };
@@ -60,13 +61,13 @@ ZNN_INLINE void store_products(const vf (&found)[B][2], int outs, size_t channel
 }
 
 template <int Group, int B>
-ZNN_INLINE void multiply(const SpectralProduct& a, const Slab& slab, const Frequency& f, size_t first_batch) {
+ZNN_INLINE void multiply(const SpectralProduct& a, const Slab& slab, size_t step_size, const Frequency& f, size_t first_batch) {
   constexpr int U = B == 1 ? 4 : B <= 4 ? 2 : 1;  // sums side by side, where there are few entries
   const int length = half(a.transform.x);
   vf re[U][B], im[U][B];
   for (int u = 0; u < U; u++)
     for (int b = 0; b < B; b++) re[u][b] = im[u][b] = (vf){};
-  const float *wr = f.re, *wi = f.im;
+  const float* w = f.weights;
   for (int block = 0; block < a.n_blocks; block++) {
     const size_t channels = a.blocks[block].channels, stride = (size_t)length * 2 * channels;
     const float* x = a.blocks[block].data + at(f.place, first_batch, a.batch, length, channels);
@@ -79,7 +80,7 @@ ZNN_INLINE void multiply(const SpectralProduct& a, const Slab& slab, const Frequ
       xi[p] = opaque(x + 4 * p * stride + channels);
     }
     const auto step = [&](int u) __attribute__((always_inline)) {
-      const vf r = load(wr), m = load(wi);
+      const vf r = load(w), m = load(w + LANES);
 #pragma GCC unroll 16
       for (int b = 0; b < B; b++) {
         const vf c = broadcast<Group>(xr[b / 4] + b % 4 * stride), s = broadcast<Group>(xi[b / 4] + b % 4 * stride);
@@ -88,7 +89,7 @@ ZNN_INLINE void multiply(const SpectralProduct& a, const Slab& slab, const Frequ
         re[u][b] -= s * m;
         im[u][b] += s * r;
       }
-      wr += LANES, wi += LANES;
+      w += step_size;
       __builtin_prefetch(next + ahead);
       __builtin_prefetch(next + ahead + 16);
       ahead += 32;
@@ -118,7 +119,7 @@ ZNN_INLINE void multiply(const SpectralProduct& a, const Slab& slab, const Frequ
 
 template <int Group, int B>
 static void multiply_each(const Frequencies& f, size_t first_batch) {
-  for (int j = 0; j < f.n; j++) multiply<Group, B>(*f.a, f.slab, f.all[j], first_batch);
+  for (int j = 0; j < f.n; j++) multiply<Group, B>(*f.a, f.slab, f.step, f.all[j], first_batch);
 }
 
 template <int Group, int B>
@@ -217,107 +218,6 @@ size_t spectral_product_scratch(const SpectralProduct& a) {
   return ProductWorkspace(unplaced).size;
 }
 
-// Calls body(q, Count<number of vectors at q>) all over `lanes`.
-template <typename Body>
-ZNN_INLINE void in_steps(size_t lanes, const Body& body) {
-  size_t q = 0;
-  for (; q + AT_ONCE * LANES <= lanes; q += AT_ONCE * LANES) body(q, Count<AT_ONCE>());
-  for (; q < lanes; q += LANES) body(q, Count<1>());
-}
-
-// sum = sum over j < n of c[j] * in[j * stride], for U vectors.
-template <int U>
-ZNN_INLINE void fold(int n, const float* c, const float* in, size_t stride, vf (&sum)[U]) {
-  for (int u = 0; u < U; u++) sum[u] = (vf){};
-  for (int j = 0; j < n; j++, in += stride)
-#pragma GCC unroll 4
-    for (int u = 0; u < U; u++) sum[u] += c[j] * load(in + u * LANES);
-}
-
-// The same for two vectors and F frequencies, whose rows of c are `row` apart; vectors of a sum lie together.
-template <int F>
-ZNN_INLINE void fold_two(int n, const float* c, size_t row, const float* a, const float* b, vf (&sum_a)[F], vf (&sum_b)[F]) {
-  for (int f = 0; f < F; f++) sum_a[f] = sum_b[f] = (vf){};
-  for (int j = 0; j < n; j++, a += LANES, b += LANES, c++) {
-    const vf part_a = load(a), part_b = load(b);
-#pragma GCC unroll 4
-    for (int f = 0; f < F; f++) {
-      sum_a[f] += c[f * row] * part_a;
-      sum_b[f] += c[f * row] * part_b;
-    }
-  }
-}
-
-template <int U>
-ZNN_INLINE void store_all(float* to, const vf (&v)[U]) {
-  for (int u = 0; u < U; u++) store(to + u * LANES, v[u]);
-}
-
-// Along z, from taps to the even and the odd part at one fz.
-template <int U>
-ZNN_INLINE void fold_z(Count<U>, const Row& row, const float* taps, size_t plane, float* even, float* odd) {
-  vf p[U], q[U];
-  fold(evens(row.k), row.cosines(), taps, plane, p);
-  fold(row.k / 2, row.sines(), taps + evens(row.k) * plane, plane, q);
-  store_all(even, p);
-  store_all(odd, q);
-}
-
-// Along y, from a vector's even and odd part (y) to its complex lines (2, re and im) at (fz, fy) and (fz, -fy), for fy to
-// fy + F - 1, each a `step` apart.
-template <int F>
-ZNN_INLINE void fold_y(const AxisTaps& y, int fy, const float* even, const float* odd, size_t line, float* to, size_t step) {
-  const int n = evens(y.k);
-  const Row row = y.row(fy);
-  vf pp[F], pq[F], qp[F], qq[F];
-  fold_two(n, row.cosines(), y.k + 2, even, odd, pp, qp);
-  fold_two(y.k / 2, row.sines(), y.k + 2, even + n * LANES, odd + n * LANES, pq, qq);
-#pragma GCC unroll 4
-  for (int f = 0; f < F; f++, to += 2 * step) {
-    store(to, pp[f] - qq[f]);
-    store(to + line, pq[f] + qp[f]);
-    store(to + step, pp[f] + qq[f]);
-    store(to + step + line, qp[f] - pq[f]);
-  }
-}
-
-// The same where there is no odd part, and (fz, -fy) is the mirror of (fz, fy): for two vectors, `second` the other's place.
-template <int F>
-ZNN_INLINE void fold_y_even(const AxisTaps& y, int fy, const float* even, size_t second, size_t line, float* to, size_t step) {
-  const int n = evens(y.k);
-  const Row row = y.row(fy);
-  vf p[2][F], q[2][F];
-  fold_two(n, row.cosines(), y.k + 2, even, even + second * y.k, p[0], p[1]);
-  fold_two(y.k / 2, row.sines(), y.k + 2, even + n * LANES, even + n * LANES + second * y.k, q[0], q[1]);
-#pragma GCC unroll 4
-  for (int f = 0; f < F; f++, to += 2 * step)
-    for (int v = 0; v < 2; v++) {
-      store(to + v * second, p[v][f]);
-      store(to + v * second + line, q[v][f]);
-    }
-}
-
-// Along x, from the parts (vector, x) of a line to the spectra (2, re and im) of both lines at fx to fx + F - 1.
-template <int F>
-ZNN_INLINE void fold_x(Count<F>, const AxisTaps& x, int fx, const float* re, const float* im, size_t lanes, bool pair, float* to) {
-  const int n = evens(x.k);
-  const Row row = x.row(fx);
-  for (size_t q = 0; q < lanes; q += LANES, re += x.k * LANES, im += x.k * LANES) {
-    vf p_re[F], p_im[F], q_re[F], q_im[F];
-    fold_two(n, row.cosines(), x.k + 2, re, im, p_re, p_im);
-    fold_two(x.k / 2, row.sines(), x.k + 2, re + n * LANES, im + n * LANES, q_re, q_im);
-    float* at = to + q;
-#pragma GCC unroll 4
-    for (int f = 0; f < F; f++, at += 4 * lanes) {
-      store(at, p_re[f] - q_im[f]);
-      store(at + lanes, p_im[f] + q_re[f]);
-      if (!pair) continue;
-      store(at + 2 * lanes, p_re[f] + q_im[f]);
-      store(at + 3 * lanes, q_re[f] - p_im[f]);
-    }
-  }
-}
-
 #define ZNN_STEP [&](size_t q, auto count) __attribute__((always_inline))
 
 static void all_of_z(const SpectralProduct& a, const ProductWorkspace& w, const Row& row) {
@@ -328,14 +228,6 @@ static void all_of_z(const SpectralProduct& a, const ProductWorkspace& w, const 
     const float* taps = w.taps + a.kernel.z * at;
     in_steps(plane, ZNN_STEP { fold_z(count, row, taps + q, plane, w.even_z + at + q, w.odd_z + at + q); });
   }
-}
-
-template <int F>
-static void fold_line(Count<F>, const AxisTaps& y, int fy, const float* even, const float* odd, size_t line, float* to, size_t step) {
-  if (odd)
-    for (size_t q = 0; q < line; q += LANES) fold_y<F>(y, fy, even + q * y.k, odd + q * y.k, line, to + q, step);
-  else
-    for (size_t q = 0; q < line; q += 2 * LANES) fold_y_even<F>(y, fy, even + q * y.k, q + LANES < line ? LANES : 0, line, to + q, step);
 }
 
 static void all_of_y(const SpectralProduct& a, const ProductWorkspace& w, const AxisTaps& y, int fz, int fy, int rows) {
@@ -357,12 +249,12 @@ static void multiply_frequencies(const SpectralProduct& a, const ProductWorkspac
     const size_t m = slab.lanes;
     const float *re = from + 2 * x.k * slab.before, *im = re + x.k * m;
     with_count<AT_ONCE>(n, [&](auto count) { fold_x(count, x, fx, re, im, m, lines.pair, w.weights); });
-    Frequencies all = {&a, slab, 0, {}};
+    Frequencies all = {&a, slab, (size_t)n * 4 * LANES, 0, {}};
     for (int line = 0; line <= lines.pair; line++)
       for (int f = 0; f < n; f++) {
-        const float* weights = w.weights + (4 * f + 2 * line) * m;
+        const float* weights = w.weights + (4 * f + 2 * line) * LANES;
         const Complex phase = (line ? lines.phase_b : lines.phase_a) * x.row(fx + f).phase();
-        all.all[all.n++] = {{line ? lines.b : lines.a, fx + f}, weights, weights + m, phase};
+        all.all[all.n++] = {{line ? lines.b : lines.a, fx + f}, weights, phase};
       }
     multiply_all(all);
   }
@@ -377,9 +269,9 @@ static void product_stored(const SpectralProduct& a, const ProductWorkspace& w) 
   for (size_t f = 0; f < n; f++)
     for (int s = 0; s < n_slabs(a.out_channels); s++) {
       const Slab slab = slab_of(a, s);
-      pack(a, slab, 2 * f, false, w.weights, LANES);
-      pack(a, slab, 2 * f + 1, a.conjugate, w.weights + slab.lanes, LANES);
-      multiply_all({&a, slab, 1, {{{f / length, (int)(f % length)}, w.weights, w.weights + slab.lanes, {1.0f, 0.0f}}}});
+      pack(a, slab, 2 * f, false, w.weights, 2 * LANES);
+      pack(a, slab, 2 * f + 1, a.conjugate, w.weights + LANES, 2 * LANES);
+      multiply_all({&a, slab, 2 * LANES, 1, {{{f / length, (int)(f % length)}, w.weights, {1.0f, 0.0f}}}});
     }
 }
 
