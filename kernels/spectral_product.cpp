@@ -73,6 +73,7 @@ ZNN_INLINE void multiply(const SpectralProduct& a, const Slab& slab, size_t step
     const float* x = a.blocks[block].data + at(f.place, first_batch, a.batch, length, channels);
     const float* next = x + 2 * channels;  // the next frequency of an entry, two cache lines at a step
     size_t ahead = 0;
+    int rows = B;
     // Every fourth entry has a pointer of its own, so that all addresses are a pointer and 0 to 3 strides.
     const float *xr[ceil_div(B, 4)], *xi[ceil_div(B, 4)];
     for (int p = 0; p < ceil_div(B, 4); p++) {
@@ -93,7 +94,7 @@ ZNN_INLINE void multiply(const SpectralProduct& a, const Slab& slab, size_t step
       __builtin_prefetch(next + ahead);
       __builtin_prefetch(next + ahead + 16);
       ahead += 32;
-      if (ahead >= 2 * channels) ahead = 0, next += stride;
+      if (ahead >= 2 * channels) ahead = 0, next += --rows > 0 ? stride : 0;
       for (int p = 0; p < ceil_div(B, 4); p++) xr[p] += Group, xi[p] += Group;
     };
     size_t left = channels / Group;
