@@ -25,6 +25,7 @@ ZNN_INLINE void fold(int n, const float* c, const float* in, size_t stride, vf (
 template <int F>
 ZNN_INLINE void fold_two(int n, const float* c, size_t row, const float* a, const float* b, vf (&sum_a)[F], vf (&sum_b)[F]) {
   for (int f = 0; f < F; f++) sum_a[f] = sum_b[f] = (vf){};
+#pragma GCC unroll 4
   for (int j = 0; j < n; j++, a += LANES, b += LANES, c++) {
     const vf part_a = in_register(load(a)), part_b = in_register(load(b));
 #pragma GCC unroll 4
@@ -95,13 +96,12 @@ static void fold_line(Count<F>, const AxisTaps& y, int fy, const float* even, co
 
 // Along x, from the parts (vector, x) of a line to the spectra (vector, frequency, line, re and im) at fx to fx + F - 1.
 template <int F>
-ZNN_INLINE void fold_x(Count<F>, const AxisTaps& x, int fx, const float* re, const float* im, size_t lanes, bool pair, float* to) {
-  const int n = evens(x.k);
-  const Row row = x.row(fx);
-  for (size_t q = 0; q < lanes; q += LANES, re += x.k * LANES, im += x.k * LANES) {
+ZNN_INLINE void fold_x(int k, const Row& row, const float* re, const float* im, size_t lanes, bool pair, float* to) {
+  const int n = evens(k);
+  for (size_t q = 0; q < lanes; q += LANES, re += k * LANES, im += k * LANES) {
     vf p_re[F], p_im[F], q_re[F], q_im[F];
-    fold_two(n, row.cosines(), x.k + 2, re, im, p_re, p_im);
-    fold_two(x.k / 2, row.sines(), x.k + 2, re + n * LANES, im + n * LANES, q_re, q_im);
+    fold_two(n, row.cosines(), row.k + 2, re, im, p_re, p_im);
+    fold_two(k / 2, row.sines(), row.k + 2, re + n * LANES, im + n * LANES, q_re, q_im);
 #pragma GCC unroll 4
     for (int f = 0; f < F; f++, to += 4 * LANES) {
       store(to, p_re[f] - q_im[f]);
@@ -111,6 +111,15 @@ ZNN_INLINE void fold_x(Count<F>, const AxisTaps& x, int fx, const float* re, con
       store(to + 3 * LANES, q_re[f] - p_im[f]);
     }
   }
+}
+
+// The same; the compiler lays out the sums of the usual few taps.
+template <int F>
+static void fold_x(Count<F>, const Row& row, const float* re, const float* im, size_t lanes, bool pair, float* to) {
+  if (row.k == 3) return fold_x<F>(3, row, re, im, lanes, pair, to);
+  if (row.k == 5) return fold_x<F>(5, row, re, im, lanes, pair, to);
+  if (row.k == 7) return fold_x<F>(7, row, re, im, lanes, pair, to);
+  fold_x<F>(row.k, row, re, im, lanes, pair, to);
 }
 
 }  // namespace znn::ZNN_ISA

@@ -249,7 +249,7 @@ static void multiply_frequencies(const SpectralProduct& a, const ProductWorkspac
     const Slab slab = slab_of(a, s);
     const size_t m = slab.lanes;
     const float *re = from + 2 * x.k * slab.before, *im = re + x.k * m;
-    with_count<AT_ONCE>(n, [&](auto count) { fold_x(count, x, fx, re, im, m, lines.pair, w.weights); });
+    with_count<AT_ONCE>(n, [&](auto count) { fold_x(count, x.row(fx), re, im, m, lines.pair, w.weights); });
     Frequencies all = {&a, slab, (size_t)n * 4 * LANES, 0, {}};
     for (int line = 0; line <= lines.pair; line++)
       for (int f = 0; f < n; f++) {
