@@ -216,7 +216,7 @@ static void add_frequencies(const SpectralGradient& a, const GradientWorkspace& 
       }
     outer_all(slab, vectors, outers);
     float *re = line + (size_t)i * x.k * LANES, *im = re + x.k * slab.lanes;
-    with_count<AT_ONCE>(n, [&](auto c) { spread_x(c, x, fx, w.products, vectors, lines.pair, re, im); });
+    with_count<AT_ONCE>(n, [&](auto c) { spread_x(c, x.row(fx), fx == 0, w.products, vectors, lines.pair, re, im); });
   });
 }
 

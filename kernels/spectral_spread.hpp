@@ -18,9 +18,10 @@ ZNN_INLINE void add_parts(int n, bool first, const float* c, size_t row, const v
 // The same for two sums, whose vectors lie together.
 template <int F>
 ZNN_INLINE void add_two(int n, bool first, const float* c, size_t row, const vf (&part_a)[F], const vf (&part_b)[F], float* a, float* b) {
+#pragma GCC unroll 4
   for (int j = 0; j < n; j++, a += LANES, b += LANES, c++) {
     vf sum_a = first ? (vf){} : load(a), sum_b = first ? (vf){} : load(b);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int f = 0; f < F; f++) {
       sum_a += c[f * row] * part_a[f];
       sum_b += c[f * row] * part_b[f];
@@ -32,21 +33,29 @@ ZNN_INLINE void add_two(int n, bool first, const float* c, size_t row, const vf 
 
 // Along x: adds products g (vector, F frequencies, line, re and im) to the parts (re, im) of a line.
 template <int F>
-static void spread_x(Count<F>, const AxisTaps& x, int fx, const float* g, int vectors, bool pair, float* re, float* im) {
-  const int n = evens(x.k);
-  const Row row = x.row(fx);
-  for (; vectors > 0; vectors--, re += x.k * LANES, im += x.k * LANES) {
+ZNN_INLINE void spread_x(int k, const Row& row, bool first, const float* g, int vectors, bool pair, float* re, float* im) {
+  const int n = evens(k);
+  for (; vectors > 0; vectors--, re += k * LANES, im += k * LANES) {
     vf e_re[F], e_im[F], o_re[F], o_im[F];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int f = 0; f < F; f++, g += 4 * LANES) {
       const vf a_re = load(g), a_im = load(g + LANES);
       const vf b_re = pair ? load(g + 2 * LANES) : (vf){}, b_im = pair ? load(g + 3 * LANES) : (vf){};
       e_re[f] = a_re + b_re, e_im[f] = a_im - b_im;
       o_re[f] = -(a_im + b_im), o_im[f] = a_re - b_re;
     }
-    add_two(n, fx == 0, row.cosines(), x.k + 2, e_re, e_im, re, im);
-    add_two(x.k / 2, fx == 0, row.sines(), x.k + 2, o_re, o_im, re + n * LANES, im + n * LANES);
+    add_two(n, first, row.cosines(), row.k + 2, e_re, e_im, re, im);
+    add_two(k / 2, first, row.sines(), row.k + 2, o_re, o_im, re + n * LANES, im + n * LANES);
   }
+}
+
+// The same; the compiler lays out the sums of the usual few taps.
+template <int F>
+static void spread_x(Count<F>, const Row& row, bool first, const float* g, int vectors, bool pair, float* re, float* im) {
+  if (row.k == 3) return spread_x<F>(3, row, first, g, vectors, pair, re, im);
+  if (row.k == 5) return spread_x<F>(5, row, first, g, vectors, pair, re, im);
+  if (row.k == 7) return spread_x<F>(7, row, first, g, vectors, pair, re, im);
+  spread_x<F>(row.k, row, first, g, vectors, pair, re, im);
 }
 
 // The sums that a cosine and a sine meet along y, of the lines (2, re and im) at fy to fy + F - 1, a `step` apart.
