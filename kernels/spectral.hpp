@@ -110,6 +110,12 @@ struct Lines {
   size_t a, b;  // number of each, fz * ny + fy
   bool pair;
   Complex phase_a, phase_b;
+
+  // The place of the line a, or b; where it ends it goes on with that of the lines that come next.
+  Place place(bool second, int fx, int length, const Lines& next) const {
+    if (fx < length) return {second ? b : a, fx};
+    return {second ? next.b : next.a, fx - length};
+  }
 };
 
 // The lines at (fz, fy), or for `minus` at (fz, -fy); 0 <= fz <= n_z / 2 and y alike.

@@ -9,15 +9,16 @@ constexpr int PLANES = 2;  // of frequencies that wait to be added to the taps
 constexpr int MAX_ROWS = REGISTERS == 32 ? 12 : 4;
 
 // n frequencies' output gradients for a slab, times the conjugates of factors: (batch, 2, LANES) each, `size` floats apart.
+// Those at `ahead` are asked for.
 template <typename Load>
-ZNN_INLINE void pack_rows(const SpectralGradient& a, const float* d, int n, const Complex* factors, float* rows, size_t size,
+ZNN_INLINE void pack_rows(const SpectralGradient& a, const float* d, const float* ahead, int n, const Complex* factors, float* rows, size_t size,
                           const Load& load_row) {
   const size_t out = a.out_channels, stride = (size_t)half(a.transform.x) * 2 * out;
-  for (int b = 0; b < a.batch; b++, d += stride, rows += 2 * LANES)
+  for (int b = 0; b < a.batch; b++, d += stride, ahead += stride, rows += 2 * LANES)
     for (int f = 0; f < n; f++) {
       const vf re = load_row(d + 2 * f * out), im = load_row(d + 2 * f * out + out);
-      __builtin_prefetch(d + 2 * (f + n) * out);
-      __builtin_prefetch(d + 2 * (f + n) * out + out);
+      __builtin_prefetch(ahead + 2 * f * out);
+      __builtin_prefetch(ahead + 2 * f * out + out);
       store(rows + f * size, factors[f].re * re + factors[f].im * im);
       store(rows + f * size + LANES, factors[f].re * im - factors[f].im * re);
     }
@@ -25,15 +26,17 @@ ZNN_INLINE void pack_rows(const SpectralGradient& a, const float* d, int n, cons
 
 #define ZNN_LOAD [&](const float* p) __attribute__((always_inline))
 
-static void pack_rows(const SpectralGradient& a, const Slab& slab, Place p, int n, const Complex* factors, float* rows,
+static void pack_rows(const SpectralGradient& a, const Slab& slab, Place p, Place next, int n, const Complex* factors, float* rows,
                       size_t size) {
-  const float* d = a.d_out + at(p, 0, a.batch, half(a.transform.x), a.out_channels) + slab.first;
+  const int length = half(a.transform.x);
+  const float* d = a.d_out + at(p, 0, a.batch, length, a.out_channels) + slab.first;
+  const float* ahead = a.d_out + at(next, 0, a.batch, length, a.out_channels) + slab.first;
   if (slab.outs == LANES) {
-    pack_rows(a, d, n, factors, rows, size, ZNN_LOAD { return load(p); });
+    pack_rows(a, d, ahead, n, factors, rows, size, ZNN_LOAD { return load(p); });
   } else if (slab.group == 1) {
-    pack_rows(a, d, n, factors, rows, size, ZNN_LOAD { return load_first(p, slab.outs); });
+    pack_rows(a, d, ahead, n, factors, rows, size, ZNN_LOAD { return load_first(p, slab.outs); });
   } else {
-    pack_rows(a, d, n, factors, rows, size, ZNN_LOAD {
+    pack_rows(a, d, ahead, n, factors, rows, size, ZNN_LOAD {
       const vf v = load_first(p, slab.outs);
       return interleave(v, v, false);
     });
@@ -171,9 +174,10 @@ static void outer_all(const Slab& slab, int n, const Outers& o) {
   if (slab.group == 2) with_count<MAX_ROWS>(n, [&](auto r) { outer_each<2>(r, o); });
 }
 
-static Outer outer_of(const SpectralGradient& a, const Slab& slab, Place p, int i, const float* rows, float* to) {
-  const float* row = a.image + at(p, 0, a.batch, half(a.transform.x), a.in_channels);
-  return {row + i * slab.group, row + 2 * (AT_ONCE * a.in_channels + i * slab.group), rows, to};
+static Outer outer_of(const SpectralGradient& a, const Slab& slab, Place p, Place next, int i, const float* rows, float* to) {
+  const int length = half(a.transform.x), first = i * slab.group;
+  const float* ahead = a.image + at(next, 0, a.batch, length, a.in_channels) + 2 * first;  // as much of both parts
+  return {a.image + at(p, 0, a.batch, length, a.in_channels) + first, ahead, rows, to};
 }
 
 // Calls body(first vector, number of vectors) for parts of a slab's vectors of input channels that fit the registers.
@@ -188,8 +192,8 @@ ZNN_INLINE void in_parts(const SpectralGradient& a, const Slab& slab, const Body
 }
 
 // The output gradients of n frequencies from fx on, of both lines, for a slab.
-static void pack_lines(const SpectralGradient& a, const GradientWorkspace& w, const AxisTaps& x, const Lines& lines, const Slab& slab,
-                       int fx, int n) {
+static void pack_lines(const SpectralGradient& a, const GradientWorkspace& w, const AxisTaps& x, const Lines& lines, const Lines& next,
+                       const Slab& slab, int fx, int n) {
   const float scale = 1.0f / a.transform.voxels();
   const size_t size = row_size(a);
   Complex factors_a[TOGETHER], factors_b[TOGETHER];
@@ -199,20 +203,23 @@ static void pack_lines(const SpectralGradient& a, const GradientWorkspace& w, co
     const Complex phase = x.row(fx + f).phase() * Complex{weight, 0.0f};
     factors_a[f] = lines.phase_a * phase, factors_b[f] = lines.phase_b * phase;
   }
-  pack_rows(a, slab, {lines.a, fx}, n, factors_a, w.rows, 2 * size);
-  if (lines.pair) pack_rows(a, slab, {lines.b, fx}, n, factors_b, w.rows + size, 2 * size);
+  for (int second = 0; second <= lines.pair; second++) {
+    const Place ahead = lines.place(second, fx + n, half(x.n), next);
+    pack_rows(a, slab, lines.place(second, fx, half(x.n), next), ahead, n, second ? factors_b : factors_a, w.rows + second * size, 2 * size);
+  }
 }
 
 // Adds n frequencies from fx on, of both lines, to a slab's parts of a line; their output gradients are packed at `rows`.
 static void add_frequencies(const SpectralGradient& a, const GradientWorkspace& w, const AxisTaps& x, const Lines& lines,
-                            const Slab& slab, int fx, int n, const float* rows, float* line) {
+                            const Lines& next, const Slab& slab, int fx, int n, const float* rows, float* line) {
   const size_t size = row_size(a);
   in_parts(a, slab, [&](int i, int vectors) {
     Outers outers = {&a, (size_t)n * 4 * LANES, 0, {}};
-    for (int line = 0; line <= lines.pair; line++)
+    for (int second = 0; second <= lines.pair; second++)
       for (int f = 0; f < n; f++) {
-        const Place place = {line ? lines.b : lines.a, fx + f};
-        outers.all[outers.n++] = outer_of(a, slab, place, i, rows + (2 * f + line) * size, w.products + (4 * f + 2 * line) * LANES);
+        const Place p = lines.place(second, fx + f, half(x.n), next), ahead = lines.place(second, fx + f + n, half(x.n), next);
+        const float* row = rows + (2 * f + second) * size;
+        outers.all[outers.n++] = outer_of(a, slab, p, ahead, i, row, w.products + (4 * f + 2 * second) * LANES);
       }
     outer_all(slab, vectors, outers);
     float *re = line + (size_t)i * x.k * LANES, *im = re + x.k * slab.lanes;
@@ -220,13 +227,15 @@ static void add_frequencies(const SpectralGradient& a, const GradientWorkspace& 
   });
 }
 
-static void add_lines(const SpectralGradient& a, const GradientWorkspace& w, const AxisTaps& x, const Lines& lines, float* to) {
+static void add_lines(const SpectralGradient& a, const GradientWorkspace& w, const AxisTaps& x, const Lines& lines, const Lines& next,
+                      float* to) {
   in_pieces(half(x.n), TOGETHER, [&](int first, int n) {
     for (int s = 0; s < n_slabs(a.out_channels); s++) {
       const Slab slab = slab_of(a, s);
-      pack_lines(a, w, x, lines, slab, first, n);
+      pack_lines(a, w, x, lines, next, slab, first, n);
       for (int f = 0; f < n; f += AT_ONCE)
-        add_frequencies(a, w, x, lines, slab, first + f, min_of(AT_ONCE, n - f), w.rows + 2 * f * row_size(a), to + 2 * x.k * slab.before);
+        add_frequencies(a, w, x, lines, next, slab, first + f, min_of(AT_ONCE, n - f), w.rows + 2 * f * row_size(a),
+                        to + 2 * x.k * slab.before);
     }
   });
 }
@@ -235,14 +244,14 @@ static void gradient_stored(const SpectralGradient& a, const GradientWorkspace& 
   const size_t length = half(a.transform.x), n = a.transform.z * a.transform.y * length;
   const size_t matrix = (size_t)a.in_channels * a.out_channels;
   for (size_t f = 0; f < n; f++) {
-    const Place place = {f / length, (int)(f % length)};
+    const Place place = {f / length, (int)(f % length)}, next = {(f + 1) / length, (int)((f + 1) % length)};
     for (int s = 0; s < n_slabs(a.out_channels); s++) {
       const Slab slab = slab_of(a, s);
       const Complex one = {1.0f, 0.0f};
-      pack_rows(a, slab, place, 1, &one, w.rows, row_size(a));
+      pack_rows(a, slab, place, next, 1, &one, w.rows, row_size(a));
       in_parts(a, slab, [&](int i, int n) {
         float* to = a.d_kernel + 2 * f * matrix + i * slab.group * a.out_channels;
-        outer_all(slab, n, {&a, 2 * LANES, 1, {outer_of(a, slab, place, i, w.rows, w.products)}});
+        outer_all(slab, n, {&a, 2 * LANES, 1, {outer_of(a, slab, place, next, i, w.rows, w.products)}});
         unpack(a, slab, n, w.products, 2 * LANES, to);
         unpack(a, slab, n, w.products + LANES, 2 * LANES, to + matrix);
       });
@@ -269,8 +278,10 @@ static void add_y(const SpectralGradient& a, const GradientWorkspace& w, const A
   for (int f = 0; f < n; f++) {
     float* to = w.lines + 2 * f * step;
     minus[f] = has_minus(z, y, fz, fy + f);
-    add_lines(a, w, x, lines_of(z, y, fz, fy + f, false), to);
-    if (minus[f]) add_lines(a, w, x, lines_of(z, y, fz, fy + f, true), to + step);
+    const Lines plus = lines_of(z, y, fz, fy + f, false), after = lines_of(z, y, fz, min_of(fy + f + 1, y.last - 1), false);
+    const Lines mirror = minus[f] ? lines_of(z, y, fz, fy + f, true) : after;
+    add_lines(a, w, x, plus, mirror, to);
+    if (minus[f]) add_lines(a, w, x, mirror, after, to + step);
   }
   for (int s = 0; s < n_slabs(a.out_channels); s++) {
     const Slab slab = slab_of(a, s);

@@ -8,7 +8,7 @@ constexpr int MAX_BATCH = REGISTERS == 32 ? 12 : 4;
 
 // The product at one frequency and slab: out[b, o] = phase * sum over blocks and i of x[b, i] * w[i, o], all complex.
 struct Frequency {
-  Place place;
+  Place place, next;     // next: what is asked for ahead
   const float* weights;  // of an input channel re, then im
   Complex phase;
 };
@@ -35,12 +35,12 @@ ZNN_INLINE void store_sums(float* to, vf v) {
   }
 }
 
-// Writes the products (re, im) of B entries, a `stride` apart, and asks for where the next frequency's will go.
+// Writes the products (re, im) of B entries, a `stride` apart, and asks for where the next frequency's will go, `ahead`.
 template <int Group, int B>
-ZNN_INLINE void store_products(const vf (&found)[B][2], int outs, size_t channels, size_t stride, float* y) {
+ZNN_INLINE void store_products(const vf (&found)[B][2], int outs, size_t channels, size_t stride, float* y, const float* ahead) {
   for (int b = 0; b < B; b++) {
-    __builtin_prefetch(y + b * stride + 2 * channels, 1);
-    __builtin_prefetch(y + b * stride + 3 * channels, 1);
+    __builtin_prefetch(ahead + b * stride, 1);
+    __builtin_prefetch(ahead + b * stride + channels, 1);
   }
   if (outs * Group == LANES) {
 #pragma GCC unroll 16
@@ -71,7 +71,7 @@ ZNN_INLINE void multiply(const SpectralProduct& a, const Slab& slab, size_t step
   for (int block = 0; block < a.n_blocks; block++) {
     const size_t channels = a.blocks[block].channels, stride = (size_t)length * 2 * channels;
     const float* x = a.blocks[block].data + at(f.place, first_batch, a.batch, length, channels);
-    const float* next = x + 2 * channels;  // the next frequency of an entry, two cache lines at a step
+    const float* next = a.blocks[block].data + at(f.next, first_batch, a.batch, length, channels);  // two cache lines at a step
     size_t ahead = 0;
     int rows = B;
     // Every fourth entry has a pointer of its own, so that all addresses are a pointer and 0 to 3 strides.
@@ -115,7 +115,8 @@ ZNN_INLINE void multiply(const SpectralProduct& a, const Slab& slab, size_t step
   }
   const size_t stride = (size_t)length * 2 * a.out_channels;
   float* y = a.out + at(f.place, first_batch, a.batch, length, a.out_channels) + slab.first;
-  store_products<Group>(found, slab.outs, a.out_channels, stride, y);
+  const float* ahead = a.out + at(f.next, first_batch, a.batch, length, a.out_channels) + slab.first;
+  store_products<Group>(found, slab.outs, a.out_channels, stride, y, ahead);
 }
 
 template <int Group, int B>
@@ -243,26 +244,27 @@ static void all_of_y(const SpectralProduct& a, const ProductWorkspace& w, const 
 }
 
 // n frequencies from fx on, of both lines, and all slabs.
-static void multiply_frequencies(const SpectralProduct& a, const ProductWorkspace& w, const AxisTaps& x, const Lines& lines, int fx, int n,
-                                 const float* from) {
+static void multiply_frequencies(const SpectralProduct& a, const ProductWorkspace& w, const AxisTaps& x, const Lines& lines,
+                                 const Lines& next, int fx, int n, const float* from) {
   for (int s = 0; s < n_slabs(a.out_channels); s++) {
     const Slab slab = slab_of(a, s);
     const size_t m = slab.lanes;
     const float *re = from + 2 * x.k * slab.before, *im = re + x.k * m;
     with_count<AT_ONCE>(n, [&](auto count) { fold_x(count, x.row(fx), re, im, m, lines.pair, w.weights); });
     Frequencies all = {&a, slab, (size_t)n * 4 * LANES, 0, {}};
-    for (int line = 0; line <= lines.pair; line++)
+    for (int second = 0; second <= lines.pair; second++)
       for (int f = 0; f < n; f++) {
-        const float* weights = w.weights + (4 * f + 2 * line) * LANES;
-        const Complex phase = (line ? lines.phase_b : lines.phase_a) * x.row(fx + f).phase();
-        all.all[all.n++] = {{line ? lines.b : lines.a, fx + f}, weights, phase};
+        const Place p = lines.place(second, fx + f, half(x.n), next), ahead = lines.place(second, fx + f + 1, half(x.n), next);
+        const Complex phase = (second ? lines.phase_b : lines.phase_a) * x.row(fx + f).phase();
+        all.all[all.n++] = {p, ahead, w.weights + (4 * f + 2 * second) * LANES, phase};
       }
     multiply_all(all);
   }
 }
 
-static void multiply_lines(const SpectralProduct& a, const ProductWorkspace& w, const AxisTaps& x, const Lines& lines, const float* from) {
-  in_pieces(half(x.n), AT_ONCE, [&](int fx, int n) { multiply_frequencies(a, w, x, lines, fx, n, from); });
+static void multiply_lines(const SpectralProduct& a, const ProductWorkspace& w, const AxisTaps& x, const Lines& lines, const Lines& next,
+                           const float* from) {
+  in_pieces(half(x.n), AT_ONCE, [&](int fx, int n) { multiply_frequencies(a, w, x, lines, next, fx, n, from); });
 }
 
 static void product_stored(const SpectralProduct& a, const ProductWorkspace& w) {
@@ -272,7 +274,8 @@ static void product_stored(const SpectralProduct& a, const ProductWorkspace& w) 
       const Slab slab = slab_of(a, s);
       pack(a, slab, 2 * f, false, w.weights, 2 * LANES);
       pack(a, slab, 2 * f + 1, a.conjugate, w.weights + LANES, 2 * LANES);
-      multiply_all({&a, slab, 2 * LANES, 1, {{{f / length, (int)(f % length)}, w.weights, {1.0f, 0.0f}}}});
+      const Place place = {f / length, (int)(f % length)}, next = {(f + 1) / length, (int)((f + 1) % length)};
+      multiply_all({&a, slab, 2 * LANES, 1, {{place, next, w.weights, {1.0f, 0.0f}}}});
     }
 }
 
@@ -296,8 +299,11 @@ void spectral_product(const SpectralProduct& a) {
       const size_t step = line_size(a);
       if (fy % AT_ONCE == 0) all_of_y(a, w, y, fz, fy, min_of(AT_ONCE, half(y.n) - fy));
       const float* line = w.lines + 2 * (fy % AT_ONCE) * step;
-      multiply_lines(a, w, x, lines_of(z, y, fz, fy, false), line);
-      if (has_minus(z, y, fz, fy)) multiply_lines(a, w, x, lines_of(z, y, fz, fy, true), line + step);
+      const bool minus = has_minus(z, y, fz, fy);
+      const Lines plus = lines_of(z, y, fz, fy, false), after = lines_of(z, y, fz, min_of(fy + 1, half(y.n) - 1), false);
+      const Lines mirror = minus ? lines_of(z, y, fz, fy, true) : after;
+      multiply_lines(a, w, x, plus, mirror, line);
+      if (minus) multiply_lines(a, w, x, mirror, after, line + step);
     }
   }
 }
