@@ -254,7 +254,7 @@ static void multiply_frequencies(const SpectralProduct& a, const ProductWorkspac
     Frequencies all = {&a, slab, (size_t)n * 4 * LANES, 0, {}};
     for (int second = 0; second <= lines.pair; second++)
       for (int f = 0; f < n; f++) {
-        const Place p = lines.place(second, fx + f, half(x.n), next), ahead = lines.place(second, fx + f + 1, half(x.n), next);
+        const Place p = lines.place(second, fx + f, half(x.n), next), ahead = lines.place(second, fx + f + n, half(x.n), next);
         const Complex phase = (second ? lines.phase_b : lines.phase_a) * x.row(fx + f).phase();
         all.all[all.n++] = {p, ahead, w.weights + (4 * f + 2 * second) * LANES, phase};
       }
