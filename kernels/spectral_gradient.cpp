@@ -11,8 +11,8 @@ constexpr int MAX_ROWS = REGISTERS == 32 ? 12 : 4;
 // n frequencies' output gradients for a slab, times the conjugates of factors: (batch, 2, LANES) each, `size` floats apart.
 // Those at `ahead` are asked for.
 template <typename Load>
-ZNN_INLINE void pack_rows(const SpectralGradient& a, const float* d, const float* ahead, int n, const Complex* factors, float* rows, size_t size,
-                          const Load& load_row) {
+ZNN_INLINE void pack_rows(const SpectralGradient& a, const float* d, const float* ahead, int n, const Complex* factors, float* rows,
+                          size_t size, const Load& load_row) {
   const size_t out = a.out_channels, stride = (size_t)half(a.transform.x) * 2 * out;
   for (int b = 0; b < a.batch; b++, d += stride, ahead += stride, rows += 2 * LANES)
     for (int f = 0; f < n; f++) {
@@ -205,7 +205,8 @@ static void pack_lines(const SpectralGradient& a, const GradientWorkspace& w, co
   }
   for (int second = 0; second <= lines.pair; second++) {
     const Place ahead = lines.place(second, fx + n, half(x.n), next);
-    pack_rows(a, slab, lines.place(second, fx, half(x.n), next), ahead, n, second ? factors_b : factors_a, w.rows + second * size, 2 * size);
+    const Complex* factors = second ? factors_b : factors_a;
+    pack_rows(a, slab, lines.place(second, fx, half(x.n), next), ahead, n, factors, w.rows + second * size, 2 * size);
   }
 }
 
