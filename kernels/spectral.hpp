@@ -64,13 +64,10 @@ static inline void copy_table(const float* from, int n, int k, bool turned, floa
     }
 }
 
-// Frequencies of a line whose output gradients are packed at once, at most.
-constexpr int TOGETHER = 8;
-
-// Calls body(first, n) for parts of a line of frequencies, as equal as can be.
+// Calls body(first, n) for parts of a line of frequencies, as equal as can be and `most` long.
 template <typename Body>
-ZNN_INLINE void in_pieces(int length, const Body& body) {
-  for (int parts = ceil_div(length, TOGETHER), fx = 0; parts > 0; parts--) {
+ZNN_INLINE void in_pieces(int length, int most, const Body& body) {
+  for (int parts = ceil_div(length, most), fx = 0; parts > 0; parts--) {
     const int n = ceil_div(length - fx, parts);
     body(fx, n);
     fx += n;
@@ -113,6 +110,12 @@ struct Lines {
   size_t a, b;  // number of each, fz * ny + fy
   bool pair;
   Complex phase_a, phase_b;
+
+  // The place of the line a, or b; where it ends it goes on with that of the lines that come next.
+  Place place(bool second, int fx, int length, const Lines& next) const {
+    if (fx < length) return {second ? b : a, fx};
+    return {second ? next.b : next.a, fx - length};
+  }
 };
 
 // The lines at (fz, fy), or for `minus` at (fz, -fy); 0 <= fz <= n_z / 2 and y alike.
@@ -174,6 +177,16 @@ ZNN_INLINE const float* opaque(const float* p) {
   return p;
 }
 
+// The same vector, loaded once: the compiler would load it again for every use.
+ZNN_INLINE vf in_register(vf v) {
+#if defined(__x86_64__)
+  asm("" : "+v"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#endif
+  return v;
+}
+
 // The next value, or `Group` values over and over, in all lanes.
 template <int Group>
 ZNN_INLINE vf broadcast(const float* p) {
@@ -201,16 +214,23 @@ ZNN_INLINE void mirror(float* t, int k, size_t stride) {
   }
 }
 
-// The same along all axes, for a slab's taps.
+// The same along all axes, for a slab's taps (z, vector, x, y): those of a sum lie together, as they are summed often.
 template <bool Back>
 static inline void mirror_all(float* taps, Size k, size_t lanes) {
-  for (size_t q = 0; q < lanes; q += LANES) {
-    float* t = taps + q;
-    for (int j = 0; j < k.y * k.x; j++) mirror<Back>(t + j * lanes, k.z, k.y * k.x * lanes);
-    for (int j = 0; j < k.z; j++)
-      for (int i = 0; i < k.x; i++) mirror<Back>(t + ((size_t)j * k.y * k.x + i) * lanes, k.y, k.x * lanes);
-    for (int j = 0; j < k.z * k.y; j++) mirror<Back>(t + (size_t)j * k.x * lanes, k.x, lanes);
-  }
+  const size_t column = k.y * LANES, square = k.x * column, plane = k.y * k.x * lanes;
+  for (size_t q = 0; q < plane; q += LANES) mirror<Back>(taps + q, k.z, plane);
+  for (size_t q = 0; q < k.z * plane; q += square)
+    for (size_t j = 0; j < column; j += LANES) mirror<Back>(taps + q + j, k.x, column);
+  for (size_t q = 0; q < k.z * plane; q += column) mirror<Back>(taps + q, k.y, LANES);
+}
+
+// Calls body(tap, place, step) for all taps (z, y, x): where its vectors begin in a slab's, and how far apart they are.
+template <typename Body>
+ZNN_INLINE void in_taps(Size k, size_t lanes, const Body& body) {
+  const size_t area = (size_t)k.y * k.x;
+  for (int z = 0; z < k.z; z++)
+    for (int y = 0; y < k.y; y++)
+      for (int x = 0; x < k.x; x++) body(z * area + y * k.x + x, z * area * lanes + (x * k.y + y) * LANES, area * LANES);
 }
 
 }  // namespace znn::ZNN_ISA

@@ -1,20 +1,24 @@
 // The gradient of the kernel of a spectral convolution: at every frequency outer products over the batch, contracted
 // at once to the taps. It is the transpose of what spectral_product does; see spectral.hpp.
-#include "spectral.hpp"
+#include "spectral_spread.hpp"
 
 namespace znn::ZNN_ISA {
 
+constexpr int TOGETHER = 8;  // frequencies of a line whose output gradients are packed at once, at most
 constexpr int PLANES = 2;  // of frequencies that wait to be added to the taps
 constexpr int MAX_ROWS = REGISTERS == 32 ? 12 : 4;
 
 // n frequencies' output gradients for a slab, times the conjugates of factors: (batch, 2, LANES) each, `size` floats apart.
+// Those at `ahead` are asked for.
 template <typename Load>
-ZNN_INLINE void pack_rows(const SpectralGradient& a, const float* d, int n, const Complex* factors, float* rows, size_t size,
-                          const Load& load_row) {
+ZNN_INLINE void pack_rows(const SpectralGradient& a, const float* d, const float* ahead, int n, const Complex* factors, float* rows,
+                          size_t size, const Load& load_row) {
   const size_t out = a.out_channels, stride = (size_t)half(a.transform.x) * 2 * out;
-  for (int b = 0; b < a.batch; b++, d += stride, rows += 2 * LANES)
+  for (int b = 0; b < a.batch; b++, d += stride, ahead += stride, rows += 2 * LANES)
     for (int f = 0; f < n; f++) {
       const vf re = load_row(d + 2 * f * out), im = load_row(d + 2 * f * out + out);
+      __builtin_prefetch(ahead + 2 * f * out);
+      __builtin_prefetch(ahead + 2 * f * out + out);
       store(rows + f * size, factors[f].re * re + factors[f].im * im);
       store(rows + f * size + LANES, factors[f].re * im - factors[f].im * re);
     }
@@ -22,29 +26,47 @@ ZNN_INLINE void pack_rows(const SpectralGradient& a, const float* d, int n, cons
 
 #define ZNN_LOAD [&](const float* p) __attribute__((always_inline))
 
-static void pack_rows(const SpectralGradient& a, const Slab& slab, Place p, int n, const Complex* factors, float* rows,
+static void pack_rows(const SpectralGradient& a, const Slab& slab, Place p, Place next, int n, const Complex* factors, float* rows,
                       size_t size) {
-  const float* d = a.d_out + at(p, 0, a.batch, half(a.transform.x), a.out_channels) + slab.first;
+  const int length = half(a.transform.x);
+  const float* d = a.d_out + at(p, 0, a.batch, length, a.out_channels) + slab.first;
+  const float* ahead = a.d_out + at(next, 0, a.batch, length, a.out_channels) + slab.first;
   if (slab.outs == LANES) {
-    pack_rows(a, d, n, factors, rows, size, ZNN_LOAD { return load(p); });
+    pack_rows(a, d, ahead, n, factors, rows, size, ZNN_LOAD { return load(p); });
   } else if (slab.group == 1) {
-    pack_rows(a, d, n, factors, rows, size, ZNN_LOAD { return load_first(p, slab.outs); });
+    pack_rows(a, d, ahead, n, factors, rows, size, ZNN_LOAD { return load_first(p, slab.outs); });
   } else {
-    pack_rows(a, d, n, factors, rows, size, ZNN_LOAD {
+    pack_rows(a, d, ahead, n, factors, rows, size, ZNN_LOAD {
       const vf v = load_first(p, slab.outs);
       return interleave(v, v, false);
     });
   }
 }
 
+// The outer products of one frequency and some vectors of input channels.
+struct Outer {
+  const float *x, *next;  // what is asked for ahead: the same part of a later frequency
+  const float* rows;      // output gradients, (batch, 2, LANES)
+  float* to;              // of a vector re, then im
+};
+
+// Those that are made one after the other; `step` from a vector's product to that of the next.
+struct Outers {
+  const SpectralGradient* a;
+  size_t step;
+  int n;
+  Outer all[2 * AT_ONCE];
+};
+
 // g[i, o] = sum over the batch of x[b, i] * conj(d[b, o]) for R vectors of input channels.
 template <int Group, int R>
-static void outer(Count<R>, const SpectralGradient& a, const float* x, const float* rows, float* g_re, float* g_im) {
+ZNN_INLINE void outer(const SpectralGradient& a, const Outer& o, size_t step_size) {
   constexpr int U = R == 1 ? 4 : R <= 3 ? 2 : 1;  // sums side by side, where there are few channels
   const size_t channels = a.in_channels, stride = (size_t)half(a.transform.x) * 2 * channels;
   vf re[U][R], im[U][R];
   for (int u = 0; u < U; u++)
     for (int i = 0; i < R; i++) re[u][i] = im[u][i] = (vf){};
+  const float *x = o.x, *next = o.next, *rows = o.rows;
   const auto step = [&](int u) __attribute__((always_inline)) {
     const vf r = load(rows), m = load(rows + LANES);
 #pragma GCC unroll 16
@@ -55,9 +77,9 @@ static void outer(Count<R>, const SpectralGradient& a, const float* x, const flo
       re[u][i] += s * m;
       im[u][i] -= c * m;
     }
-    __builtin_prefetch(x + 2 * channels);  // the next frequency
-    __builtin_prefetch(x + 3 * channels);
-    x += stride, rows += 2 * LANES;
+#pragma GCC unroll 4
+    for (int j = 0; j < 2 * R * Group; j += 16) __builtin_prefetch(next + j);
+    x += stride, next += stride, rows += 2 * LANES;
   };
   int left = a.batch;
   for (; left >= U; left -= U)
@@ -69,9 +91,14 @@ static void outer(Count<R>, const SpectralGradient& a, const float* x, const flo
   for (int i = 0; i < R; i++) {
 #pragma GCC unroll 4
     for (int u = 1; u < U; u++) re[0][i] += re[u][i], im[0][i] += im[u][i];
-    store(g_re + i * LANES, re[0][i]);
-    store(g_im + i * LANES, im[0][i]);
+    store(o.to + i * step_size, re[0][i]);
+    store(o.to + i * step_size + LANES, im[0][i]);
   }
+}
+
+template <int Group, int R>
+static void outer_each(Count<R>, const Outers& o) {
+  for (int j = 0; j < o.n; j++) outer<Group, R>(*o.a, o.all[j], o.step);
 }
 
 // ---- memory
@@ -128,100 +155,29 @@ ZNN_INLINE void store_pair(vf v, int outs, float* even, float* odd) {
   }
 }
 
-// n vectors of a slab as the part they are of an (in, out) matrix.
-static void unpack(const SpectralGradient& a, const Slab& slab, int n, const float* from, float* to) {
+// n vectors of a slab, `step` apart, as the part they are of an (in, out) matrix.
+static void unpack(const SpectralGradient& a, const Slab& slab, int n, const float* from, size_t step, float* to) {
   const size_t out = a.out_channels;
   to += slab.first;
-  for (int i = 0; i < n; i++, from += LANES, to += slab.group * out)
+  for (int i = 0; i < n; i++, from += step, to += slab.group * out)
     if (slab.group == 1)
       store_first(to, load(from), slab.outs);
     else
       store_pair(load(from), slab.outs, to, to + out);
 }
 
-// ---- the way back from frequencies to taps
+// ---- all frequencies
 
-// to[j * stride] += sum over f < F of c[f * row + j] * part[f], for j < n; the first time it is not read.
-template <int F>
-ZNN_INLINE void add_parts(int n, bool first, const float* c, size_t row, const vf (&part)[F], float* to, size_t stride) {
-  for (int j = 0; j < n; j++, to += stride, c++) {
-    vf sum = first ? (vf){} : load(to);
-#pragma GCC unroll 4
-    for (int f = 0; f < F; f++) sum += c[f * row] * part[f];
-    store(to, sum);
-  }
+// Of n vectors of input channels, the first being i.
+static void outer_all(const Slab& slab, int n, const Outers& o) {
+  if (slab.group == 1) with_count<MAX_ROWS>(n, [&](auto r) { outer_each<1>(r, o); });
+  if (slab.group == 2) with_count<MAX_ROWS>(n, [&](auto r) { outer_each<2>(r, o); });
 }
 
-// Along x: adds F frequencies' products g (F, 4, lanes), of both lines, to the parts (re, im) of a line.
-template <int F>
-static void spread_x(Count<F>, const AxisTaps& x, int fx, const float* g, size_t lanes, bool pair, size_t stride, float* re, float* im) {
-  const int n = evens(x.k);
-  const Row row = x.row(fx);
-  for (size_t q = 0; q < lanes; q += LANES) {
-    vf e_re[F], e_im[F], o_re[F], o_im[F];
-#pragma GCC unroll 4
-    for (int f = 0; f < F; f++) {
-      const float* p = g + 4 * f * lanes + q;
-      const vf a_re = load(p), a_im = load(p + lanes);
-      const vf b_re = pair ? load(p + 2 * lanes) : (vf){}, b_im = pair ? load(p + 3 * lanes) : (vf){};
-      e_re[f] = a_re + b_re, e_im[f] = a_im - b_im;
-      o_re[f] = -(a_im + b_im), o_im[f] = a_re - b_re;
-    }
-    add_parts(n, fx == 0, row.cosines(), x.k + 2, e_re, re + q, stride);
-    add_parts(n, fx == 0, row.cosines(), x.k + 2, e_im, im + q, stride);
-    add_parts(x.k / 2, fx == 0, row.sines(), x.k + 2, o_re, re + n * stride + q, stride);
-    add_parts(x.k / 2, fx == 0, row.sines(), x.k + 2, o_im, im + n * stride + q, stride);
-  }
-}
-
-// Along y: adds the lines at fy to fy + F - 1, two each (2, re and im) and a `step` apart, to the parts of fz.
-template <int F>
-static void spread_y(Count<F>, const AxisTaps& y, int fy, const float* lines, size_t step, const bool* minus, size_t line, float* even,
-                     float* odd) {
-  const int n = evens(y.k);
-  const bool first = fy == y.first;
-  const Row row = y.row(fy);
-  for (size_t q = 0; q < line; q += LANES) {
-    vf c_re[F], c_im[F], s_re[F], s_im[F];
-#pragma GCC unroll 4
-    for (int f = 0; f < F; f++) {
-      const float *a = lines + 2 * f * step + q, *b = a + step;
-      const vf a_re = load(a), a_im = load(a + line);
-      const vf b_re = minus[f] ? load(b) : (vf){}, b_im = minus[f] ? load(b + line) : (vf){};
-      c_re[f] = a_re + b_re, c_im[f] = -(a_im + b_im);
-      s_re[f] = b_im - a_im, s_im[f] = b_re - a_re;
-    }
-    add_parts(n, first, row.cosines(), y.k + 2, c_re, even + q, line);
-    add_parts(y.k / 2, first, row.sines(), y.k + 2, s_re, even + n * line + q, line);
-    if (odd == nullptr) continue;
-    add_parts(n, first, row.cosines(), y.k + 2, c_im, odd + q, line);
-    add_parts(y.k / 2, first, row.sines(), y.k + 2, s_im, odd + n * line + q, line);
-  }
-}
-
-// Along z: adds the parts at fz to fz + F - 1, a `step` apart, to the taps.
-template <int F>
-static void spread_z(Count<F>, const AxisTaps& z, int fz, const float* even, const float* odd, size_t step, size_t plane,
-                     float* taps) {
-  const int n = evens(z.k);
-  const bool first = fz == z.first;
-  const Row row = z.row(fz);
-  for (size_t q = 0; q < plane; q += LANES) {
-    vf p[F], o[F];
-    for (int f = 0; f < F; f++) p[f] = load(even + f * step + q);
-    add_parts(n, first, row.cosines(), z.k + 2, p, taps + q, plane);
-    if (z.k == 1) continue;
-    for (int f = 0; f < F; f++) o[f] = load(odd + f * step + q);
-    add_parts(z.k / 2, first, row.sines(), z.k + 2, o, taps + n * plane + q, plane);
-  }
-}
-
-// The outer products of one frequency, (2, batch, in), and n vectors of input channels, the first being i.
-static void outer_all(const SpectralGradient& a, const Slab& slab, Place p, int i, int n, const float* rows, float* re,
-                      float* im) {
-  const float* x = a.image + at(p, 0, a.batch, half(a.transform.x), a.in_channels) + i * slab.group;
-  if (slab.group == 1) with_count<MAX_ROWS>(n, [&](auto r) { outer<1>(r, a, x, rows, re, im); });
-  if (slab.group == 2) with_count<MAX_ROWS>(n, [&](auto r) { outer<2>(r, a, x, rows, re, im); });
+static Outer outer_of(const SpectralGradient& a, const Slab& slab, Place p, Place next, int i, const float* rows, float* to) {
+  const int length = half(a.transform.x), first = i * slab.group;
+  const float* ahead = a.image + at(next, 0, a.batch, length, a.in_channels) + 2 * first;  // as much of both parts
+  return {a.image + at(p, 0, a.batch, length, a.in_channels) + first, ahead, rows, to};
 }
 
 // Calls body(first vector, number of vectors) for parts of a slab's vectors of input channels that fit the registers.
@@ -236,8 +192,8 @@ ZNN_INLINE void in_parts(const SpectralGradient& a, const Slab& slab, const Body
 }
 
 // The output gradients of n frequencies from fx on, of both lines, for a slab.
-static void pack_lines(const SpectralGradient& a, const GradientWorkspace& w, const AxisTaps& x, const Lines& lines, const Slab& slab,
-                       int fx, int n) {
+static void pack_lines(const SpectralGradient& a, const GradientWorkspace& w, const AxisTaps& x, const Lines& lines, const Lines& next,
+                       const Slab& slab, int fx, int n) {
   const float scale = 1.0f / a.transform.voxels();
   const size_t size = row_size(a);
   Complex factors_a[TOGETHER], factors_b[TOGETHER];
@@ -247,52 +203,58 @@ static void pack_lines(const SpectralGradient& a, const GradientWorkspace& w, co
     const Complex phase = x.row(fx + f).phase() * Complex{weight, 0.0f};
     factors_a[f] = lines.phase_a * phase, factors_b[f] = lines.phase_b * phase;
   }
-  pack_rows(a, slab, {lines.a, fx}, n, factors_a, w.rows, 2 * size);
-  if (lines.pair) pack_rows(a, slab, {lines.b, fx}, n, factors_b, w.rows + size, 2 * size);
+  for (int second = 0; second <= lines.pair; second++) {
+    const Place ahead = lines.place(second, fx + n, half(x.n), next);
+    const Complex* factors = second ? factors_b : factors_a;
+    pack_rows(a, slab, lines.place(second, fx, half(x.n), next), ahead, n, factors, w.rows + second * size, 2 * size);
+  }
 }
 
 // Adds n frequencies from fx on, of both lines, to a slab's parts of a line; their output gradients are packed at `rows`.
 static void add_frequencies(const SpectralGradient& a, const GradientWorkspace& w, const AxisTaps& x, const Lines& lines,
-                            const Slab& slab, int fx, int n, const float* rows, float* line) {
+                            const Lines& next, const Slab& slab, int fx, int n, const float* rows, float* line) {
   const size_t size = row_size(a);
   in_parts(a, slab, [&](int i, int vectors) {
-    const size_t m = vectors * LANES;
-    for (int f = 0; f < n; f++) {
-      const float* row = rows + 2 * f * size;
-      float* g = w.products + 4 * f * m;
-      outer_all(a, slab, {lines.a, fx + f}, i, vectors, row, g, g + m);
-      if (lines.pair) outer_all(a, slab, {lines.b, fx + f}, i, vectors, row + size, g + 2 * m, g + 3 * m);
-    }
-    float *re = line + i * LANES, *im = re + x.k * slab.lanes;
-    with_count<AT_ONCE>(n, [&](auto c) { spread_x(c, x, fx, w.products, m, lines.pair, slab.lanes, re, im); });
+    Outers outers = {&a, (size_t)n * 4 * LANES, 0, {}};
+    for (int second = 0; second <= lines.pair; second++)
+      for (int f = 0; f < n; f++) {
+        const Place p = lines.place(second, fx + f, half(x.n), next), ahead = lines.place(second, fx + f + n, half(x.n), next);
+        const float* row = rows + (2 * f + second) * size;
+        outers.all[outers.n++] = outer_of(a, slab, p, ahead, i, row, w.products + (4 * f + 2 * second) * LANES);
+      }
+    outer_all(slab, vectors, outers);
+    float *re = line + (size_t)i * x.k * LANES, *im = re + x.k * slab.lanes;
+    with_count<AT_ONCE>(n, [&](auto c) { spread_x(c, x.row(fx), fx == 0, w.products, vectors, lines.pair, re, im); });
   });
 }
 
-static void add_lines(const SpectralGradient& a, const GradientWorkspace& w, const AxisTaps& x, const Lines& lines, float* to) {
-  for (int s = 0; s < n_slabs(a.out_channels); s++) {
-    const Slab slab = slab_of(a, s);
-    in_pieces(half(x.n), [&](int first, int n) {
-      pack_lines(a, w, x, lines, slab, first, n);
+static void add_lines(const SpectralGradient& a, const GradientWorkspace& w, const AxisTaps& x, const Lines& lines, const Lines& next,
+                      float* to) {
+  in_pieces(half(x.n), TOGETHER, [&](int first, int n) {
+    for (int s = 0; s < n_slabs(a.out_channels); s++) {
+      const Slab slab = slab_of(a, s);
+      pack_lines(a, w, x, lines, next, slab, first, n);
       for (int f = 0; f < n; f += AT_ONCE)
-        add_frequencies(a, w, x, lines, slab, first + f, min_of(AT_ONCE, n - f), w.rows + 2 * f * row_size(a), to + 2 * x.k * slab.before);
-    });
-  }
+        add_frequencies(a, w, x, lines, next, slab, first + f, min_of(AT_ONCE, n - f), w.rows + 2 * f * row_size(a),
+                        to + 2 * x.k * slab.before);
+    }
+  });
 }
 
 static void gradient_stored(const SpectralGradient& a, const GradientWorkspace& w) {
   const size_t length = half(a.transform.x), n = a.transform.z * a.transform.y * length;
   const size_t matrix = (size_t)a.in_channels * a.out_channels;
   for (size_t f = 0; f < n; f++) {
-    const Place place = {f / length, (int)(f % length)};
+    const Place place = {f / length, (int)(f % length)}, next = {(f + 1) / length, (int)((f + 1) % length)};
     for (int s = 0; s < n_slabs(a.out_channels); s++) {
       const Slab slab = slab_of(a, s);
       const Complex one = {1.0f, 0.0f};
-      pack_rows(a, slab, place, 1, &one, w.rows, row_size(a));
+      pack_rows(a, slab, place, next, 1, &one, w.rows, row_size(a));
       in_parts(a, slab, [&](int i, int n) {
-        float *re = w.products, *im = re + n * LANES, *to = a.d_kernel + 2 * f * matrix + i * slab.group * a.out_channels;
-        outer_all(a, slab, place, i, n, w.rows, re, im);
-        unpack(a, slab, n, re, to);
-        unpack(a, slab, n, im, to + matrix);
+        float* to = a.d_kernel + 2 * f * matrix + i * slab.group * a.out_channels;
+        outer_all(slab, n, {&a, 2 * LANES, 1, {outer_of(a, slab, place, next, i, w.rows, w.products)}});
+        unpack(a, slab, n, w.products, 2 * LANES, to);
+        unpack(a, slab, n, w.products + LANES, 2 * LANES, to + matrix);
       });
     }
   }
@@ -303,8 +265,9 @@ static void taps_of(const SpectralGradient& a, const GradientWorkspace& w) {
     const Slab slab = slab_of(a, s);
     float* taps = w.taps + a.kernel.voxels() * slab.before;
     mirror_all<true>(taps, a.kernel, slab.lanes);
-    for (size_t t = 0; t < a.kernel.voxels(); t++)
-      unpack(a, slab, a.in_channels / slab.group, taps + t * slab.lanes, a.d_kernel + t * a.in_channels * a.out_channels);
+    in_taps(a.kernel, slab.lanes, [&](size_t tap, size_t place, size_t step) {
+      unpack(a, slab, a.in_channels / slab.group, taps + place, step, a.d_kernel + tap * a.in_channels * a.out_channels);
+    });
   }
 }
 
@@ -316,8 +279,10 @@ static void add_y(const SpectralGradient& a, const GradientWorkspace& w, const A
   for (int f = 0; f < n; f++) {
     float* to = w.lines + 2 * f * step;
     minus[f] = has_minus(z, y, fz, fy + f);
-    add_lines(a, w, x, lines_of(z, y, fz, fy + f, false), to);
-    if (minus[f]) add_lines(a, w, x, lines_of(z, y, fz, fy + f, true), to + step);
+    const Lines plus = lines_of(z, y, fz, fy + f, false), after = lines_of(z, y, fz, min_of(fy + f + 1, y.last - 1), false);
+    const Lines mirror = minus[f] ? lines_of(z, y, fz, fy + f, true) : after;
+    add_lines(a, w, x, plus, mirror, to);
+    if (minus[f]) add_lines(a, w, x, mirror, after, to + step);
   }
   for (int s = 0; s < n_slabs(a.out_channels); s++) {
     const Slab slab = slab_of(a, s);

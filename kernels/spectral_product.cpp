@@ -1,6 +1,6 @@
 // Spectral products. The kernel is transformed on the fly, a line of frequencies at a time, multiplied with all input
-// channels in registers, and forgotten. See spectral.hpp for the transform.
-#include "spectral.hpp"
+// channels in registers, and forgotten. See spectral.hpp for the transform, spectral_fold.hpp for its loops.
+#include "spectral_fold.hpp"
 
 namespace znn::ZNN_ISA {
 
@@ -8,11 +8,18 @@ constexpr int MAX_BATCH = REGISTERS == 32 ? 12 : 4;
 
 // The product at one frequency and slab: out[b, o] = phase * sum over blocks and i of x[b, i] * w[i, o], all complex.
 struct Frequency {
-  const SpectralProduct* a;
-  Place place;
-  Slab slab;
-  const float *re, *im;  // of the weights
+  Place place, next;     // next: what is asked for ahead
+  const float* weights;  // of an input channel re, then im
   Complex phase;
+};
+
+// Those that are multiplied one after the other.
+struct Frequencies {
+  const SpectralProduct* a;
+  Slab slab;
+  size_t step;  // from weights to those of the next input channel
+  int n;
+  Frequency all[2 * AT_ONCE];
 };
 
 // The sums of groups of lanes, as many floats as there are groups.
@@ -28,19 +35,45 @@ ZNN_INLINE void store_sums(float* to, vf v) {
   }
 }
 
+// Writes the products (re, im) of B entries, a `stride` apart, and asks for where the next frequency's will go, `ahead`.
 template <int Group, int B>
-static void multiply(const Frequency& f, size_t first_batch) {
-  constexpr int U = B == 1 ? 4 : B <= 3 ? 2 : 1;  // sums side by side, where there are few entries
-  const SpectralProduct& a = *f.a;
+ZNN_INLINE void store_products(const vf (&found)[B][2], int outs, size_t channels, size_t stride, float* y, const float* ahead) {
+  for (int b = 0; b < B; b++) {
+    __builtin_prefetch(ahead + b * stride, 1);
+    __builtin_prefetch(ahead + b * stride + channels, 1);
+  }
+  if (outs * Group == LANES) {
+#pragma GCC unroll 16
+    for (int b = 0; b < B; b++) {
+      store_sums<Group>(y + b * stride, found[b][0]);
+      store_sums<Group>(y + b * stride + channels, found[b][1]);
+    }
+    return;
+  }
+  float sums[2 * B][LANES] = {};
+#pragma GCC unroll 16
+  for (int b = 0; b < B; b++) {
+    store_sums<Group>(sums[2 * b], found[b][0]);
+    store_sums<Group>(sums[2 * b + 1], found[b][1]);
+  }
+  for (int b = 0; b < B; b++, y += stride)
+    for (int o = 0; o < outs; o++) y[o] = sums[2 * b][o], y[channels + o] = sums[2 * b + 1][o];
+}
+
+template <int Group, int B>
+ZNN_INLINE void multiply(const SpectralProduct& a, const Slab& slab, size_t step_size, const Frequency& f, size_t first_batch) {
+  constexpr int U = B == 1 ? 4 : B <= 4 ? 2 : 1;  // sums side by side, where there are few entries
   const int length = half(a.transform.x);
   vf re[U][B], im[U][B];
   for (int u = 0; u < U; u++)
     for (int b = 0; b < B; b++) re[u][b] = im[u][b] = (vf){};
-  const float *wr = f.re, *wi = f.im;
+  const float* w = f.weights;
   for (int block = 0; block < a.n_blocks; block++) {
     const size_t channels = a.blocks[block].channels, stride = (size_t)length * 2 * channels;
     const float* x = a.blocks[block].data + at(f.place, first_batch, a.batch, length, channels);
-    const float* next = x + 2 * channels;  // the next frequency of an entry, one at a step
+    const float* next = a.blocks[block].data + at(f.next, first_batch, a.batch, length, channels);  // two cache lines at a step
+    size_t ahead = 0;
+    int rows = B;
     // Every fourth entry has a pointer of its own, so that all addresses are a pointer and 0 to 3 strides.
     const float *xr[ceil_div(B, 4)], *xi[ceil_div(B, 4)];
     for (int p = 0; p < ceil_div(B, 4); p++) {
@@ -48,7 +81,7 @@ static void multiply(const Frequency& f, size_t first_batch) {
       xi[p] = opaque(x + 4 * p * stride + channels);
     }
     const auto step = [&](int u) __attribute__((always_inline)) {
-      const vf r = load(wr), m = load(wi);
+      const vf r = load(w), m = load(w + LANES);
 #pragma GCC unroll 16
       for (int b = 0; b < B; b++) {
         const vf c = broadcast<Group>(xr[b / 4] + b % 4 * stride), s = broadcast<Group>(xi[b / 4] + b % 4 * stride);
@@ -57,12 +90,11 @@ static void multiply(const Frequency& f, size_t first_batch) {
         re[u][b] -= s * m;
         im[u][b] += s * r;
       }
-      wr += LANES, wi += LANES;
-#pragma GCC unroll 2
-      for (int g = 0; g < Group; g++, next += stride) {
-        __builtin_prefetch(next);
-        __builtin_prefetch(next + channels);
-      }
+      w += step_size;
+      __builtin_prefetch(next + ahead);
+      __builtin_prefetch(next + ahead + 16);
+      ahead += 32;
+      if (ahead >= 2 * channels) ahead = 0, next += --rows > 0 ? stride : 0;
       for (int p = 0; p < ceil_div(B, 4); p++) xr[p] += Group, xi[p] += Group;
     };
     size_t left = channels / Group;
@@ -82,36 +114,23 @@ static void multiply(const Frequency& f, size_t first_batch) {
     found[b][1] = f.phase.re * m + f.phase.im * r;
   }
   const size_t stride = (size_t)length * 2 * a.out_channels;
-  float* y = a.out + at(f.place, first_batch, a.batch, length, a.out_channels) + f.slab.first;
-  for (int b = 0; b < B; b++) {
-    __builtin_prefetch(y + b * stride + 2 * a.out_channels, 1);
-    __builtin_prefetch(y + b * stride + 3 * a.out_channels, 1);
-  }
-  if (f.slab.outs * Group == LANES) {
-#pragma GCC unroll 16
-    for (int b = 0; b < B; b++) {
-      store_sums<Group>(y + b * stride, found[b][0]);
-      store_sums<Group>(y + b * stride + a.out_channels, found[b][1]);
-    }
-    return;
-  }
-  float sums[2 * B][LANES] = {};
-#pragma GCC unroll 16
-  for (int b = 0; b < B; b++) {
-    store_sums<Group>(sums[2 * b], found[b][0]);
-    store_sums<Group>(sums[2 * b + 1], found[b][1]);
-  }
-  for (int b = 0; b < B; b++, y += stride)
-    for (int o = 0; o < f.slab.outs; o++) y[o] = sums[2 * b][o], y[a.out_channels + o] = sums[2 * b + 1][o];
+  float* y = a.out + at(f.place, first_batch, a.batch, length, a.out_channels) + slab.first;
+  const float* ahead = a.out + at(f.next, first_batch, a.batch, length, a.out_channels) + slab.first;
+  store_products<Group>(found, slab.outs, a.out_channels, stride, y, ahead);
 }
 
 template <int Group, int B>
-static void multiply_of(const Frequency& f, int n, size_t first_batch) {
-  if (n == B) return multiply<Group, B>(f, first_batch);
+static void multiply_each(const Frequencies& f, size_t first_batch) {
+  for (int j = 0; j < f.n; j++) multiply<Group, B>(*f.a, f.slab, f.step, f.all[j], first_batch);
+}
+
+template <int Group, int B>
+static void multiply_of(const Frequencies& f, int n, size_t first_batch) {
+  if (n == B) return multiply_each<Group, B>(f, first_batch);
   if constexpr (B > 1) multiply_of<Group, B - 1>(f, n, first_batch);
 }
 
-static void multiply_all(const Frequency& f) {
+static void multiply_all(const Frequencies& f) {
   int left = f.a->batch;
   for (int parts = ceil_div(left, MAX_BATCH); parts > 0; parts--) {
     const int n = ceil_div(left, parts);
@@ -139,8 +158,8 @@ static Slab slab_of(const SpectralProduct& a, int s) {
   return slab_of(s, total_channels(a), a.out_channels, all_even(a));
 }
 
-// A slab's part of one tap (or one frequency plane) of every block, transposed if need be.
-static void pack(const SpectralProduct& a, const Slab& slab, size_t offset, bool turned, float* to) {
+// A slab's part of one tap (or one frequency plane) of every block, transposed if need be; its vectors are `step` apart.
+static void pack(const SpectralProduct& a, const Slab& slab, size_t offset, bool turned, float* to, size_t step) {
   for (int block = 0; block < a.n_blocks; block++) {
     const int channels = a.blocks[block].channels, out = a.out_channels;
     const float* from = a.blocks[block].kernel + offset * channels * out;
@@ -154,7 +173,7 @@ static void pack(const SpectralProduct& a, const Slab& slab, size_t offset, bool
       } else {
         for (int j = 0; j < n; j++) rows[j] = load_first(from + (size_t)(i + j) * out + slab.first, slab.outs);
       }
-      for (int j = 0; j < n; j += slab.group, to += LANES) {
+      for (int j = 0; j < n; j += slab.group, to += step) {
         const vf v = slab.group == 1 ? rows[j] : interleave(rows[j], rows[j + 1], false);
         store(to, turned ? -v : v);
       }
@@ -176,7 +195,7 @@ struct ProductWorkspace {
   ProductWorkspace(const SpectralProduct& a) : size(0) {
     const Size n = a.transform, k = a.kernel;
     const size_t in = total_channels(a), all = all_lanes(in, a.out_channels, all_even(a));
-    weights = take(a, 4 * in * LANES);
+    weights = take(a, AT_ONCE * 4 * in * LANES);
     if (a.stored) return;
     tables[0] = take(a, (size_t)half(n.z) * (k.z + 2));
     tables[1] = take(a, (size_t)half(n.y) * (k.y + 2));
@@ -201,88 +220,6 @@ size_t spectral_product_scratch(const SpectralProduct& a) {
   return ProductWorkspace(unplaced).size;
 }
 
-// Calls body(q, Count<number of vectors at q>) all over `lanes`.
-template <typename Body>
-ZNN_INLINE void in_steps(size_t lanes, const Body& body) {
-  size_t q = 0;
-  for (; q + AT_ONCE * LANES <= lanes; q += AT_ONCE * LANES) body(q, Count<AT_ONCE>());
-  for (; q < lanes; q += LANES) body(q, Count<1>());
-}
-
-// sum = sum over j < n of c[j] * in[j * stride], for U vectors.
-template <int U>
-ZNN_INLINE void fold(int n, const float* c, const float* in, size_t stride, vf (&sum)[U]) {
-  for (int u = 0; u < U; u++) sum[u] = (vf){};
-  for (int j = 0; j < n; j++, in += stride)
-#pragma GCC unroll 4
-    for (int u = 0; u < U; u++) sum[u] += c[j] * load(in + u * LANES);
-}
-
-// The same for one vector and F frequencies, whose rows of c are `row` apart.
-template <int F>
-ZNN_INLINE void fold_rows(int n, const float* c, size_t row, const float* in, size_t stride, vf (&sum)[F]) {
-  for (int f = 0; f < F; f++) sum[f] = (vf){};
-  for (int j = 0; j < n; j++, in += stride, c++) {
-    const vf part = load(in);
-#pragma GCC unroll 4
-    for (int f = 0; f < F; f++) sum[f] += c[f * row] * part;
-  }
-}
-
-template <int U>
-ZNN_INLINE void store_all(float* to, const vf (&v)[U]) {
-  for (int u = 0; u < U; u++) store(to + u * LANES, v[u]);
-}
-
-// Along z, from taps to the even and the odd part at one fz.
-template <int U>
-ZNN_INLINE void fold_z(Count<U>, const Row& row, const float* taps, size_t plane, float* even, float* odd) {
-  vf p[U], q[U];
-  fold(evens(row.k), row.cosines(), taps, plane, p);
-  fold(row.k / 2, row.sines(), taps + evens(row.k) * plane, plane, q);
-  store_all(even, p);
-  store_all(odd, q);
-}
-
-// Along y, to the complex lines (2, re and im) at (fz, fy) and (fz, -fy) for fy to fy + F - 1, each a `step` apart.
-template <int F>
-ZNN_INLINE void fold_y(Count<F>, const AxisTaps& y, int fy, const float* even, const float* odd, size_t line, float* to,
-                       size_t step) {
-  const int n = evens(y.k);
-  const Row row = y.row(fy);
-  vf pp[F], pq[F], qp[F], qq[F];
-  fold_rows(n, row.cosines(), y.k + 2, even, line, pp);
-  fold_rows(y.k / 2, row.sines(), y.k + 2, even + n * line, line, pq);
-  fold_rows(odd ? n : 0, row.cosines(), y.k + 2, odd, line, qp);
-  fold_rows(odd ? y.k / 2 : 0, row.sines(), y.k + 2, odd + n * line, line, qq);
-#pragma GCC unroll 4
-  for (int f = 0; f < F; f++, to += 2 * step) {
-    store(to, pp[f] - qq[f]);
-    store(to + line, pq[f] + qp[f]);
-    if (odd == nullptr) continue;  // there (fz, -fy) is the mirror of (fz, fy)
-    store(to + step, pp[f] + qq[f]);
-    store(to + step + line, qp[f] - pq[f]);
-  }
-}
-
-// Along x, to the spectra (re, im) at one fx of both lines.
-template <int U>
-ZNN_INLINE void fold_x(Count<U>, const Row& row, const float* re, const float* im, size_t lanes, bool pair, float* to) {
-  const int n = evens(row.k);
-  vf p_re[U], p_im[U], q_re[U], q_im[U];
-  fold(n, row.cosines(), re, lanes, p_re);
-  fold(n, row.cosines(), im, lanes, p_im);
-  fold(row.k / 2, row.sines(), re + n * lanes, lanes, q_re);
-  fold(row.k / 2, row.sines(), im + n * lanes, lanes, q_im);
-  for (int u = 0; u < U; u++, to += LANES) {
-    store(to, p_re[u] - q_im[u]);
-    store(to + lanes, p_im[u] + q_re[u]);
-    if (!pair) continue;
-    store(to + 2 * lanes, p_re[u] + q_im[u]);
-    store(to + 3 * lanes, q_re[u] - p_im[u]);
-  }
-}
-
 #define ZNN_STEP [&](size_t q, auto count) __attribute__((always_inline))
 
 static void all_of_z(const SpectralProduct& a, const ProductWorkspace& w, const Row& row) {
@@ -302,24 +239,32 @@ static void all_of_y(const SpectralProduct& a, const ProductWorkspace& w, const 
     const size_t line = k * slab.lanes, at = y.k * k * slab.before;
     const float *even = w.even_z + at, *odd = fz == 0 ? nullptr : w.odd_z + at;
     float* to = w.lines + 2 * k * slab.before;
-    with_count<AT_ONCE>(rows, [&](auto count) {
-      for (size_t q = 0; q < line; q += LANES) fold_y(count, y, fy, even + q, odd ? odd + q : nullptr, line, to + q, step);
-    });
+    with_count<AT_ONCE>(rows, [&](auto count) { fold_line(count, y, fy, even, odd, line, to, step); });
   }
 }
 
-static void multiply_lines(const SpectralProduct& a, const ProductWorkspace& w, const AxisTaps& x, const Lines& lines, const float* from) {
+// n frequencies from fx on, of both lines, and all slabs.
+static void multiply_frequencies(const SpectralProduct& a, const ProductWorkspace& w, const AxisTaps& x, const Lines& lines,
+                                 const Lines& next, int fx, int n, const float* from) {
   for (int s = 0; s < n_slabs(a.out_channels); s++) {
     const Slab slab = slab_of(a, s);
     const size_t m = slab.lanes;
-    const float *re = from + 2 * a.kernel.x * slab.before, *im = re + a.kernel.x * m;
-    for (int fx = 0; fx < half(x.n); fx++) {
-      const Row row = x.row(fx);
-      in_steps(m, ZNN_STEP { fold_x(count, row, re + q, im + q, m, lines.pair, w.weights + q); });
-      multiply_all({&a, {lines.a, fx}, slab, w.weights, w.weights + m, lines.phase_a * row.phase()});
-      if (lines.pair) multiply_all({&a, {lines.b, fx}, slab, w.weights + 2 * m, w.weights + 3 * m, lines.phase_b * row.phase()});
-    }
+    const float *re = from + 2 * x.k * slab.before, *im = re + x.k * m;
+    with_count<AT_ONCE>(n, [&](auto count) { fold_x(count, x.row(fx), re, im, m, lines.pair, w.weights); });
+    Frequencies all = {&a, slab, (size_t)n * 4 * LANES, 0, {}};
+    for (int second = 0; second <= lines.pair; second++)
+      for (int f = 0; f < n; f++) {
+        const Place p = lines.place(second, fx + f, half(x.n), next), ahead = lines.place(second, fx + f + n, half(x.n), next);
+        const Complex phase = (second ? lines.phase_b : lines.phase_a) * x.row(fx + f).phase();
+        all.all[all.n++] = {p, ahead, w.weights + (4 * f + 2 * second) * LANES, phase};
+      }
+    multiply_all(all);
   }
+}
+
+static void multiply_lines(const SpectralProduct& a, const ProductWorkspace& w, const AxisTaps& x, const Lines& lines, const Lines& next,
+                           const float* from) {
+  in_pieces(half(x.n), AT_ONCE, [&](int fx, int n) { multiply_frequencies(a, w, x, lines, next, fx, n, from); });
 }
 
 static void product_stored(const SpectralProduct& a, const ProductWorkspace& w) {
@@ -327,9 +272,10 @@ static void product_stored(const SpectralProduct& a, const ProductWorkspace& w) 
   for (size_t f = 0; f < n; f++)
     for (int s = 0; s < n_slabs(a.out_channels); s++) {
       const Slab slab = slab_of(a, s);
-      pack(a, slab, 2 * f, false, w.weights);
-      pack(a, slab, 2 * f + 1, a.conjugate, w.weights + slab.lanes);
-      multiply_all({&a, {f / length, (int)(f % length)}, slab, w.weights, w.weights + slab.lanes, {1.0f, 0.0f}});
+      pack(a, slab, 2 * f, false, w.weights, 2 * LANES);
+      pack(a, slab, 2 * f + 1, a.conjugate, w.weights + LANES, 2 * LANES);
+      const Place place = {f / length, (int)(f % length)}, next = {(f + 1) / length, (int)((f + 1) % length)};
+      multiply_all({&a, slab, 2 * LANES, 1, {{place, next, w.weights, {1.0f, 0.0f}}}});
     }
 }
 
@@ -344,7 +290,7 @@ void spectral_product(const SpectralProduct& a) {
   for (int s = 0; s < n_slabs(a.out_channels); s++) {
     const Slab slab = slab_of(a, s);
     float* taps = w.taps + a.kernel.voxels() * slab.before;
-    for (size_t t = 0; t < a.kernel.voxels(); t++) pack(a, slab, t, false, taps + t * slab.lanes);
+    in_taps(a.kernel, slab.lanes, [&](size_t tap, size_t place, size_t step) { pack(a, slab, tap, false, taps + place, step); });
     mirror_all<false>(taps, a.kernel, slab.lanes);
   }
   for (int fz = 0; fz < half(z.n); fz++) {
@@ -353,8 +299,11 @@ void spectral_product(const SpectralProduct& a) {
       const size_t step = line_size(a);
       if (fy % AT_ONCE == 0) all_of_y(a, w, y, fz, fy, min_of(AT_ONCE, half(y.n) - fy));
       const float* line = w.lines + 2 * (fy % AT_ONCE) * step;
-      multiply_lines(a, w, x, lines_of(z, y, fz, fy, false), line);
-      if (has_minus(z, y, fz, fy)) multiply_lines(a, w, x, lines_of(z, y, fz, fy, true), line + step);
+      const bool minus = has_minus(z, y, fz, fy);
+      const Lines plus = lines_of(z, y, fz, fy, false), after = lines_of(z, y, fz, min_of(fy + 1, half(y.n) - 1), false);
+      const Lines mirror = minus ? lines_of(z, y, fz, fy, true) : after;
+      multiply_lines(a, w, x, plus, mirror, line);
+      if (minus) multiply_lines(a, w, x, mirror, after, line + step);
     }
   }
 }
