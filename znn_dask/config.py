@@ -27,6 +27,11 @@ def tune() -> bool:
     return setting("tune", "1") not in ("0", "", "false", "False")
 
 
+def pin() -> bool:
+    """Whether the workers of a model keep to a CPU each, where there are as many as CPUs."""
+    return setting("pin", "1") not in ("0", "", "false", "False")
+
+
 def cache_folder() -> Path:
     """Where measured choices are kept between runs."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from znn_dask.config import pin
 from znn_dask.geometry import Triple
 from znn_dask.io.znn_hdf5 import ZnnFile
 from znn_dask.lower import Options, Plan, make_plan
@@ -58,7 +59,7 @@ class Core:
         self.learning_rate = optimizer.learning_rate
         self.factors = rate_factors(optimizer, net)
         self.rules = update_rules(net, plan, optimizer.rule, self.factors)
-        self.scheduler = Scheduler(num_workers, policy)
+        self.scheduler = Scheduler(num_workers, policy, pinned=pin())
         self.programs = Programs(net, self.scheduler)
         self.input_sizes = step_input_sizes(net, plan)
         self.wisdom = learn_transforms(net, plan, wisdom)

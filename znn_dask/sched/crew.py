@@ -26,11 +26,12 @@ MAX_IDLE = 64
 
 
 class Seat:
-    """One thread, its mailbox, and a way to send it work."""
+    """One thread, its mailbox, and a way to send it work; the CPU that it is bound to, if any (see `pinning`)."""
 
-    __slots__ = ("_mailbox", "send", "thread")
+    __slots__ = ("_mailbox", "cpu", "send", "thread")
 
     def __init__(self) -> None:
+        self.cpu: int | None = None
         self._mailbox: SimpleQueue[Job | None] = SimpleQueue()
         self.send = self._mailbox.put
         self.thread = threading.Thread(target=_serve, args=(self,), name="znn-dask-worker", daemon=True)
@@ -56,9 +57,16 @@ def _serve(seat: Seat) -> None:
 
 
 class Crew:
-    """The idle seats; `_idle` and `closed` belong to the holder of `_lock`."""
+    """The idle seats; `_idle` and `closed` belong to the holder of `_lock`.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    pinned : bool
+        Whether threads that work together keep to a CPU each, see `pinning`.
+    """
+
+    def __init__(self, pinned: bool = False) -> None:
+        self.pinned = pinned
         self._lock = threading.Lock()
         self._idle: list[Seat] = []
         self.closed = False

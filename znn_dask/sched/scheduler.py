@@ -87,6 +87,9 @@ class Scheduler:
         Threads of each run; None as in `get`.
     policy : str
         Which ready task a worker takes first, as in `get`.
+    pinned : bool
+        Whether workers keep to a CPU each where there are as many as this process may use (Linux only). Not for tasks
+        that start threads or processes: these would be bound with them.
 
     Raises
     ------
@@ -94,11 +97,11 @@ class Scheduler:
         For an unknown policy or an invalid number of workers.
     """
 
-    def __init__(self, num_workers: int | None = None, policy: str = "locality") -> None:
+    def __init__(self, num_workers: int | None = None, policy: str = "locality", pinned: bool = False) -> None:
         self.num_workers = resolve_workers(num_workers)
         self.policy = policy
         self._policy = policy_named(policy)
-        self._crew = Crew()
+        self._crew = Crew(pinned)
 
     def get(self, dsk: Any, keys: Any, **kwargs: Any) -> Any:
         """Compute keys of a Dask graph; as the function `get`, on this scheduler's threads."""

@@ -4,6 +4,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from znn_dask.sched.crew import Crew, Seat, dismiss, send_all
+from znn_dask.sched.pinning import pin
 
 if TYPE_CHECKING:
     from znn_dask.sched.run import Run
@@ -35,6 +36,8 @@ class Team:
         self._crew = crew
         crew.take(n_workers, self.idle)
         self.seats = tuple(self.idle)
+        if crew.pinned:
+            pin(self.seats)
 
     def wake(self, run: "Run", n_workers: int) -> None:
         """Wake workers for a run, at most as many as sleep. Needs the lock."""
