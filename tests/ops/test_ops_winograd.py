@@ -63,6 +63,7 @@ def check(problem):
 @example((5, (3, 4, 9), (2, 4, 4), 3, [17, 1], 8))
 @example((6, (1, 6, 6), (1, 3, 3), 64, [60], 56))  # tiles of 5, several chunks
 @example((7, (3, 5, 9), (3, 3, 3), 2, [7, 8], 8))  # tiles of 5, folded, with rims
+@example((8, (1, 100, 100), (1, 2, 2), 1, [600], 1))  # so many chunks that sums join a total twice
 def test_all_passes_equal_float64(problem):
     check(problem)
 
