@@ -192,7 +192,7 @@ struct Tiles {
   size_t rows_in() const { return (size_t)tiles * (slices + kernel.z - 1); }
 };
 
-// lanes: floats of a row of what is transformed. chunk_floats: of a chunk; they should stay in the second cache.
+// lanes: floats of a row of what is transformed. chunk_floats: of a chunk.
 static Tiles tiles_of(Size out, Size kernel, int batch, size_t lanes, size_t chunk_floats) {
   Tiles t{out, kernel, tile_along(out.y, kernel.y), tile_along(out.x, kernel.x), 0, 0, 0, 0, 0, 0, 0};
   if (middle_pays(out.y, out.x, kernel.y)) t.ny = t.nx = MIDDLE_TILE;
@@ -241,6 +241,13 @@ ZNN_INLINE void with_square(const Tiles& t, Body body) {
   if (t.ny == MIDDLE_TILE) return body(Square<MIDDLE_TILE, MIDDLE_TILE, MIDDLE_TAPS>{});
   if (t.ny == S) return t.nx == S ? with_taps<S, S>(k, body) : with_taps<S, L>(k, body);
   return t.nx == S ? with_taps<L, S>(k, body) : with_taps<L, L>(k, body);
+}
+
+// From the values of one point to those of the next: an odd number of cache lines. Transforms go from point to point, and
+// those a power of two apart would share a few places of the cache.
+ZNN_INLINE size_t point_step_for(size_t floats) {
+  constexpr size_t LINE = 16;
+  return ((floats + LINE - 1) / LINE | 1) * LINE;
 }
 
 // ---- the transformed image of a chunk: (point, slice, tile, lane)

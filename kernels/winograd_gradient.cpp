@@ -5,8 +5,8 @@
 namespace znn::ZNN_ISA {
 
 constexpr int FEW = 4;  // groups of inputs, below which they are not folded
-constexpr size_t CHUNK_FLOATS = 1 << 18;  // the sums are read and written once for each chunk
-constexpr int CHUNKS_TOGETHER = 16;  // whose sums are added to the total: long sums in float would lose digits
+constexpr size_t CHUNK_FLOATS = 1 << 19;  // the sums are read and written once for each chunk
+constexpr int CHUNKS_TOGETHER = 8;  // whose sums are added to the total: long sums in float would lose digits
 
 struct Job {
   const DirectGradient& a;
@@ -69,8 +69,8 @@ static void multiply(const Job& job, int tiles, int slices, bool anew) {
   float* to = job.sums;
   for (size_t point = 0; point < job.t.points(); point++)
     for (int dz = 0; dz < job.a.kernel.z; dz++) {
-      Product product = {rows, job.lanes, job.chunk + (point * rows_in + (size_t)dz * tiles) * job.lanes,
-                         job.d_chunk + point * rows * width, anew};
+      const float* image = job.chunk + point * point_step_for(rows_in * job.lanes) + dz * tiles * job.lanes;
+      Product product = {rows, job.lanes, image, job.d_chunk + point * point_step_for(rows * width), anew};
       int left = job.groups;
       for (int piece = ceil_div(left, rows_for(job.part.vectors)); left > 0; piece--) {
         const int now = ceil_div(left, piece);
@@ -97,7 +97,7 @@ ZNN_INLINE vf twice(vf v) {
 
 static void transform_images(const Job& job, int first, int tiles, int z, int slices) {
   const DirectGradient& a = job.a;
-  const size_t rows = (size_t)tiles * slices, point_step = rows * job.lanes;
+  const size_t rows = (size_t)tiles * slices, point_step = point_step_for(rows * job.lanes);
   const size_t channels = a.in_channels, all = a.batch * a.size.voxels() * channels;
   const Source source = {a.image, a.image + all, a.size, channels, a.in_channels};
   for (int tile = 0; tile < tiles; tile++) {
@@ -113,7 +113,7 @@ static void transform_images(const Job& job, int first, int tiles, int z, int sl
 static void transform_gradients(const Job& job, int first, int tiles, int z, int slices) {
   const DirectGradient& a = job.a;
   const Size m = job.t.out;
-  const size_t width = job.part.width(), point_step = (size_t)tiles * slices * width;
+  const size_t width = job.part.width(), point_step = point_step_for((size_t)tiles * slices * width);
   const float* end = a.d_out + (size_t)a.batch * m.voxels() * a.out_channels;
   const Source source = {a.d_out, end, m, (size_t)a.out_channels, job.part.first + job.part.count};
   for (int tile = 0; tile < tiles; tile++) {
@@ -202,14 +202,15 @@ static size_t most_sums(const DirectGradient& a, const Tiles& t) {
 
 size_t winograd_gradient_scratch(const DirectGradient& a) {
   const Tiles t = division(a);
-  return 2 * most_sums(a, t) + t.points() * (t.rows_in() * lanes_for(a.in_channels) + t.rows() * WIDEST);
+  const size_t both = point_step_for(t.rows_in() * lanes_for(a.in_channels)) + point_step_for(t.rows() * WIDEST);
+  return 2 * most_sums(a, t) + t.points() * both;
 }
 
 void winograd_gradient(const DirectGradient& a) {
   const Tiles t = division(a);
   float *sums = a.scratch, *total = sums + most_sums(a, t), *chunk = total + most_sums(a, t);
   const size_t lanes = lanes_for(a.in_channels);
-  const Job job = {a, t, lanes, chunk, chunk + t.points() * t.rows_in() * lanes, {}, 0, nullptr};
+  const Job job = {a, t, lanes, chunk, chunk + t.points() * point_step_for(t.rows_in() * lanes), {}, 0, nullptr};
   int chunks = 0;
   size_t n = 0;  // sums
   for (int tile = 0; tile < t.all; tile += t.tiles)
