@@ -98,8 +98,8 @@ def convolution(
     plain = [name for name, want in zip(algorithms, wanted, strict=True) if want and name in PLAIN]
     each = {"direct": volume(kernel) * volume(target.size)}
     if winograd.fits(kernel):
-        points = (winograd.points_along(n, k) for n, k in zip(target.size[1:], kernel[1:], strict=True))
-        each["winograd"] = kernel[0] * target.size[0] * math.prod(points)
+        z, y, x = target.size
+        each["winograd"] = kernel[0] * z * winograd.points(y, x, kernel[1])
     taps = 2.0 * entries * n_in * n_out * sum(each[name] for name in plain)
     work = Work(direct=taps, n_bytes=len(plain) * (sum(images) + kernels))
     forward_is, backward_is, gradient_is = (

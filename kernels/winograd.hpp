@@ -14,18 +14,39 @@ namespace znn::ZNN_ISA {
 
 // ---- transforms of lines, each value a vector
 
-// The points of 4 and of 6: 0, NEAR, -NEAR, (FAR, -FAR) and infinity. Those of 6 round half as much as 1 and 2 would.
+// The points of 4, 5 and 6: 0, NEAR, -NEAR, infinity, of 5 also FAR, of 6 also FAR and -FAR. Of many tried they round
+// least: those of 6 half as much as 1 and 2 would, those of 5 two thirds as much.
 template <int N>
 struct Points {
-  static_assert(N == 4 || N == 6, "4 or 6 points");
-  static constexpr float near = N == 4 ? 1.0f : 0.75f, far = N == 4 ? 0.0f : 1.5f;
+  static_assert(N >= 4 && N <= 6, "4 to 6 points");
+  static constexpr float near = N == 4 ? 1.0f : 0.75f, far = N == 4 ? 0.0f : N == 5 ? 2.0f : 1.5f;
   static constexpr float near2 = near * near, far2 = far * far;
 };
+
+// That of 5 points, among which FAR has no opposite.
+template <int K>
+ZNN_INLINE void tap_line_of_5(const vf (&g)[K], vf (&to)[5]) {
+  using P = Points<5>;
+  constexpr float AT_0 = 1.0f / (P::near2 * P::far), AT_FAR = 1.0f / (P::far * (P::far2 - P::near2));
+  constexpr float AT_NEAR = 0.5f / (P::near2 * (P::near - P::far)), OPPOSITE = -0.5f / (P::near2 * (P::near + P::far));
+  vf even = (vf){}, odd = (vf){}, distant = (vf){};
+  float near = 1.0f, far = AT_FAR;
+  for (int l = 0; l < K; l++, near *= P::near, far *= P::far) {
+    (l % 2 ? odd : even) += g[l] * near;
+    distant += g[l] * far;
+  }
+  to[0] = g[0] * AT_0;
+  to[1] = (even + odd) * AT_NEAR;
+  to[2] = (even - odd) * OPPOSITE;
+  to[3] = distant;
+  to[4] = g[K - 1];
+}
 
 // Values at the n points of the polynomial whose coefficients are the taps, each over the product of the differences.
 template <int N, int K>
 ZNN_INLINE void tap_line(const vf (&g)[K], vf (&to)[N]) {
   using P = Points<N>;
+  if constexpr (N == 5) return tap_line_of_5(g, to);
   constexpr float AT_0 = N == 4 ? -1.0f : 1.0f / (P::near2 * P::far2);
   constexpr float AT_NEAR = N == 4 ? 0.5f : 0.5f / (P::near2 * (P::near2 - P::far2));
   constexpr float AT_FAR = N == 4 ? 0.0f : 0.5f / (P::far2 * (P::far2 - P::near2));
@@ -49,6 +70,14 @@ ZNN_INLINE void input_line(const vf (&d)[N], vf (&to)[N]) {
     to[1] = d[2] + d[1];
     to[2] = d[2] - d[1];
     to[3] = d[3] - d[1];
+  } else if constexpr (N == 5) {
+    using P = Points<N>;
+    const vf e1 = d[1] - P::far * d[0], e2 = d[2] - P::far * d[1], e3 = d[3] - P::far * d[2], e4 = d[4] - P::far * d[3];
+    to[0] = e3 - P::near2 * e1;
+    to[1] = e3 + P::near * e2;
+    to[2] = e3 - P::near * e2;
+    to[3] = d[3] - P::near2 * d[1];
+    to[4] = e4 - P::near2 * e2;
   } else {
     using P = Points<N>;
     constexpr float SUM = P::near2 + P::far2, PRODUCT = P::near2 * P::far2;
@@ -69,11 +98,12 @@ ZNN_INLINE void output_line(const vf (&t)[N], vf (&y)[M]) {
   using P = Points<N>;
   const vf sum1 = t[1] + t[2], difference1 = t[1] - t[2];
   vf sum2 = (vf){}, difference2 = (vf){};
+  if constexpr (N == 5) sum2 = difference2 = t[3];
   if constexpr (N == 6) sum2 = t[3] + t[4], difference2 = t[3] - t[4];
   float near = 1.0f, far = 1.0f;
   for (int i = 0; i < M; i++, near *= P::near, far *= P::far) {
     y[i] = (i % 2 ? difference1 : sum1) * near;
-    if constexpr (N == 6) y[i] += (i % 2 ? difference2 : sum2) * far;
+    if constexpr (N > 4) y[i] += (i % 2 ? difference2 : sum2) * far;
   }
   y[0] += t[0];
   y[M - 1] += t[N - 1];
@@ -124,7 +154,8 @@ ZNN_INLINE void output_square(const float* from, size_t in, float* to, size_t ou
 
 // ---- tiles
 
-constexpr int SMALL_TILE = 4, LARGE_TILE = 6, LARGEST_KERNEL = 5;
+constexpr int SMALL_TILE = 4, MIDDLE_TILE = 5, LARGE_TILE = 6, LARGEST_KERNEL = 5;
+constexpr int MIDDLE_TAPS = 3;  // middle tiles are for these only
 constexpr int FEWEST_ROWS = 12;
 constexpr size_t WIDEST = MAX_VECTORS * LANES;  // of a part
 
@@ -141,6 +172,14 @@ ZNN_INLINE int tile_along(int n, int k) {
   return ceil_div(n, small) * SMALL_TILE <= ceil_div(n, large) * LARGE_TILE ? SMALL_TILE : LARGE_TILE;
 }
 
+// Whether middle tiles along both axes save a tenth of an image's products: less goes into more transforms.
+ZNN_INLINE bool middle_pays(int y, int x, int k) {
+  if (k != MIDDLE_TAPS) return false;
+  const auto along = [&](int n, int tile) { return (size_t)ceil_div(n, tile + 1 - k) * tile; };
+  const size_t others = along(y, tile_along(y, k)) * along(x, tile_along(x, k));
+  return along(y, MIDDLE_TILE) * along(x, MIDDLE_TILE) * 10 <= others * 9;
+}
+
 // How outputs of `size` are divided. A row is one tile in one slice; a chunk has `slices` outputs along z of `tiles`
 // tiles, which are counted over x, y and entries.
 struct Tiles {
@@ -153,9 +192,10 @@ struct Tiles {
   size_t rows_in() const { return (size_t)tiles * (slices + kernel.z - 1); }
 };
 
-// lanes: floats of a row of what is transformed. chunk_floats: of a chunk; they should stay in the second cache.
+// lanes: floats of a row of what is transformed. chunk_floats: of a chunk.
 static Tiles tiles_of(Size out, Size kernel, int batch, size_t lanes, size_t chunk_floats) {
   Tiles t{out, kernel, tile_along(out.y, kernel.y), tile_along(out.x, kernel.x), 0, 0, 0, 0, 0, 0, 0};
+  if (middle_pays(out.y, out.x, kernel.y)) t.ny = t.nx = MIDDLE_TILE;
   t.my = t.ny + 1 - kernel.y;
   t.mx = t.nx + 1 - kernel.x;
   t.down = ceil_div(out.y, t.my);
@@ -198,8 +238,16 @@ template <typename Body>
 ZNN_INLINE void with_square(const Tiles& t, Body body) {
   constexpr int S = SMALL_TILE, L = LARGE_TILE;
   const int k = t.kernel.y;
+  if (t.ny == MIDDLE_TILE) return body(Square<MIDDLE_TILE, MIDDLE_TILE, MIDDLE_TAPS>{});
   if (t.ny == S) return t.nx == S ? with_taps<S, S>(k, body) : with_taps<S, L>(k, body);
   return t.nx == S ? with_taps<L, S>(k, body) : with_taps<L, L>(k, body);
+}
+
+// From the values of one point to those of the next: an odd number of cache lines. Transforms go from point to point, and
+// those a power of two apart would share a few places of the cache.
+ZNN_INLINE size_t point_step_for(size_t floats) {
+  constexpr size_t LINE = 16;
+  return ((floats + LINE - 1) / LINE | 1) * LINE;
 }
 
 // ---- the transformed image of a chunk: (point, slice, tile, lane)

@@ -105,8 +105,8 @@ static void multiply(const Job& job, const Part& part, const float* kernels, int
   const int pieces = ceil_div((int)rows, rows_for(part.vectors));
   for (size_t point = 0; point < job.t.points(); point++) {
     const Product product = {job.a, job.lanes, tiles * job.lanes, kernels + point * each};
-    const float* image = job.chunk + point * rows_in * job.lanes;
-    float* to = job.products + point * rows * part.width();
+    const float* image = job.chunk + point * point_step_for(rows_in * job.lanes);
+    float* to = job.products + point * point_step_for(rows * part.width());
     int left = (int)rows;
     for (int piece = pieces; left > 0; piece--) {
       const int now = ceil_div(left, piece);
@@ -122,7 +122,7 @@ static void multiply(const Job& job, const Part& part, const float* kernels, int
 
 static void transform_images(const Job& job, int first, int tiles, int z, int slices) {
   const DirectForward& a = job.a;
-  const size_t rows = (size_t)tiles * slices, point_step = rows * job.lanes;
+  const size_t rows = (size_t)tiles * slices, point_step = point_step_for(rows * job.lanes);
   float* lane = job.chunk;
   for (int block = 0; block < a.n_blocks; block++) {
     const size_t channels = a.blocks[block].channels, slice_floats = (size_t)a.size.y * a.size.x * channels;
@@ -172,7 +172,7 @@ static __attribute__((noinline)) void finish_line(const DirectForward& a, const 
 static void transform_back(const Job& job, const Part& part, const float* bias, int first, int tiles, int z, int slices) {
   const DirectForward& a = job.a;
   const Tiles& t = job.t;
-  const size_t width = part.width(), rows = (size_t)tiles * slices;
+  const size_t width = part.width(), point_step = point_step_for((size_t)tiles * slices * width);
   float sums[LARGE_TILE * LARGE_TILE * MAX_VECTORS * LANES];
   for (int s = 0; s < slices; s++)
     for (int tile = 0; tile < tiles; tile++) {
@@ -180,7 +180,7 @@ static void transform_back(const Job& job, const Part& part, const float* bias, 
       const float* from = job.products + ((size_t)s * tiles + tile) * width;
       with_square(t, [&](auto q) {
         for (size_t v = 0; v < width; v += LANES)
-          output_square<q.ny, q.nx, q.my, q.mx>(from + v, rows * width, sums + v, width);
+          output_square<q.ny, q.nx, q.my, q.mx>(from + v, point_step, sums + v, width);
       });
       const int lines = min_of(t.my, t.out.y - place.y), n = min_of(t.mx, t.out.x - place.x);
       const size_t line = ((size_t)place.entry * t.out.z + z + s) * t.out.y + place.y;
@@ -229,7 +229,7 @@ size_t winograd_forward_scratch(const DirectForward& a) {
     kernels += job.t.points() * each + part.width();
     if (all > packed) packed = all;
   });
-  const size_t chunk = job.t.points() * (job.t.rows_in() * job.lanes + job.t.rows() * WIDEST);
+  const size_t chunk = job.t.points() * (point_step_for(job.t.rows_in() * job.lanes) + point_step_for(job.t.rows() * WIDEST));
   return kernels + (packed > chunk ? packed : chunk);
 }
 
@@ -247,7 +247,7 @@ void winograd_forward(const DirectForward& a) {
     to += job.t.points() * kernel_floats(job, part) + part.width();
   });
   job.chunk = end;
-  job.products = end + job.t.points() * job.t.rows_in() * job.lanes;
+  job.products = end + job.t.points() * point_step_for(job.t.rows_in() * job.lanes);
   for (int first = 0; first < job.t.all; first += job.t.tiles)
     for (int z = 0; z < job.t.out.z; z += job.t.slices) {
       const int tiles = min_of(job.t.tiles, job.t.all - first), slices = min_of(job.t.slices, job.t.out.z - z);

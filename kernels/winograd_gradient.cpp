@@ -1,23 +1,22 @@
 // Winograd kernel gradient: the sums over all tiles of products of transformed images and transformed output gradients,
-// frequency by frequency, are transformed back once in the end.
+// frequency by frequency, are transformed back once in the end. A chunk's images are transformed once for all parts.
 #include "winograd.hpp"
 
 namespace znn::ZNN_ISA {
 
 constexpr int FEW = 4;  // groups of inputs, below which they are not folded
-constexpr size_t CHUNK_FLOATS = 1 << 18;  // the sums are read and written once for each chunk
-constexpr int CHUNKS_TOGETHER = 16;  // whose sums are added to the total: long sums in float would lose digits
+constexpr size_t CHUNK_FLOATS = 1 << 19;  // the sums are read and written once for each chunk
+constexpr int CHUNKS_TOGETHER = 8;  // whose sums are added to the total: long sums in float would lose digits
 
 struct Job {
   const DirectGradient& a;
   Tiles t;
-  Part part;
-  int groups;       // of `fold` inputs
   size_t lanes;     // of a row of the transformed image
-  float* sums;      // (point, tap along z, group, width)
-  float* total;     // the same, of chunks before
   float* chunk;     // (point, slice, tile, lane)
   float* d_chunk;   // (point, slice, tile, width)
+  Part part;
+  int groups;       // of `fold` inputs
+  float* sums;      // of the part: (point, tap along z, group, width)
 };
 
 // ---- products of one frequency
@@ -25,6 +24,7 @@ struct Job {
 struct Product {
   size_t rows, lanes;  // floats from row to row of the image
   const float *image, *d_out;
+  bool anew;  // nothing is in the sums yet
 };
 
 // The sums of P groups of inputs, next to each other.
@@ -32,7 +32,7 @@ template <int P, int V, int FOLD>
 static void groups_product(const Product& p, float* to) {
   vf sum[P][V];
   for (int j = 0; j < P; j++)
-    for (int v = 0; v < V; v++) sum[j][v] = load(to + (j * V + v) * LANES);
+    for (int v = 0; v < V; v++) sum[j][v] = p.anew ? (vf){} : load(to + (j * V + v) * LANES);
   const float *x = p.image, *d = p.d_out;
   for (size_t row = 0; row < p.rows; row++, x += p.lanes, d += V * LANES) {
     vf g[V];
@@ -63,14 +63,14 @@ static Kernel kernel_for(const Part& part, int groups) {
   return pick<MAX_VECTORS, 1>(groups);
 }
 
-static void multiply(const Job& job, int tiles, int slices) {
+static void multiply(const Job& job, int tiles, int slices, bool anew) {
   const size_t width = job.part.width(), rows = (size_t)tiles * slices;
   const size_t rows_in = (size_t)tiles * (slices + job.a.kernel.z - 1);
   float* to = job.sums;
   for (size_t point = 0; point < job.t.points(); point++)
     for (int dz = 0; dz < job.a.kernel.z; dz++) {
-      Product product = {rows, job.lanes, job.chunk + (point * rows_in + (size_t)dz * tiles) * job.lanes,
-                         job.d_chunk + point * rows * width};
+      const float* image = job.chunk + point * point_step_for(rows_in * job.lanes) + dz * tiles * job.lanes;
+      Product product = {rows, job.lanes, image, job.d_chunk + point * point_step_for(rows * width), anew};
       int left = job.groups;
       for (int piece = ceil_div(left, rows_for(job.part.vectors)); left > 0; piece--) {
         const int now = ceil_div(left, piece);
@@ -97,7 +97,7 @@ ZNN_INLINE vf twice(vf v) {
 
 static void transform_images(const Job& job, int first, int tiles, int z, int slices) {
   const DirectGradient& a = job.a;
-  const size_t rows = (size_t)tiles * slices, point_step = rows * job.lanes;
+  const size_t rows = (size_t)tiles * slices, point_step = point_step_for(rows * job.lanes);
   const size_t channels = a.in_channels, all = a.batch * a.size.voxels() * channels;
   const Source source = {a.image, a.image + all, a.size, channels, a.in_channels};
   for (int tile = 0; tile < tiles; tile++) {
@@ -113,7 +113,7 @@ static void transform_images(const Job& job, int first, int tiles, int z, int sl
 static void transform_gradients(const Job& job, int first, int tiles, int z, int slices) {
   const DirectGradient& a = job.a;
   const Size m = job.t.out;
-  const size_t width = job.part.width(), point_step = (size_t)tiles * slices * width;
+  const size_t width = job.part.width(), point_step = point_step_for((size_t)tiles * slices * width);
   const float* end = a.d_out + (size_t)a.batch * m.voxels() * a.out_channels;
   const Source source = {a.d_out, end, m, (size_t)a.out_channels, job.part.first + job.part.count};
   for (int tile = 0; tile < tiles; tile++) {
@@ -150,7 +150,7 @@ static void transform_back(const Job& job) {
   const Size k = job.a.kernel;
   const size_t width = job.part.width(), point_step = (size_t)k.z * job.groups * width;
   float taps[LARGEST_KERNEL * LARGEST_KERNEL * MAX_VECTORS * LANES];
-  const float* from = job.total;
+  const float* from = job.sums;
   for (int dz = 0; dz < k.z; dz++)
     for (int group = 0; group < job.groups; group++, from += width) {
       with_square(job.t, [&](auto q) {
@@ -165,12 +165,30 @@ static void transform_back(const Job& job) {
 
 static size_t n_sums(const Job& job) { return job.t.points() * job.a.kernel.z * job.groups * job.part.width(); }
 
-static void add_to_total(const Job& job) {
-  const size_t n = n_sums(job);
-  for (size_t j = 0; j < n; j += LANES) {
-    store(job.total + j, load(job.total + j) + load(job.sums + j));
-    store(job.sums + j, (vf){});
+// Calls body with the job of each part, whose sums are one after another; returns where they end.
+template <typename Body>
+static float* for_parts(Job job, float* sums, Body body) {
+  const bool may_fold = job.a.in_channels % 2 == 0 && job.a.in_channels >= 2 * FEW;
+  for (int first = 0; first < job.a.out_channels; first += job.part.count) {
+    job.part = part_at(first, job.a.out_channels, may_fold);
+    job.groups = job.a.in_channels / job.part.fold;
+    job.sums = sums;
+    body(job);
+    sums += n_sums(job);
   }
+  return sums;
+}
+
+static void add(float* total, const float* sums, size_t n) {
+  for (size_t j = 0; j < n; j += LANES) store(total + j, load(total + j) + load(sums + j));
+}
+
+// The sums join the total, or become it, which needs no copy.
+static void put_by(float*& sums, float*& total, size_t n, bool first) {
+  if (!first) return add(total, sums, n);
+  float* const free = total;
+  total = sums;
+  sums = free;
 }
 
 static Tiles division(const DirectGradient& a) {
@@ -179,37 +197,36 @@ static Tiles division(const DirectGradient& a) {
 }
 
 static size_t most_sums(const DirectGradient& a, const Tiles& t) {
-  return t.points() * a.kernel.z * a.in_channels * WIDEST;
+  return t.points() * a.kernel.z * a.in_channels * lanes_for(a.out_channels);
 }
 
 size_t winograd_gradient_scratch(const DirectGradient& a) {
   const Tiles t = division(a);
-  return 2 * most_sums(a, t) + t.points() * (t.rows_in() * lanes_for(a.in_channels) + t.rows() * WIDEST);
+  const size_t both = point_step_for(t.rows_in() * lanes_for(a.in_channels)) + point_step_for(t.rows() * WIDEST);
+  return 2 * most_sums(a, t) + t.points() * both;
 }
 
 void winograd_gradient(const DirectGradient& a) {
   const Tiles t = division(a);
-  const bool may_fold = a.in_channels % 2 == 0 && a.in_channels >= 2 * FEW;
+  float *sums = a.scratch, *total = sums + most_sums(a, t), *chunk = total + most_sums(a, t);
   const size_t lanes = lanes_for(a.in_channels);
-  float *total = a.scratch + most_sums(a, t), *chunk = total + most_sums(a, t), *d_chunk = chunk + t.points() * t.rows_in() * lanes;
-  for (int first = 0; first < a.out_channels;) {
-    const Part part = part_at(first, a.out_channels, may_fold);
-    const Job job = {a, t, part, a.in_channels / part.fold, lanes, a.scratch, total, chunk, d_chunk};
-    fill_zero(job.sums, n_sums(job));
-    fill_zero(job.total, n_sums(job));
-    int chunks = 0;
-    for (int tile = 0; tile < t.all; tile += t.tiles)
-      for (int z = 0; z < t.out.z; z += t.slices) {
-        const int tiles = min_of(t.tiles, t.all - tile), slices = min_of(t.slices, t.out.z - z);
-        transform_images(job, tile, tiles, z, slices + a.kernel.z - 1);
-        transform_gradients(job, tile, tiles, z, slices);
-        multiply(job, tiles, slices);
-        if (++chunks % CHUNKS_TOGETHER == 0) add_to_total(job);
-      }
-    add_to_total(job);
-    transform_back(job);
-    first += part.count;
-  }
+  const Job job = {a, t, lanes, chunk, chunk + t.points() * point_step_for(t.rows_in() * lanes), {}, 0, nullptr};
+  int chunks = 0;
+  size_t n = 0;  // sums
+  for (int tile = 0; tile < t.all; tile += t.tiles)
+    for (int z = 0; z < t.out.z; z += t.slices, chunks++) {
+      const int tiles = min_of(t.tiles, t.all - tile), slices = min_of(t.slices, t.out.z - z);
+      const bool anew = chunks % CHUNKS_TOGETHER == 0;
+      if (anew && chunks > 0) put_by(sums, total, n, chunks == CHUNKS_TOGETHER);
+      transform_images(job, tile, tiles, z, slices + a.kernel.z - 1);
+      const float* end = for_parts(job, sums, [&](const Job& part) {
+        transform_gradients(part, tile, tiles, z, slices);
+        multiply(part, tiles, slices, anew);
+      });
+      n = end - sums;
+    }
+  if (chunks > CHUNKS_TOGETHER) add(sums, total, n);
+  for_parts(job, sums, transform_back);
 }
 
 }  // namespace znn::ZNN_ISA

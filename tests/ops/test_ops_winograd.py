@@ -20,6 +20,7 @@ SIZES = st.one_of(
     triples(1, 9),
     st.tuples(st.just(1), st.integers(1, 14), st.integers(1, 30)),
     st.tuples(st.integers(6, 12), st.integers(1, 3), st.integers(1, 3)),
+    st.tuples(st.integers(1, 3), st.sampled_from([3, 5, 6, 9]), st.sampled_from([3, 5, 6, 9])),  # tiles of 5
 )
 KERNELS = st.tuples(st.integers(1, 4), st.integers(2, 5)).map(lambda k: (k[0], k[1], k[1]))
 PADDINGS = st.tuples(*[st.tuples(st.integers(0, 4), st.integers(0, 4))] * 3)
@@ -60,6 +61,9 @@ def check(problem):
 @example((3, (1, 60, 60), (1, 3, 3), 1, [60], 60))
 @example((4, (2, 5, 3), (1, 3, 3), 2, [8], 8))  # folded, and less than a vector at the end of the image
 @example((5, (3, 4, 9), (2, 4, 4), 3, [17, 1], 8))
+@example((6, (1, 6, 6), (1, 3, 3), 64, [60], 56))  # tiles of 5, several chunks
+@example((7, (3, 5, 9), (3, 3, 3), 2, [7, 8], 8))  # tiles of 5, folded, with rims
+@example((8, (1, 100, 100), (1, 2, 2), 1, [600], 1))  # so many chunks that sums join a total twice
 def test_all_passes_equal_float64(problem):
     check(problem)
 
@@ -71,6 +75,7 @@ def test_all_passes_equal_float64_on_lesser_processors(wish):
 
 
 @given(PROBLEMS, st.sampled_from(transfer.FUNCTIONS), st.booleans())
+@example((0, (2, 6, 5), (2, 3, 3), 3, [8, 5], 17), "tanh", True)  # tiles of 5
 def test_a_fused_transfer_function_changes_no_bit(problem, function, has_bias):
     check_fused(winograd, problem, function, has_bias)
 
@@ -97,6 +102,7 @@ def check_padded(problem, fractions):
 @given(PROBLEMS, PADDINGS)
 @example((0, (8, 8, 20), (3, 3, 3), 1, [32, 16], 32), ((1, 1),) * 3)
 @example((0, (1, 1, 1), (3, 5, 5), 1, [3], 17), ((2, 2),) * 3)
+@example((0, (2, 5, 3), (2, 3, 3), 3, [8, 3], 20), ((1, 0), (0, 1), (2, 1)))  # tiles of 5, of outputs 6 and 6
 def test_padding_equals_that_of_direct(problem, fractions):
     check_padded(problem, fractions)
 
@@ -119,6 +125,14 @@ def test_products_along_an_axis(n, k, points):
     assert winograd.points_along(n, k) == points
 
 
+@pytest.mark.parametrize(
+    ("y", "x", "k", "points"),
+    [(3, 3, 3, 25), (6, 5, 3, 100), (9, 9, 3, 225), (9, 6, 3, 150), (4, 4, 3, 36), (6, 8, 3, 144), (6, 6, 2, 64)],
+)
+def test_tiles_of_5_are_taken_where_they_save_a_tenth(y, x, k, points):
+    assert winograd.points(y, x, k) == winograd.points(x, y, k) == points
+
+
 @pytest.mark.parametrize("kernel", [(1, 1, 1), (3, 1, 1), (3, 3, 5), (1, 6, 6)])
 def test_kernels_it_is_not_for_are_refused(kernel):
     assert not winograd.fits(kernel)
@@ -135,6 +149,7 @@ def test_kernels_it_is_not_for_are_refused(kernel):
 
 def main() -> None:
     shapes = [((1, 1, 1), (2, 3, 3)), ((2, 3, 9), (3, 2, 2)), ((2, 7, 17), (1, 4, 4)), ((3, 4, 5), (3, 5, 5))]
+    shapes += [((2, 6, 5), (2, 3, 3))]  # tiles of 5
     for seed, n_out in enumerate((1, 2, 3, 4, 6, 8, 12, 15, 17, 33, 40)):
         for n_in, batch in ((1, 1), (5, 2), (8, 1), (13, 5), (40, 4)):
             size, kernel = shapes[(seed + n_in) % len(shapes)]

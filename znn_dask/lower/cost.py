@@ -118,8 +118,8 @@ def _winograd(work: Work) -> tuple[float, float]:
     if work.operation == "winograd-backward":
         z, y, x = work.size
     n_read, padded = sum(work.read), ceil_div(work.made, LANES // 2) * LANES // 2
-    kz, ky, kx = work.kernel
-    points = winograd.points_along(y, ky) * winograd.points_along(x, kx) * work.entries
+    kz, ky, _ = work.kernel
+    points = winograd.points(y, x, ky) * work.entries
     products = 2.0 * kz * points * z * n_read * padded
     transformed = points * ((z + kz - 1) * n_read + z * padded)
     moved = 4.0 * work.entries * volume(work.size) * (n_read + work.made)
