@@ -9,7 +9,7 @@
 
 namespace znn::ZNN_ISA {
 
-// Whether it is faster to look for NaN first and then compare with or without; with narrow vectors both are as fast.
+// Whether it is faster to look for NaN first and then compare with or without; with narrow vectors that is slower.
 constexpr bool NAN_APART = LANES == 16;
 constexpr size_t SMALL_WINDOW = 8, GATHERED_WINDOW = 16;  // voxels; measured
 

@@ -77,15 +77,9 @@ struct Maximum {
   vf value;
   vi where;
 };
-// The maximum of two ranges of voxels, b's after a's: a's if equal; the later NaN.
-ZNN_INLINE Maximum later(Maximum b, Maximum a) {
-  const vi take = (b.value > a.value) | (b.value != b.value);
-  return {take ? b.value : a.value, take ? b.where : a.where};
-}
-
-// The maximum of two ranges of voxels as in `later`, the places of b's with a digit more. Without NaN that is half the
-// comparisons, which only two ports of the core make, and the next need not wait for a mask to know the value. Of the
-// LAST nobody waits for the value; to choose it is cheaper.
+// The maximum of two ranges of voxels, b's after a's: a's if equal; the later NaN. The places of b's get a digit more.
+// Without NaN it takes half the comparisons, which only two ports of the core make, and the next need not wait for a mask
+// to know the value. Of the LAST nobody waits for the value; to choose it is cheaper.
 template <bool MAY_BE_NAN, bool LAST = false>
 ZNN_INLINE Maximum later_of(Maximum b, Maximum a, int digit) {
 #if defined(__AVX512F__)
@@ -100,6 +94,7 @@ ZNN_INLINE Maximum later_of(Maximum b, Maximum a, int digit) {
   return {take ? b.value : a.value, take ? b.where | digit : a.where};
 #endif
 }
+ZNN_INLINE Maximum later(Maximum b, Maximum a) { return later_of<true>(b, a, 0); }
 ZNN_INLINE bool any_nan(vf v) {
 #if defined(__AVX512F__)
   return _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q) != 0;
@@ -115,16 +110,28 @@ ZNN_INLINE bool any_nan(vf v) {
 // Every position of the window has an output, in the fragment of its parity; otherwise only every stride-th has one.
 ZNN_INLINE bool dense(const Filter& f) { return (size_t)f.n_parities == f.stride.voxels(); }
 
+// A position along an axis: the fragment that holds it, and where. Divisions would take as long as a row.
+struct Part {
+  int parity, voxel;
+};
+ZNN_INLINE Part part(int position, int stride) {
+  if (stride == 1) return {0, position};
+  if (stride == 2) return {position & 1, position >> 1};
+  return {position % stride, position / stride};
+}
+
 // Where the value of a window position (z, y, x) of an entry is kept.
 struct Place {
   int group;
   size_t at;
 };
 ZNN_INLINE Place place_of(const Filter& f, int entry, int z, int y, int x) {
-  const int parity = (z % f.stride.z * f.stride.y + y % f.stride.y) * f.stride.x + x % f.stride.x;
-  const size_t fragment = (size_t)(parity % f.parities_per_group) * f.batch + entry;
-  const size_t row = (fragment * f.out_size.z + z / f.stride.z) * f.out_size.y + y / f.stride.y;
-  return {parity / f.parities_per_group, (row * f.out_size.x + x / f.stride.x) * f.channels};
+  const Part of_z = part(z, f.stride.z), of_y = part(y, f.stride.y), of_x = part(x, f.stride.x);
+  const int parity = (of_z.parity * f.stride.y + of_y.parity) * f.stride.x + of_x.parity;
+  const int group = parity < f.parities_per_group ? 0 : parity / f.parities_per_group;
+  const size_t fragment = (size_t)(parity - group * f.parities_per_group) * f.batch + entry;
+  const size_t row = (fragment * f.out_size.z + of_z.voxel) * f.out_size.y + of_y.voxel;
+  return {group, (row * f.out_size.x + of_x.voxel) * f.channels};
 }
 
 // A row of a fragment: where it is kept, and its first window in the images.

@@ -11,16 +11,6 @@ ZNN_INLINE bool of_two(const Filter& f) {
   return dense(f) && f.window.z <= 2 && f.window.y == 2 && f.window.x == 2 && f.stride.x <= 2;
 }
 
-// A position along an axis: the fragment that holds it, and where. Divisions would take as long as a row.
-struct Part {
-  int parity, voxel;
-};
-ZNN_INLINE Part part(int position, int stride) {
-  if (stride == 1) return {0, position};
-  if (stride == 2) return {position & 1, position >> 1};
-  return {position % stride, position / stride};
-}
-
 // Rows of one position along z and y: where the fragments of x = 0, 1, .. modulo the stride are kept.
 template <typename Value, typename Index>
 struct Fragments {
@@ -28,15 +18,10 @@ struct Fragments {
   Index* argmax[2];
 
   void at(const Filter& f, int entry, int z, int y, Value* const* values, Index* const* indices) {
-    const Part of_z = part(z, f.stride.z), of_y = part(y, f.stride.y);
     for (int x = 0; x < f.stride.x; x++) {
-      const int parity = (of_z.parity * f.stride.y + of_y.parity) * f.stride.x + x;
-      const int group = parity < f.parities_per_group ? 0 : parity / f.parities_per_group;
-      const size_t fragment = (size_t)(parity - group * f.parities_per_group) * f.batch + entry;
-      const size_t row = (fragment * f.out_size.z + of_z.voxel) * f.out_size.y + of_y.voxel;
-      const size_t from = row * f.out_size.x * f.channels;
-      value[x] = values[group] + from;
-      argmax[x] = indices[group] + from;
+      const Place p = place_of(f, entry, z, y, x);
+      value[x] = values[p.group] + p.at;
+      argmax[x] = indices[p.group] + p.at;
     }
     if (f.stride.x == 1) {  // position x + 1 is the next voxel of the same row
       value[1] = value[0] + f.channels;

@@ -17,19 +17,23 @@ def setting(name: str, default: str) -> str:
     return default if value is None else str(value)
 
 
+def _is_on(name: str, default: str) -> bool:
+    return setting(name, default) not in ("0", "", "false", "False")
+
+
 def validate() -> bool:
     """Whether every operation runs its reference twin beside it and compares (slow; for finding defects)."""
-    return setting("validate", "0") not in ("0", "", "false", "False")
+    return _is_on("validate", "0")
 
 
 def tune() -> bool:
     """Whether a new model measures which algorithms are fastest here, unless it is told."""
-    return setting("tune", "1") not in ("0", "", "false", "False")
+    return _is_on("tune", "1")
 
 
 def pin() -> bool:
     """Whether the workers of a model keep to a CPU each, where there are as many as CPUs."""
-    return setting("pin", "1") not in ("0", "", "false", "False")
+    return _is_on("pin", "1")
 
 
 def cache_folder() -> Path:

@@ -26,7 +26,7 @@ def arrange(net: Network, plan: Plan) -> dict[str, Arrangement]:
     net = expand(net)
     whole = fragment_sizes(net, plan.output_size)
     sizes = bands.sizes_in_bands(net, sizes_in_slabs(net, whole, plan.slabs), plan.bands)
-    groups: dict[str, Groups] = {name: _input_groups(plan, _first_voxels(net, plan, whole)) for name in net.inputs}
+    groups: dict[str, Groups] = dict.fromkeys(net.inputs, _input_groups(plan, _first_voxels(net, plan, whole)))
     joined = bands.joining(net, plan.bands)
     for edge in net.edges.values():
         # The first band begins where the image does.
