@@ -8,8 +8,6 @@
 
 namespace znn::ZNN_ISA {
 
-typedef uint32_t vu __attribute__((vector_size(LANES * 4)));
-
 ZNN_INLINE vf all(float value) { return (vf){} + value; }  // gives +0 for -0
 ZNN_INLINE vf magnitude(vf v) { return (vf)((vu)v & 0x7fffffffu); }
 // Limits keep NaN: a comparison with NaN is false.

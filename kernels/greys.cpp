@@ -1,4 +1,5 @@
 // What is done to the grey values of samples: made comparable, smoothed, and noise added.
+#include "activation.hpp"
 #include "philox.hpp"
 #include "simd.hpp"
 #include "table.hpp"
@@ -111,6 +112,57 @@ void standardise(size_t n, GreyType type, const void* values, double shift, doub
     case GREY_UINT16: return standardise_all(n, (const uint16_t*)values, shift, scale, out);
     case GREY_FLOAT: return standardise_all(n, (const float*)values, shift, scale, out);
   }
+}
+
+// log v of a normal number: v = 2^n m, m between the roots of 1/2 and 2, log m = 2 artanh((m - 1) / (m + 1)), a series.
+// That of 0 is about that of the least normal number.
+ZNN_INLINE vf log_of(vf v) {
+  const vi n = ((vi)v - 0x3f3504f3) >> 23;
+  const vf m = (vf)((vi)v - (n << 23)), s = (m - 1.0f) / (m + 1.0f), w = s * s;
+  vf p = 0.11111111f * w + 0.14285714f;
+  p = p * w + 0.2f;
+  p = p * w + 0.33333333f;
+  return __builtin_convertvector(n, vf) * 0.69314718f + (p * w + 1.0f) * (2.0f * s);
+}
+
+struct Range {
+  float low, high;
+};
+static Range range_of(size_t n, const float* values) {
+  Range found = {values[0], values[0]};
+  vf low = (vf){} + values[0], high = low;
+  size_t j = 0;
+  for (; j + LANES <= n; j += LANES) {
+    const vf v = load(values + j);
+    low = v < low ? v : low;
+    high = v > high ? v : high;
+  }
+  for (int k = 0; k < LANES; k++) {
+    found.low = low[k] < found.low ? low[k] : found.low;
+    found.high = high[k] > found.high ? high[k] : found.high;
+  }
+  for (; j < n; j++) {
+    found.low = values[j] < found.low ? values[j] : found.low;
+    found.high = values[j] > found.high ? values[j] : found.high;
+  }
+  return found;
+}
+
+void grade(const Grade& g, float* values) {
+  const size_t section = (size_t)g.size.y * g.size.x;
+  const Range range = range_of(g.channels * g.size.voxels(), values);
+  const float span = range.high - range.low;
+  for (int c = 0; c < g.channels; c++)
+    for (int z = 0; z < g.size.z; z++, values += section) {
+      const float power = g.power[z], factor = g.factor[z], offset = g.offset[z];
+      const bool curved = power != 1.0f && span > 0.0f;
+      for (size_t j = 0; j < section; j += LANES) {
+        const int n = section - j < (size_t)LANES ? (int)(section - j) : LANES;
+        vf v = load_first(values + j, n);
+        if (curved) v = exp_negative(at_most(log_of((v - range.low) * (1.0f / span)) * power, 0.0f)) * span + range.low;
+        store_first(values + j, v * factor + offset, n);
+      }
+    }
 }
 
 // The sum of the four bytes of a random word is normal enough. Word i % 4 of counter i / 4 belongs to value i.

@@ -27,6 +27,7 @@ constexpr int LANES = 4, REGISTERS = 16;
 
 typedef float vf __attribute__((vector_size(LANES * 4)));
 typedef int32_t vi __attribute__((vector_size(LANES * 4)));
+typedef uint32_t vu __attribute__((vector_size(LANES * 4)));
 typedef float vf_unaligned __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 
 #define ZNN_INLINE static inline __attribute__((always_inline))

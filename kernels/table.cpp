@@ -62,10 +62,11 @@ void largest(size_t, const float* const*, int, float*, uint8_t*);
 void largest_backward(size_t, const float*, const uint8_t*, int, float* const*);
 size_t places_scratch(const Motion&);
 void places(const Motion&, float*, float*);
-void interpolate_at(const Warp&, const float*, float*);
-void nearest(const Warp&, int64_t*);
+void interpolate_at(const Course&, const Window&, GreyType, const void*, const float*, float*, float*);
+void nearest(const Course&, const Window&, const int*, const int*, int64_t*, uint8_t*, float*);
 size_t smooth_scratch(const Smooth&);
 void smooth(const Smooth&, float*, float*);
+void grade(const Grade&, float*);
 void standardise(size_t, GreyType, const void*, double, double, float*);
 void add_noise(size_t, uint64_t, float, float*);
 double fma_peak(size_t, float*);
@@ -103,7 +104,7 @@ const Table TABLE = {
     softmax_scratch, softmax_forward, softmax_backward,
     largest, largest_backward,
     places_scratch, places, interpolate_at, nearest,
-    smooth_scratch, smooth, standardise, add_noise,
+    smooth_scratch, smooth, grade, standardise, add_noise,
     fma_peak,
 };
 

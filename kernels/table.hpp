@@ -213,16 +213,19 @@ struct Motion {
   const Spline* splines;
 };
 
-// A patch of which a field says where its voxels come from, in images that begin at `low`.
-struct Warp {
-  Size size;
-  bool along_z;        // else there are no places along z, and a section stays itself
-  const float* field;  // (map, size)
-  const int* moved;    // (size.z, 2): added along y and x, section by section
-  Size low, image;     // low.z counts from the patch's first section if a section stays itself
-  Size stride;         // of the image, which may be turned
-  ptrdiff_t channel_stride;
+// The same with a displacement of whole voxels besides, section by section: (size.z, 3). Without a map along z, that is
+// where the section comes from.
+struct Course {
+  Motion motion;
+  const int* moved;
+};
+
+// An image (channel, z, y, x): the voxel that a course counts from, and which voxels may be seen, mirrored beyond. The
+// image need not hold all of these, only those that are looked at.
+struct Window {
+  Size image;
   int channels;
+  int at[3], low[3], high[3];
 };
 
 enum GreyType { GREY_UINT8, GREY_UINT16, GREY_FLOAT };
@@ -234,6 +237,14 @@ struct Smooth {
   int channels;
   double sigma_z;
   const double* sigmas;  // (z)
+};
+
+// Images (channel, z, y, x) whose values are raised to a power, the least of all as 0 and the greatest as 1, then
+// multiplied and moved, section by section.
+struct Grade {
+  Size size;
+  int channels;
+  const float *power, *factor, *offset;  // (z)
 };
 
 constexpr size_t PEAK_SUMS = 24 * 16;
@@ -310,10 +321,13 @@ struct Table {
   void (*largest_backward)(size_t n, const float* d_out, const uint8_t* argmax, int n_images, float* const* d_images);
   size_t (*places_scratch)(const Motion&);
   void (*places)(const Motion&, float* field, float* scratch);
-  void (*interpolate_at)(const Warp&, const float* image, float* out);  // (channel, z, y, x)
-  void (*nearest)(const Warp&, int64_t* out);                           // voxels of the image
+  // Levels are a factor and what is added, of every section: (2, channel, z).
+  void (*interpolate_at)(const Course&, const Window&, GreyType, const void* image, const float* levels, float* out, float* scratch);
+  // Voxels of the image, and whether a place lies in the box from low to high.
+  void (*nearest)(const Course&, const Window&, const int* low, const int* high, int64_t* out, uint8_t* inside, float* scratch);
   size_t (*smooth_scratch)(const Smooth&);
   void (*smooth)(const Smooth&, float* values, float* scratch);
+  void (*grade)(const Grade&, float* values);
   void (*standardise)(size_t n, GreyType, const void* values, double shift, double scale, float* out);
   void (*add_noise)(size_t n, uint64_t key, float sigma, float* values);
   double (*fma_peak)(size_t n, float* sums);  // n rounds; returns the operations; sums: PEAK_SUMS floats

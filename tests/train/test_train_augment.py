@@ -9,12 +9,14 @@ from znn_dask.randomness import generator
 from znn_dask.train import augment
 from znn_dask.train.augment import Elastic, Rotate, Shifted
 from znn_dask.train.config_file import describe, from_json, make_config, to_json
+from znn_dask.train.preprocess import Prepared
 from znn_dask.train.samples import Samples
 from znn_dask.train.targets import Labels, TargetSpec
 from znn_dask.train.volumes import Volume
-from znn_dask.train.warp import make_motion
+from znn_dask.train.warp import Frame, make_motion
 
 SHAPE = (24, 30, 36)
+STRAIGHT = Frame((0, 0, 0), (1, 1, 1), (0, 1, 2))
 WARPS = {
     "elastic": (Elastic(amplitude=1.5, amplitude_z=0.7, spacing=(8, 8, 8)),),
     "rotation": (Rotate(degrees=180, zoom=0.2),),
@@ -82,28 +84,85 @@ def test_a_part_is_moved_as_the_whole() -> None:
     items = [Rotate(degrees=90, tilt=30), Elastic(amplitude_z=1, spacing=(4, 4, 4)), Shifted(probability=1)]
     low, high = (-5, -6, -7), (12, 14, 16)
     motion = make_motion(items, low, high, (7, 9, 11), named_random(3))
-    whole, part = motion.part(low, high), motion.part((0, -1, 2), (5, 9, 10))
-    np.testing.assert_allclose(part.field, whole.field[:, 5:10, 5:15, 9:17], atol=1e-4)
-    np.testing.assert_array_equal(part.moved, whole.moved[5:10])
-    first, last = part.source()
-    for axis in range(3):
-        places = part.field[axis] + (part.moved[:, axis - 1, None, None] if axis else 0)
-        assert first[axis] <= places.min()
-        assert places.max() <= last[axis] - 1
+    whole, part = motion.course(low, high, STRAIGHT), motion.course((0, -1, 2), (5, 9, 10), STRAIGHT)
+    np.testing.assert_allclose(part.field(), whole.field()[:, 5:10, 5:15, 9:17], atol=1e-4)
+
+
+def test_a_patch_that_lies_otherwise_in_the_volume_is_moved_as_well() -> None:
+    items = [Rotate(degrees=90, tilt=30), Elastic(amplitude_z=1, spacing=(4, 4, 4)), Shifted(probability=1)]
+    box = (-2, -3, -1), (9, 10, 12)
+    motion = make_motion(items, *box, (7, 7, 7), named_random(5))
+    straight = motion.course(*box, STRAIGHT).field()
+    turned = motion.course(*box, Frame((0, 0, 0), (-1, 1, -1), (0, 2, 1))).field()
+    np.testing.assert_allclose(turned, [-straight[0], -straight[2], straight[1]], atol=1e-4)
+
+
+class OnDisk:
+    """An array that only boxes can be read of."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._array, self.shape, self.dtype = array, array.shape, array.dtype
+        self.read = 0
+
+    def __getitem__(self, where) -> np.ndarray:
+        found = self._array[where]
+        self.read = max(self.read, found.size)
+        return found.copy()
+
+
+@pytest.mark.parametrize("method", ["section", "volume", "none"])
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "float32"])
+def test_a_volume_on_disk_gives_the_samples_of_one_in_memory(kind: str, method: str) -> None:
+    random = np.random.default_rng(0)
+    image = random.integers(0, 200, (1, *SHAPE)).astype(kind)
+    ids = random.integers(0, 5, SHAPE)
+    mask = (random.random(SHAPE) < 0.9).astype(np.uint8)
+    whole = tuple((0, n) for n in SHAPE)
+    region = ((2, 22), (3, 27), (0, 36))
+    stored = OnDisk(image), OnDisk(ids), OnDisk(mask)
+
+    def samples(image, ids, mask) -> Samples:
+        labels = Labels(ids, TargetSpec("boundary"))
+        volume = Volume(Prepared(image, method), labels, region, whole, "v", mask)
+        return Samples(
+            [volume], (5, 5, 5), (4, 5, 6), flip="zyx", transpose=True, seed=1, augment=[Rotate(), Elastic(amplitude=1)]
+        )
+
+    one, other = samples(image, ids, mask), samples(*stored)
+    for array in stored:
+        array.read = 0
+    for step in range(8):
+        for a, b in zip(one.sample(step), other.sample(step), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+    assert 0 < stored[0].read < image.size
+    assert 0 < stored[2].read < image.size
+
+
+def test_a_moved_image_is_the_prepared_one() -> None:
+    """Levels that are applied after interpolating, and mirrored borders, are those of the prepared volume."""
+    image = np.random.default_rng(0).integers(0, 200, (1, *SHAPE)).astype(np.uint8)
+    ids = np.ones(SHAPE, np.uint8)
+    whole = tuple((0, n) for n in SHAPE)
+    stored, prepared = (
+        Samples([Volume(made, ids, whole, whole, "v")], (9, 9, 9), (4, 5, 6), flip="zyx", augment=[Rotate(tilt=30)])
+        for made in (Prepared(image, "section"), Prepared(image, "section")[...])
+    )
+    for step in range(6):
+        np.testing.assert_allclose(stored.sample(step).image, prepared.sample(step).image, atol=1e-5)
 
 
 def test_a_rotation_is_one() -> None:
     """Distances stay, the middle of the output stays, and a zoom changes both axes of the section alike."""
     motion = make_motion([Rotate(degrees=90, tilt=30)], (-5, -5, -5), (12, 14, 16), (7, 9, 11), named_random(3))
-    places = motion.part((-5, -5, -5), (12, 14, 16)).field
+    places = motion.course((-5, -5, -5), (12, 14, 16), STRAIGHT).field()
     middle = places[:, 5 + 3, 5 + 4, 5 + 5]
     np.testing.assert_allclose(middle, [3, 4, 5], atol=1e-4)
     for axis in range(1, 4):
         np.testing.assert_allclose(np.linalg.norm(np.diff(places, axis=axis), axis=0), 1, atol=1e-4)
     flat = make_motion([Rotate(degrees=90, zoom=0.5)], (0, 0, 0), (3, 9, 9), (3, 9, 9), named_random(4))
-    field = flat.part((0, 0, 0), (3, 9, 9)).field
-    assert len(field) == 2  # sections stay themselves
-    steps = [np.linalg.norm(np.diff(field, axis=axis), axis=0) for axis in (2, 3)]
+    field = flat.course((0, 0, 0), (3, 9, 9), STRAIGHT).field()
+    np.testing.assert_array_equal(field[0], np.broadcast_to(np.arange(3).reshape(3, 1, 1), (3, 9, 9)))
+    steps = [np.linalg.norm(np.diff(field[1:], axis=axis), axis=0) for axis in (2, 3)]
     np.testing.assert_allclose(steps[0].mean(), steps[1].mean(), rtol=1e-4)
     assert abs(steps[0].mean() - 1) > 0.01
 
@@ -111,9 +170,11 @@ def test_a_rotation_is_one() -> None:
 def test_the_displacement_of_an_elastic_warp_has_its_size() -> None:
     item = Elastic(amplitude=3, spacing=(10, 10, 10))
     box = (0, 0, 0), (30, 60, 60)
-    fields = [make_motion([item], *box, box[1], named_random(seed)).part(*box).field for seed in range(12)]
+    fields = [
+        make_motion([item], *box, box[1], named_random(seed)).course(*box, STRAIGHT).field() for seed in range(12)
+    ]
     grid = np.arange(60, dtype=np.float32)
-    moves = np.stack([[y - grid[:, None], x - grid] for y, x in fields])
+    moves = np.stack([[y - grid[:, None], x - grid] for _, y, x in fields])
     assert 2.4 < moves.std() < 3.6
     assert abs(moves.mean()) < 0.5
     # Smooth: neighbours go the same way.

@@ -33,6 +33,26 @@ def standardise(values: npt.NDArray[Any], shift: Doubles, scale: Doubles) -> Arr
     return result
 
 
+@twin(reference.grade)
+def grade(values: Array, levels: Array) -> Array:
+    """Raise values to a power, then multiply and move them, section by section, in place.
+
+    For the power, the values are taken to go from 0 to 1.
+
+    Parameters
+    ----------
+    values : C-contiguous float32 array of shape (channel, z, y, x)
+    levels : float32 array of shape (3, z)
+        The power, the factor and what is added, of every section.
+
+    Returns
+    -------
+    The array itself.
+    """
+    _kernels.grade(values, levels)
+    return values
+
+
 @twin(reference.smooth)
 def smooth(values: Array, sigma_z: float, sigmas: Doubles) -> Array:
     """Convolve with Gaussians in place: across sections, and within each by a width of its own.

@@ -20,26 +20,46 @@ def places(affine: Array, splines: Sequence[tuple[Array, Array, Array, Array]], 
     return np.asarray(field, np.float32)
 
 
-def interpolate(image: Array, field: Array, moved: npt.NDArray[np.int32], low: Triple) -> Array:
+def interpolate(image: npt.NDArray[Any], levels: Array, course: Any, window: Any) -> Array:
     """Return an image at other places, as `warp.interpolate` says."""
-    where = _places(field, moved, low)
-    return np.stack([ndimage.map_coordinates(channel, where, order=1, mode="nearest") for channel in image])
+    factor, offset = levels[..., np.newaxis, np.newaxis]
+    where = _reflected(_places(course, window), window)
+    graded = image.astype(np.float64) * factor + offset
+    return np.stack([ndimage.map_coordinates(channel, where, order=1) for channel in graded]).astype(np.float32)
 
 
-def nearest(image_size: Triple, field: Array, moved: npt.NDArray[np.int32], low: Triple) -> npt.NDArray[np.int64]:
+def nearest(image_size: Triple, course: Any, window: Any, region: tuple[Triple, Triple]) -> tuple[Any, Any]:
     """Return the voxels nearest to places, as `warp.nearest` says."""
-    inside = [np.clip(p, 0, n - 1) for p, n in zip(_places(field, moved, low), image_size, strict=True)]
-    where = tuple(np.ceil(p - np.float32(0.5)).astype(np.int64) for p in inside)
-    return np.asarray(np.ravel_multi_index(where, image_size), np.int64)
+    found = _places(course, window)
+    where = tuple(np.ceil(p - 0.5).astype(np.int64) for p in _reflected(found, window))
+    inside = [(p > a - 0.5) & (p <= b - 0.5) for p, a, b in zip(found, *region, strict=True)]
+    return np.ravel_multi_index(where, image_size), inside[0] & inside[1] & inside[2]
 
 
-def _places(field: Array, moved: npt.NDArray[np.int32], low: Triple) -> Array:
-    """Return the places in an image, float32 of shape (3, z, y, x)."""
-    shift = moved.astype(np.float32).reshape(-1, 2, 1, 1) - np.array(low[1:], np.float32).reshape(2, 1, 1)
-    sections = np.arange(field.shape[1], dtype=np.float32).reshape(-1, 1, 1) if len(field) == 2 else field[0]
-    found = np.empty((3, *field.shape[1:]), np.float32)
-    found[0], found[1], found[2] = sections - low[0], field[-2] + shift[:, 0], field[-1] + shift[:, 1]
-    return found
+def _places(course: Any, window: Any) -> npt.NDArray[np.float64]:
+    """Return the places in an image, of shape (3, z, y, x)."""
+    found = np.zeros((3, *course.size))
+    found[3 - len(course.affine) :] = places(course.affine, course.splines, course.size)
+    placed: npt.NDArray[np.float64] = found + course.moved.T[:, :, None, None]
+    return np.asarray(placed + np.array(window.at).reshape(3, 1, 1, 1))
+
+
+def _reflected(places: npt.NDArray[np.float64], window: Any) -> npt.NDArray[np.float64]:
+    """Return places mirrored into what may be seen."""
+    found = []
+    for place, low, high in zip(places, window.low, window.high, strict=True):
+        last = high - low - 1
+        within = np.mod(place - low, 2 * last) if last else np.zeros_like(place)
+        found.append(low + np.minimum(within, 2 * last - within))
+    return np.stack(found)
+
+
+def grade(values: Array, levels: Array) -> Array:
+    """Return images of another look, as `greys.grade` says."""
+    power, factor, offset = levels[..., np.newaxis, np.newaxis].astype(np.float64)
+    low, high = float(values.min()), float(values.max())
+    curved = low + (high - low) * ((values - low) / ((high - low) or 1.0)) ** power
+    return np.asarray(curved * factor + offset, np.float32)
 
 
 def standardise(values: npt.NDArray[Any], shift: npt.NDArray[np.float64], scale: npt.NDArray[np.float64]) -> Array:

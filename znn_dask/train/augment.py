@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 import numpy as np
 
-from znn_dask.ops.greys import add_noise, smooth
+from znn_dask.ops.greys import add_noise, grade, smooth
 
 Chance: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Amount: TypeAlias = Annotated[float, msgspec.Meta(ge=0)]
@@ -56,18 +56,13 @@ class Grey(_OfGreyValues, frozen=True, kw_only=True):
 
     def apply(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """Return an image of another look."""
-        shape = (1, image.shape[1] if self.sections else 1, 1, 1)
-        gamma, contrast, brightness = (random.uniform(-1, 1, shape).astype(np.float32) for _ in range(3))
-        factor, offset = 1 + contrast * np.float32(self.contrast), brightness * np.float32(self.brightness)
-        low, high = image.min(), image.max()
-        if self.gamma and high > low:
-            image -= low
-            image *= np.float32(1 / (high - low))
-            np.power(image, np.exp2(gamma * np.float32(self.gamma)), out=image)
-            factor, offset = factor * (high - low), offset + factor * low
-        image *= factor
-        image += offset
-        return image
+        count = image.shape[1] if self.sections else 1
+        levels = np.empty((3, image.shape[1]), np.float32)
+        for number, amount in enumerate((self.gamma, self.contrast, self.brightness)):
+            levels[number] = random.uniform(-1, 1, count) * amount
+        levels[0] = np.exp2(levels[0])
+        levels[1] += 1
+        return grade(image, levels)
 
 
 class Noise(_OfGreyValues, frozen=True, kw_only=True):

@@ -4,9 +4,10 @@ What must be known of the whole volume is computed once, section after section, 
 memory and a region is the same as that part of the whole, bit for bit.
 """
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -79,6 +80,24 @@ class Prepared:
             values = standardise(values, shift, scale)
         return np.asarray(values[rest])
 
+    @property
+    def as_stored(self) -> bool:
+        """Whether values need only be multiplied and moved to be prepared."""
+        return self.clip is None and self.image.dtype in _GREYS
+
+    def greys(self, box: tuple[slice, ...]) -> "Greys":
+        """Return a region, given by a slice for every axis, as it is stored; or prepared, where that does not do."""
+        if not self.as_stored:
+            return Greys(np.ascontiguousarray(self[box]), _plain_levels(self.image, box))
+        levels = self._factors[:, *box[:2]]
+        return Greys(np.ascontiguousarray(self.image[box]), np.ascontiguousarray(levels))
+
+    @functools.cached_property
+    def _factors(self) -> np.ndarray:
+        """What values are multiplied with, and what is added, float32 of shape (2, channel, z)."""
+        scale = np.ones_like(self._shift) if self._scale is None else self._scale
+        return np.array([scale, -self._shift * scale], np.float32)
+
     def _levels(self) -> tuple[np.ndarray, np.ndarray | None]:
         """Return what is subtracted from every section, and what it is multiplied with, of shape (channel, z)."""
         shape = self.shape[:2]
@@ -95,6 +114,44 @@ class Prepared:
             spread = np.sqrt((found.variance + (found.mean - middle) ** 2).mean(axis=1, keepdims=True))
         spread = np.where(spread > 0, spread, 1.0)
         return np.broadcast_to(middle, shape), np.broadcast_to(1 / spread, shape)
+
+
+class Greys(NamedTuple):
+    """A region of an image.
+
+    Attributes
+    ----------
+    values : C-contiguous array of shape (channel, z, y, x), uint8, uint16 or float32
+    levels : float32 array of shape (2, channel, z)
+        What makes the values of a section comparable: a factor, and what is added.
+    """
+
+    values: np.ndarray
+    levels: np.ndarray
+
+
+_GREYS = (np.dtype(np.uint8), np.dtype(np.uint16))  # what kernels read beside float32
+
+
+def greys_of(image: Region, box: tuple[slice, ...]) -> Greys:
+    """Return a region of an image that is prepared where it is read, or of one that holds the values as they are."""
+    if isinstance(image, Prepared):
+        return image.greys(box)
+    return Greys(np.ascontiguousarray(image[box], np.float32), _plain_levels(image, box))
+
+
+def lies_in_memory(image: Region) -> bool:
+    """Return whether a whole volume can be given to kernels at no cost."""
+    if isinstance(image, Prepared):
+        return image.as_stored and lies_in_memory(image.image)
+    return isinstance(image, np.ndarray) and image.flags.c_contiguous and image.size < 1 << 31
+
+
+def _plain_levels(image: Region, box: tuple[slice, ...]) -> np.ndarray:
+    channels, depth = (len(range(*side.indices(n))) for side, n in zip(box[:2], image.shape, strict=False))
+    levels = np.zeros((2, channels, depth), np.float32)
+    levels[0] = 1.0
+    return levels
 
 
 @dataclass(frozen=True)

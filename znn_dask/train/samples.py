@@ -18,7 +18,7 @@ from znn_dask.train.mirror import Margins, margins, read_box, reflected
 from znn_dask.train.places import Blocks, Places
 from znn_dask.train.targets import Labels, TargetSpec
 from znn_dask.train.volumes import Box, Volume, check_channels, check_size, cut_region, load_volumes
-from znn_dask.train.warp import Motion, make_motion
+from znn_dask.train.warp import Frame, Motion, make_motion, moved_image, moved_labels
 
 __all__ = ["Sample", "Samples", "Volume", "check_channels", "check_size", "cut_region", "load_volumes"]
 
@@ -79,6 +79,14 @@ class _Cut:
         places = [reflected(p, *pair) for p, pair in zip(self.places(low, high), bounds, strict=True)]
         values = read_box(array, places)
         return values.swapaxes(-1, -2) if self.exchange else values
+
+    @property
+    def frame(self) -> Frame:
+        """How the patch lies in its volume."""
+        order = (0, 2, 1) if self.exchange else (0, 1, 2)
+        z, y, x = (self.start[own] + (self.size[axis] - 1 if self.flips[axis] else 0) for own, axis in enumerate(order))
+        signs = [-1 if flip else 1 for flip in self.flips]
+        return Frame((z, y, x), (signs[0], signs[1], signs[2]), order)
 
     def inside(self, bounds: Box, low: Triple, high: Triple) -> np.ndarray:
         """Return which voxels of a box of the patch lie inside bounds in the volume."""
@@ -213,9 +221,8 @@ class Samples:
             if motion is None:
                 images[name] = np.array(cut.read(image, item.reach, low, high), np.float32, order="C")
                 continue
-            part = motion.part(low, high)
-            first, last = part.source()
-            images[name] = part.image(cut.read(image, item.reach, first, last), first)
+            course = motion.course(low, high, cut.frame)
+            images[name] = moved_image(image, course, cut.frame.origin, item.reach)
         return images
 
     def _target(
@@ -224,17 +231,16 @@ class Samples:
         """Return the target and weights of a patch, (channel, z, y, x)."""
         low, high = _around(cut.size, *labels.spec.halo)
         bounds = _bounds(item, labels.spec)
-        part = None if motion is None else motion.part(low, high, labels=True)
-        first, last = (low, high) if part is None else part.source()
-        ids = cut.read(labels.ids, bounds, first, last)
+        arrays = [labels.ids] if item.mask is None else [labels.ids, item.mask]
         known = None
-        if self._weighs:
-            known = cut.inside(item.region, first, last)
-            if item.mask is not None:
-                known &= cut.read(item.mask, bounds, first, last) != 0
-        if part is not None:
-            ids, *others = part.nearest([ids] if known is None else [ids, known], first)
-            known = others[0] if others else None
+        if motion is not None:
+            course = motion.course(low, high, cut.frame, labels=True)
+            (ids, *masks), known = moved_labels(arrays, course, cut.frame.origin, bounds, item.region)
+        else:
+            ids, *masks = (cut.read(array, bounds, low, high) for array in arrays)
+            known = cut.inside(item.region, low, high) if self._weighs else None
+        for mask in masks:
+            known &= mask != 0
         target = labels.spec.make(ids, known)
         if not self._weighs:
             return target.values, None

@@ -7,17 +7,39 @@ field of coordinates, so that images are interpolated once (linearly) and labels
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from znn_dask.geometry import Triple
+from znn_dask.geometry import Triple, subtract
+from znn_dask.io.stored import Region
+from znn_dask.model.predict import mirrored
 from znn_dask.ops import warp
 from znn_dask.ops.memory import Array
 from znn_dask.train.augment import Elastic, Rotate, Shifted, named
+from znn_dask.train.preprocess import greys_of, lies_in_memory
 
+Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 RandomOf = Callable[[str], np.random.Generator]
 _SPLINE = 0.69  # the standard deviation that a cubic spline leaves, along one axis, of that of its coefficients
+
+
+class Frame(NamedTuple):
+    """How a patch lies in its volume.
+
+    Attributes
+    ----------
+    origin : (z, y, x)
+        The voxel of the volume at the patch's coordinates 0.
+    signs : three ints
+        -1 along the patch's axes that are flipped, else 1.
+    order : three ints
+        The axis of the patch behind each axis of the volume, and the other way round.
+    """
+
+    origin: Triple
+    signs: Triple
+    order: Triple
 
 
 @dataclass
@@ -45,55 +67,104 @@ class Motion:
     turn: np.ndarray = field(default_factory=lambda: np.zeros((3, 3)))
     splines: list[warp.Spline] = field(default_factory=list)
 
-    def part(self, low: Triple, high: Triple, labels: bool = False) -> "Part":
-        """Return where the voxels of a smaller box come from."""
-        size = high[0] - low[0], high[1] - low[1], high[2] - low[2]
+    def course(self, low: Triple, high: Triple, frame: Frame, labels: bool = False) -> warp.Course:
+        """Return where the voxels of a smaller box come from, along the axes of the volume, from its origin on."""
         cut = [slice(a - o, b - o) for a, b, o in zip(low, high, self.low, strict=True)]
-        moved = self.step[cut[0]] if labels else (self.step + self.slip)[cut[0]]
+        size = high[0] - low[0], high[1] - low[1], high[2] - low[2]
         along_z = self.turn[0].any() or any(spline.coefficients[0].any() for spline in self.splines)
-        maps = slice(0 if along_z else 1, 3)
+        # Of the volume's axes; exchanging y and x leaves z where it is.
+        order, signs = list(frame.order), np.array(frame.signs)[list(frame.order)]
+        maps = order if along_z else order[1:]
+        turned = signs[-len(maps) :]
         affine = np.empty((3, 4))
         affine[:, :3] = np.eye(3) + self.turn
         affine[:, 3] = low + self.turn @ (low - self.middle)
+        moved = np.zeros((size[0], 3), np.int32)
+        moved[:, 1:] = self.step[cut[0]] if labels else (self.step + self.slip)[cut[0]]
+        if not along_z:
+            moved[:, 0] = np.arange(low[0], high[0])
         splines = [
-            warp.Spline(s.coefficients[maps], s.z[cut[0]], s.y[cut[1]], np.ascontiguousarray(s.x[:, cut[2]]))
+            warp.Spline(
+                s.coefficients[maps] * turned.astype(np.float32)[:, None, None, None],
+                s.z[cut[0]],
+                s.y[cut[1]],
+                np.ascontiguousarray(s.x[:, cut[2]]),
+            )
             for s in self.splines
         ]
-        places = warp.places(np.ascontiguousarray(affine[maps], np.float32), splines, size)
-        return Part(low, places, np.ascontiguousarray(moved, np.int32))
+        return warp.Course(
+            np.asarray(affine[maps] * turned[:, None], np.float32),
+            splines,
+            np.ascontiguousarray(moved[:, order] * signs, np.int32),
+            size,
+        )
 
 
-@dataclass(frozen=True)
-class Part:
-    """A box of a patch, with the field of its voxels (see `ops.warp`) and the displacement of its sections."""
+def moved_image(image: Region, course: warp.Course, origin: Triple, reach: Box) -> Array:
+    """Return the image of a patch, float32 of shape (channel, z, y, x).
 
-    low: Triple
-    field: Array
-    moved: np.ndarray
+    Parameters
+    ----------
+    image : array of shape (channel, z, y, x), read by region
+    course : Course
+        From the voxel `origin` of the volume on.
+    origin : (z, y, x)
+    reach : three pairs (from, to) of int
+        Voxels of the image that may be seen.
+    """
+    low, high = _needed([image], course, origin, reach)
+    values, levels = greys_of(image, (slice(None), *map(slice, low, high)))
+    return warp.interpolate(values, levels, course, _window(origin, reach, low))
 
-    def source(self) -> tuple[Triple, Triple]:
-        """Return the box (low, high), in coordinates of the patch, that holds all it comes from."""
-        low, high = [self.low[0], 0, 0], [self.low[0] + self.field.shape[1], 0, 0]
-        for axis, values in zip(range(3)[-len(self.field) :], self.field, strict=True):
-            low[axis], high[axis] = math.floor(values.min()), math.ceil(values.max()) + 1
-        for axis in (1, 2):
-            low[axis] += int(self.moved[:, axis - 1].min())
-            high[axis] += int(self.moved[:, axis - 1].max())
-        return (low[0], low[1], low[2]), (high[0], high[1], high[2])
 
-    def image(self, values: np.ndarray, low: Triple) -> np.ndarray:
-        """Return an image, float32 of shape (channel, z, y, x), from that of its source, which begins at `low`."""
-        return warp.interpolate(np.asarray(values, np.float32), self.field, self.moved, self._first(low))
+def moved_labels(
+    labels: Sequence[Region], course: warp.Course, origin: Triple, bounds: Box, region: Box
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return the labels of a patch, exactly as they are, and where they come from inside a region.
 
-    def nearest(self, values: Sequence[np.ndarray], low: Triple) -> list[np.ndarray]:
-        """Return labels of shape (z, y, x) from those of their source, exactly as they are."""
-        size = values[0].shape
-        voxels = warp.nearest((size[0], size[1], size[2]), self.field, self.moved, self._first(low))
-        return [np.take(v, voxels) for v in values]
+    Parameters
+    ----------
+    labels : sequence of arrays of shape (z, y, x), read by region
+    course, origin
+        As for `moved_image`.
+    bounds : three pairs (from, to) of int
+        Voxels whose labels may be read.
+    region : three pairs (from, to) of int
 
-    def _first(self, low: Triple) -> Triple:
-        # Without places along z sections are counted from the first of the box.
-        return (low[0] - (0 if len(self.field) == 3 else self.low[0])), low[1], low[2]
+    Returns
+    -------
+    list of arrays of shape (z, y, x), bool array of that shape
+    """
+    low, high = _needed(labels, course, origin, bounds)
+    parts = [np.ascontiguousarray(array[tuple(map(slice, low, high))]) for array in labels]
+    z, y, x = parts[0].shape
+    within = _corners(region, low)
+    voxels, inside = warp.nearest((z, y, x), course, _window(origin, bounds, low), within)
+    return [np.take(part, voxels) for part in parts], inside
+
+
+def _needed(arrays: Sequence[Region], course: warp.Course, origin: Triple, bounds: Box) -> tuple[Triple, Triple]:
+    """Return the box (from, to) of a volume to read: all of what lies in memory, else what the patch comes from."""
+    if all(map(lies_in_memory, arrays)):
+        z, y, x = (int(n) for n in arrays[0].shape[-3:])
+        return (0, 0, 0), (z, y, x)
+    low, high = [], []
+    for values, first, (least, end) in zip(course.field(), origin, bounds, strict=True):
+        ends = math.floor(values.min()) + first, math.ceil(values.max()) + first + 1
+        places = mirrored(np.arange(*ends), least, end)
+        low.append(int(places.min()))
+        high.append(int(places.max()) + 1)
+    return (low[0], low[1], low[2]), (high[0], high[1], high[2])
+
+
+def _window(origin: Triple, bounds: Box, low: Triple) -> warp.Window:
+    return warp.Window(subtract(origin, low), *_corners(bounds, low))
+
+
+def _corners(box: Box, low: Triple) -> tuple[Triple, Triple]:
+    """Return the corners of a box, counted from `low`."""
+    (z, z_end), (y, y_end), (x, x_end) = box
+    return subtract((z, y, x), low), subtract((z_end, y_end, x_end), low)
 
 
 def make_motion(
