@@ -94,6 +94,31 @@ def test_figures_of_several_runs_add_up():
     assert summarize([replace(once, n_workers=4)]).idle_share == pytest.approx(1 - 10 / 36), "two without a task"
 
 
+def moved(run, ms, threads=(11, 12)):
+    """Return the same run later, perhaps on other threads."""
+    rows = {
+        thread: [v + ms * MS * (i % 5 in (1, 2)) for i, v in enumerate(row)]
+        for thread, row in zip(threads, run.rows.values(), strict=True)
+    }
+    return replace(run, rows=rows)
+
+
+def test_time_that_overlapping_runs_share_counts_once():
+    """Steps that begin while the one before ends: 0 to 9, 6 to 15 and 12 to 21 ms, 10 ms of work in each."""
+    once = made_by_hand()
+    found = summarize([once, moved(once, 6), moved(once, 12)])
+    assert found.span_s == pytest.approx(0.021)
+    assert found.idle_share == pytest.approx(1 - 30 / 42)
+    assert [w.idle_share for w in found.workers] == pytest.approx([1 - 18 / 21, 1 - 12 / 21])
+    # In whatever order they are told; those that touch the last two make one of all.
+    other = summarize([moved(once, 12), once, moved(once, 6)])
+    assert (other.span_s, other.idle_share) == pytest.approx((found.span_s, found.idle_share))
+    # Runs of other workers have time of their own.
+    apart = summarize([once, moved(once, 6, (13, 14))])
+    assert apart.span_s == pytest.approx(0.018)
+    assert apart.idle_share == pytest.approx(1 - 20 / 36)
+
+
 def test_the_distance_of_an_input_counts_the_tasks_of_its_worker():
     """One worker: p, q, r, then s, which reads all three."""
     dsk = {key: Task(key, make, 1) for key in "pqr"}

@@ -51,7 +51,7 @@ class Summary:
     n_workers : int
         The most that a run could use; some may have had no task.
     span_s : float
-        From the first start to the last end of each run, seconds.
+        From the first start to the last end of each run, seconds; time that runs share counts once.
     busy_s : float
         Of all tasks together, seconds.
     idle_share : float
@@ -100,8 +100,8 @@ def summarize(runs: Sequence[Recording]) -> Summary:
     of_run: dict[int, list[TracedTask]] = defaultdict(list)
     for task in tasks:
         of_run[task.run].append(task)
-    span = {run: (min(t.start_ns for t in of), max(t.end_ns for t in of)) for run, of in of_run.items()}
-    available = sum(runs[run].n_workers * (end - start) for run, (start, end) in span.items()) / 1e9
+    stretches = _stretches([(runs[run].n_workers, of) for run, of in of_run.items()])
+    available = sum(stretch.n_workers * stretch.seconds for stretch in stretches)
     busy = sum(task.seconds for task in tasks)
     path = longest_path(tasks)
     distance = _distances(tasks)
@@ -109,9 +109,9 @@ def summarize(runs: Sequence[Recording]) -> Summary:
         n_runs=len(runs),
         n_tasks=len(tasks),
         kinds=_kinds(tasks),
-        workers=_workers(tasks, span),
+        workers=_workers(tasks, stretches),
         n_workers=max((run.n_workers for run in runs), default=0),
-        span_s=sum(end - start for start, end in span.values()) / 1e9,
+        span_s=sum(stretch.seconds for stretch in stretches),
         busy_s=busy,
         idle_share=1 - busy / available if available else 0.0,
         path_s=sum(task.seconds for task in path),
@@ -136,15 +136,44 @@ def _kinds(tasks: Sequence[TracedTask]) -> tuple[Kind, ...]:
     return tuple(sorted(kinds, key=lambda kind: -kind.seconds))
 
 
-def _workers(tasks: Sequence[TracedTask], span: dict[int, tuple[int, int]]) -> tuple[Worker, ...]:
+@dataclass
+class _Stretch:
+    """The time of runs that overlap and share workers, as the steps of `Model.steps` do."""
+
+    n_workers: int
+    start_ns: int
+    end_ns: int
+    workers: set[int]
+
+    @property
+    def seconds(self) -> float:
+        return (self.end_ns - self.start_ns) / 1e9
+
+
+def _stretches(runs: Sequence[tuple[int, Sequence[TracedTask]]]) -> list[_Stretch]:
+    """Return the stretches of runs, each given by how many workers it could use and its tasks."""
+    found: list[_Stretch] = []
+    for n_workers, tasks in runs:
+        start, end = min(t.start_ns for t in tasks), max(t.end_ns for t in tasks)
+        new = _Stretch(n_workers, start, end, {t.worker for t in tasks})
+        for other in found[:]:
+            if other.workers & new.workers and other.start_ns < new.end_ns and new.start_ns < other.end_ns:
+                found.remove(other)
+                new.n_workers = max(new.n_workers, other.n_workers)
+                new.start_ns, new.end_ns = min(new.start_ns, other.start_ns), max(new.end_ns, other.end_ns)
+                new.workers |= other.workers
+        found.append(new)
+    return found
+
+
+def _workers(tasks: Sequence[TracedTask], stretches: Sequence[_Stretch]) -> tuple[Worker, ...]:
     of: dict[int, list[TracedTask]] = defaultdict(list)
     for task in tasks:
         of[task.worker].append(task)
     found = []
     for number in sorted(of):
         seconds = sum(task.seconds for task in of[number])
-        spans = [span[run] for run in {task.run for task in of[number]}]
-        available = sum(end - start for start, end in spans) / 1e9
+        available = sum(stretch.seconds for stretch in stretches if number in stretch.workers)
         found.append(Worker(number, len(of[number]), seconds, 1 - seconds / available if available else 0.0))
     return tuple(found)
 
