@@ -62,14 +62,14 @@ def _us(seconds: float) -> str:
     return f"{seconds * 1e6:.3g} us"
 
 
-# Today's: between two tasks of an update pass 9 us, the stamps of the trace taken off (2 to 4 us where tasks are empty
-# and caches warm: `bench/scheduler.py`), and the Python function around a kernel takes about 20 (`lower.cost.CALL_S`).
-# All of that holds the interpreter's lock. Beside a second worker every task of an update, short or long, took 25 to
-# 35 us longer (width 40, kernel 3), 20 to 30 of them on the CPU: objects and counts that the other core wrote last.
-GIL = Dispatch(seconds=9e-6, serial=29e-6, shared=25e-6, wake=30e-6, name="gil")
+# Today's: between two tasks of an update pass 3 to 6 us, and the Python function around a kernel takes about 20
+# (`lower.cost.CALL_S`). All of that holds the interpreter's lock. Beside a second worker the shorter half of the tasks
+# of six networks took 2 to 7 us longer: objects and counts that the other core wrote last. What longer ones take more
+# is memory's. (`bench/simulated.py --validate` says how far this is from the truth on a machine.)
+GIL = Dispatch(seconds=5e-6, serial=20e-6, shared=5e-6, wake=30e-6, name="gil")
 # Without that lock the same costs lie beside each other, but for the run's own lock around the queue. An assumption:
 # nobody has measured it.
-FREE_THREADED = Dispatch(seconds=9e-6, serial=1e-6, shared=25e-6, wake=30e-6, name="free-threaded")
+FREE_THREADED = Dispatch(seconds=5e-6, serial=1e-6, shared=5e-6, wake=30e-6, name="free-threaded")
 # A loop that is no Python and calls kernels itself: a few cache misses to count down and to fetch arguments, the lock
 # of the queue for a hundred nanoseconds, and nothing of the function around the kernel. Threads wake today's way. An
 # estimate.
