@@ -21,7 +21,7 @@ void places(const Motion& m, float* field, float* scratch) {
 struct Side {
   float low, high, period, per_period;  // the first and the last voxel
   float least, most;                    // those of them that the image holds
-  float inner;                          // places from `least` to this one have two voxels after them
+  float inner;                          // places from `least` to below this one have two voxels after them, or need none
   int before, at, next;                 // the last voxel that has one after it; the origin's index; how far the next is
 };
 static Side side_of(const Window& w, int axis, int length, int stride, bool between = true) {
@@ -29,7 +29,7 @@ static Side side_of(const Window& w, int axis, int length, int stride, bool betw
   const int least = low > 0 ? low : 0, most = min_of(high, length - 1);
   const bool several = most > least && between;  // else a place is a voxel
   return {(float)(low - at), (float)(high - at), (float)(2 * span), span > 0 ? 0.5f / (float)span : 0.0f, (float)(least - at),
-          (float)(most - at), (float)(most - 2 - at), several ? most - 1 - at : most - at, at, several ? stride : 0};
+          (float)(most - at), (float)(between ? most - 2 - at : most + 1 - at), several ? most - 1 - at : most - at, at, several ? stride : 0};
 }
 
 ZNN_INLINE bool any_of(vi lanes) {
