@@ -17,6 +17,13 @@ from typing import Any
 PACKAGES = ("znn-dask", "numpy", "dask", "distributed", "joblib", "pyfftw", "scipy", "torch")
 
 
+def once(run: Callable[[], object]) -> float:
+    """Return the seconds of one call."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
 def alternate(
     candidates: Mapping[str, Callable[[], object]], repetitions: int, warmup: int = 2, pause_s: float = 0.0
 ) -> dict[str, list[float]]:
@@ -31,9 +38,7 @@ def alternate(
     for _ in range(repetitions):
         for name, run in candidates.items():
             time.sleep(pause_s)
-            start = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(once(run))
     return times
 
 

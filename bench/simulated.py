@@ -16,7 +16,6 @@ reach together, and where that is far from their number, run it again when the m
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -24,7 +23,7 @@ from typing import Any
 
 import limits
 import presets
-from measure import alternate, environment, ratio, summary, write_json
+from measure import alternate, environment, once, ratio, summary, write_json
 from pieces import cut
 from presets import MOMENTUM, PRESETS, RATE, Setting
 
@@ -156,13 +155,6 @@ def _compared(simulation: Simulation, n: int, times: dict[str, list[float]]) -> 
     row = next(row for row in simulation.curves[0].rows if row.n_workers == n)
     share = row.makespan_s / statistics.median(times[str(n)])
     return {"predicted_s": row.makespan_s, "over_measured": share, "speedup": row.speedup}
-
-
-def once(step: Callable[[], Any]) -> float:
-    """Return the seconds of an update."""
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
 
 
 def show_validation(name: str, report: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 
 import presets
 from floor import floor
-from measure import alternate, environment, ratio, summary, write_json
+from measure import alternate, environment, once, ratio, summary, write_json
 from peers import NO_TIME, TOLERANCE, affordable, difference, try_all, write_sample
 from presets import MOMENTUM, PRESETS, RATE, Setting
 from torch_peer import TorchNet
@@ -63,13 +63,6 @@ def check(name: str, answer: Any, reference: Any) -> float:
             "gradients may differ; with another sample (--seed) they must not"
         )
     return error
-
-
-def once(run: Callable[[], Any]) -> float:
-    """Return the seconds of one call."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
 
 
 def try_torch(

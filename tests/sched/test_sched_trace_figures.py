@@ -80,10 +80,18 @@ def test_figures_of_a_trace_made_by_hand():
     assert found.peak_bytes == 1110
 
 
+def moved(run, ms, threads=(11, 12)):
+    """Return the same run later, perhaps on other threads."""
+    rows = {
+        thread: [v + ms * MS * (i % 5 in (1, 2)) for i, v in enumerate(row)]
+        for thread, row in zip(threads, run.rows.values(), strict=True)
+    }
+    return replace(run, rows=rows)
+
+
 def test_figures_of_several_runs_add_up():
     once = made_by_hand()
-    rows = {t: [v + 20 * MS * (i % 5 in (1, 2)) for i, v in enumerate(row)] for t, row in once.rows.items()}
-    later = replace(once, rows=rows)
+    later = moved(once, 20)
     one, two = summarize([once]), summarize([once, later])
     assert two.span_s == pytest.approx(2 * one.span_s)
     assert two.path_s == pytest.approx(2 * one.path_s)
@@ -92,15 +100,6 @@ def test_figures_of_several_runs_add_up():
     assert two.peak_bytes == one.peak_bytes, "one run after the other"
     assert summarize([once, replace(once)]).peak_bytes == 2 * one.peak_bytes, "both at once"
     assert summarize([replace(once, n_workers=4)]).idle_share == pytest.approx(1 - 10 / 36), "two without a task"
-
-
-def moved(run, ms, threads=(11, 12)):
-    """Return the same run later, perhaps on other threads."""
-    rows = {
-        thread: [v + ms * MS * (i % 5 in (1, 2)) for i, v in enumerate(row)]
-        for thread, row in zip(threads, run.rows.values(), strict=True)
-    }
-    return replace(run, rows=rows)
 
 
 def test_time_that_overlapping_runs_share_counts_once():

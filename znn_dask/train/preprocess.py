@@ -88,7 +88,7 @@ class Prepared:
     def greys(self, box: tuple[slice, ...]) -> "Greys":
         """Return a region, given by a slice for every axis, as it is stored; or prepared, where that does not do."""
         if not self.as_stored:
-            return Greys(np.ascontiguousarray(self[box]), _plain_levels(self.image, box))
+            return _comparable(self[box])
         levels = self._factors[:, *box[:2]]
         return Greys(np.ascontiguousarray(self.image[box]), np.ascontiguousarray(levels))
 
@@ -137,7 +137,7 @@ def greys_of(image: Region, box: tuple[slice, ...]) -> Greys:
     """Return a region of an image that is prepared where it is read, or of one that holds the values as they are."""
     if isinstance(image, Prepared):
         return image.greys(box)
-    return Greys(np.ascontiguousarray(image[box], np.float32), _plain_levels(image, box))
+    return _comparable(image[box])
 
 
 def lies_in_memory(image: Region) -> bool:
@@ -147,11 +147,11 @@ def lies_in_memory(image: Region) -> bool:
     return isinstance(image, np.ndarray) and image.flags.c_contiguous and image.size < 1 << 31
 
 
-def _plain_levels(image: Region, box: tuple[slice, ...]) -> np.ndarray:
-    channels, depth = (len(range(*side.indices(n))) for side, n in zip(box[:2], image.shape, strict=False))
-    levels = np.zeros((2, channels, depth), np.float32)
+def _comparable(values: np.ndarray) -> Greys:
+    """Return values that need no levels."""
+    levels = np.zeros((2, *values.shape[:2]), np.float32)
     levels[0] = 1.0
-    return levels
+    return Greys(np.ascontiguousarray(values, np.float32), levels)
 
 
 @dataclass(frozen=True)

@@ -62,11 +62,15 @@ class _Cut:
     flips: tuple[bool, bool, bool]
     exchange: bool
 
+    @property
+    def order(self) -> Triple:
+        """The axis of the volume behind each of the patch, and the other way round."""
+        return (0, 2, 1) if self.exchange else (0, 1, 2)
+
     def places(self, low: Triple, high: Triple) -> list[range]:
         """Return the coordinates in the volume, along its axes, of a box of the patch."""
-        order = (0, 2, 1) if self.exchange else (0, 1, 2)
         found = [range(0)] * 3
-        for axis, own in enumerate(order):
+        for axis, own in enumerate(self.order):
             first, count = low[axis], high[axis] - low[axis]
             # The margins change sides with a flip, too: the network's "before" lies after.
             step = -1 if self.flips[axis] else 1
@@ -83,7 +87,7 @@ class _Cut:
     @property
     def frame(self) -> Frame:
         """How the patch lies in its volume."""
-        order = (0, 2, 1) if self.exchange else (0, 1, 2)
+        order = self.order
         z, y, x = (self.start[own] + (self.size[axis] - 1 if self.flips[axis] else 0) for own, axis in enumerate(order))
         signs = [-1 if flip else 1 for flip in self.flips]
         return Frame((z, y, x), (signs[0], signs[1], signs[2]), order)
@@ -221,8 +225,8 @@ class Samples:
             if motion is None:
                 images[name] = np.array(cut.read(image, item.reach, low, high), np.float32, order="C")
                 continue
-            course = motion.course(low, high, cut.frame)
-            images[name] = moved_image(image, course, cut.frame.origin, item.reach)
+            frame = cut.frame
+            images[name] = moved_image(image, motion.course(low, high, frame), frame.origin, item.reach)
         return images
 
     def _target(
@@ -234,8 +238,9 @@ class Samples:
         arrays = [labels.ids] if item.mask is None else [labels.ids, item.mask]
         known = None
         if motion is not None:
-            course = motion.course(low, high, cut.frame, labels=True)
-            (ids, *masks), known = moved_labels(arrays, course, cut.frame.origin, bounds, item.region)
+            frame = cut.frame
+            course = motion.course(low, high, frame, labels=True)
+            (ids, *masks), known = moved_labels(arrays, course, frame.origin, bounds, item.region)
         else:
             ids, *masks = (cut.read(array, bounds, low, high) for array in arrays)
             known = cut.inside(item.region, low, high) if self._weighs else None

@@ -18,8 +18,8 @@ from znn_dask.ops import warp
 from znn_dask.ops.memory import Array
 from znn_dask.train.augment import Elastic, Rotate, Shifted, named
 from znn_dask.train.preprocess import greys_of, lies_in_memory
+from znn_dask.train.volumes import Box
 
-Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 RandomOf = Callable[[str], np.random.Generator]
 _SPLINE = 0.69  # the standard deviation that a cubic spline leaves, along one axis, of that of its coefficients
 
