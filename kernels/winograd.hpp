@@ -111,6 +111,9 @@ ZNN_INLINE void output_line(const vf (&t)[N], vf (&y)[M]) {
 
 // ---- transforms of squares
 
+// For a function within a function: of some the compiler would make calls, whose vectors go through memory.
+#define ZNN_INLINE_HERE __attribute__((always_inline))
+
 // IY x IX values, get(y, x), become OY x OX, put(y, x, value): along y first, by the transform that the line is.
 template <int IY, int IX, int OY, int OX, typename Line, typename Get, typename Put>
 ZNN_INLINE void transform_square(const Line& transform, const Get& get, const Put& put) {
@@ -135,19 +138,19 @@ ZNN_INLINE void transform_square(const Line& transform, const Get& get, const Pu
 // From values get(y, x), or those `in` floats apart, to places `out` floats apart.
 template <int NY, int NX, typename Get>
 ZNN_INLINE void input_square(const Get& get, float* to, size_t out) {
-  transform_square<NY, NX, NY, NX>([](const auto& d, auto& values) { input_line(d, values); }, get,
+  transform_square<NY, NX, NY, NX>([](const auto& d, auto& values) ZNN_INLINE_HERE { input_line(d, values); }, get,
                                    [&](int y, int x, vf value) { store(to + (y * NX + x) * out, value); });
 }
 
 template <int NY, int NX, int KY, int KX, typename Get>
 ZNN_INLINE void tap_square(const Get& get, float* to, size_t out) {
-  transform_square<KY, KX, NY, NX>([](const auto& g, auto& values) { tap_line(g, values); }, get,
+  transform_square<KY, KX, NY, NX>([](const auto& g, auto& values) ZNN_INLINE_HERE { tap_line(g, values); }, get,
                                    [&](int y, int x, vf value) { store(to + (y * NX + x) * out, value); });
 }
 
 template <int NY, int NX, int MY, int MX>
 ZNN_INLINE void output_square(const float* from, size_t in, float* to, size_t out) {
-  transform_square<NY, NX, MY, MX>([](const auto& t, auto& values) { output_line(t, values); },
+  transform_square<NY, NX, MY, MX>([](const auto& t, auto& values) ZNN_INLINE_HERE { output_line(t, values); },
                                    [&](int y, int x) { return load(from + (y * NX + x) * in); },
                                    [&](int y, int x, vf value) { store(to + (y * MX + x) * out, value); });
 }
@@ -289,11 +292,31 @@ ZNN_INLINE void with_lanes(const Source& s, const float* slice, int y, int x, in
   body([&](int dy, int dx) { return load(from[dy][dx]); });
 }
 
-// One row of an image: its square at (y, x), in lanes `point_step` apart from point to point.
+// Where the square of a row begins in its slice, which may be outside of it.
+struct Corner {
+  const float* slice;
+  int y, x;
+};
+
+// Asks for a square that will be read: squares are no stream, which the processor would foresee.
 template <int NY, int NX>
-ZNN_INLINE void transform_row(const Source& s, const float* slice, int y, int x, float* to, size_t point_step) {
-  for (int c = 0; c < s.channels; c += LANES)
-    with_lanes<NY, NX>(s, slice, y, x, c, [&](const auto& get) { input_square<NY, NX>(get, to + c, point_step); });
+ZNN_INLINE void ask_for(const Source& s, Corner at, int c) {
+  const ptrdiff_t step = s.stride, line = s.size.x * step;
+  const float* corner = at.slice + at.y * line + at.x * step + c;
+#pragma GCC unroll 6
+  for (int dy = 0; dy < NY; dy++)
+#pragma GCC unroll 6
+    for (int dx = 0; dx < NX; dx++) __builtin_prefetch(corner + dy * line + dx * step);
+}
+
+// One row of an image: its square, in lanes `point_step` apart from point to point. `next` is that of the next row.
+template <int NY, int NX>
+ZNN_INLINE void transform_row(const Source& s, Corner at, Corner next, float* to, size_t point_step) {
+  for (int c = 0; c < s.channels; c += LANES) {
+    ask_for<NY, NX>(s, next, c);
+    with_lanes<NY, NX>(s, at.slice, at.y, at.x, c,
+                       [&](const auto& get) ZNN_INLINE_HERE { input_square<NY, NX>(get, to + c, point_step); });
+  }
 }
 
 }  // namespace znn::ZNN_ISA

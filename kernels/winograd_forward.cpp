@@ -128,21 +128,23 @@ static void transform_images(const Job& job, int first, int tiles, int z, int sl
     const size_t channels = a.blocks[block].channels, slice_floats = (size_t)a.size.y * a.size.x * channels;
     const float* data = a.blocks[block].data;
     const Source source = {data, data + a.batch * a.size.z * slice_floats, a.size, channels, (int)channels};
-    for (int tile = 0; tile < tiles; tile++) {
+    const auto corner = [&](int tile, int s) -> Corner {
       const Place place = place_of(job.t, first + tile);
+      const ptrdiff_t slice = (ptrdiff_t)place.entry * a.size.z + z + s - a.pad.z;
+      return {data + slice * (ptrdiff_t)slice_floats, place.y - a.pad.y, place.x - a.pad.x};
+    };
+    Corner at = corner(0, 0);
+    for (int tile = 0; tile < tiles; tile++)
       for (int s = 0; s < slices; s++) {
+        const Corner next = s + 1 < slices ? corner(tile, s + 1) : corner(tile + 1, 0);
         float* to = lane + ((size_t)s * tiles + tile) * job.lanes;
         const int iz = z + s - a.pad.z;
-        if (iz < 0 || iz >= a.size.z) {
+        if (iz < 0 || iz >= a.size.z)
           for (size_t point = 0; point < job.t.points(); point++) fill_zero(to + point * point_step, source.channels);
-          continue;
-        }
-        const float* slice = source.data + ((size_t)place.entry * a.size.z + iz) * slice_floats;
-        with_square(job.t, [&](auto q) {
-          transform_row<q.ny, q.nx>(source, slice, place.y - a.pad.y, place.x - a.pad.x, to, point_step);
-        });
+        else
+          with_square(job.t, [&](auto q) { transform_row<q.ny, q.nx>(source, at, next, to, point_step); });
+        at = next;
       }
-    }
     lane += lanes_for(source.channels);
   }
 }

@@ -100,14 +100,19 @@ static void transform_images(const Job& job, int first, int tiles, int z, int sl
   const size_t rows = (size_t)tiles * slices, point_step = point_step_for(rows * job.lanes);
   const size_t channels = a.in_channels, all = a.batch * a.size.voxels() * channels;
   const Source source = {a.image, a.image + all, a.size, channels, a.in_channels};
-  for (int tile = 0; tile < tiles; tile++) {
+  const auto corner = [&](int tile, int s) -> Corner {
     const Place place = place_of(job.t, first + tile);
+    const size_t slice = (size_t)place.entry * a.size.z + z + s;
+    return {a.image + slice * a.size.y * a.size.x * channels, place.y, place.x};
+  };
+  Corner at = corner(0, 0);
+  for (int tile = 0; tile < tiles; tile++)
     for (int s = 0; s < slices; s++) {
-      const float* slice = a.image + ((size_t)place.entry * a.size.z + z + s) * a.size.y * a.size.x * source.stride;
+      const Corner next = s + 1 < slices ? corner(tile, s + 1) : corner(tile + 1, 0);
       float* to = job.chunk + ((size_t)s * tiles + tile) * job.lanes;
-      with_square(job.t, [&](auto q) { transform_row<q.ny, q.nx>(source, slice, place.y, place.x, to, point_step); });
+      with_square(job.t, [&](auto q) { transform_row<q.ny, q.nx>(source, at, next, to, point_step); });
+      at = next;
     }
-  }
 }
 
 static void transform_gradients(const Job& job, int first, int tiles, int z, int slices) {
@@ -116,22 +121,30 @@ static void transform_gradients(const Job& job, int first, int tiles, int z, int
   const size_t width = job.part.width(), point_step = point_step_for((size_t)tiles * slices * width);
   const float* end = a.d_out + (size_t)a.batch * m.voxels() * a.out_channels;
   const Source source = {a.d_out, end, m, (size_t)a.out_channels, job.part.first + job.part.count};
-  for (int tile = 0; tile < tiles; tile++) {
+  const auto corner = [&](int tile, int s) -> Corner {
     const Place place = place_of(job.t, first + tile);
+    const size_t slice = (size_t)place.entry * m.z + z + s;
+    return {a.d_out + slice * m.y * m.x * a.out_channels, place.y, place.x};
+  };
+  Corner at = corner(0, 0);
+  for (int tile = 0; tile < tiles; tile++)
     for (int s = 0; s < slices; s++) {
-      const float* slice = a.d_out + (((size_t)place.entry * m.z + z + s) * m.y) * m.x * a.out_channels;
+      const Corner next = s + 1 < slices ? corner(tile, s + 1) : corner(tile + 1, 0);
       float* to = job.d_chunk + ((size_t)s * tiles + tile) * width;
       with_square(job.t, [&](auto q) {
-        for (size_t c = 0; c < width; c += LANES)
-          with_lanes<q.my, q.mx>(source, slice, place.y, place.x, job.part.first + (int)c, [&](const auto& get) {
+        for (size_t c = 0; c < width; c += LANES) {
+          const int channel = job.part.first + (int)c;
+          ask_for<q.my, q.mx>(source, next, channel);
+          with_lanes<q.my, q.mx>(source, at.slice, at.y, at.x, channel, [&](const auto& get) ZNN_INLINE_HERE {
             if (job.part.fold == 2)
               tap_square<q.ny, q.nx, q.my, q.mx>([&](int y, int x) { return twice(get(y, x)); }, to + c, point_step);
             else
               tap_square<q.ny, q.nx, q.my, q.mx>(get, to + c, point_step);
           });
+        }
       });
+      at = next;
     }
-  }
 }
 
 // One line of sums for a tap: to the kernel gradient, from lanes that may be folded.
