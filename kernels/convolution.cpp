@@ -5,13 +5,15 @@
 #include <string>
 
 #include "bindings.hpp"
+#include "winograd_tiles.hpp"
 
 namespace {
 
 enum class By { DIRECT, WINOGRAD };
 
 void require_squares(By by, znn::Size kernel) {
-  require(by == By::DIRECT || (kernel.y == kernel.x && kernel.y >= 2 && kernel.y <= 5),
+  using namespace znn::ZNN_ISA;
+  require(by == By::DIRECT || (kernel.y == kernel.x && kernel.y >= FEWEST_TAPS && kernel.y <= MOST_TAPS),
           "Winograd's algorithm is for kernels with as many taps along y as along x, 2 to 5");
 }
 
@@ -326,6 +328,13 @@ void join_complex(const Array<const float, 5>& spectrum, size_t first, size_t co
   znn::table().join_complex(spectrum.data(), spectrum.shape(4), first, count, size_of(tile).voxels(), tile.data(), tile.shape(3) / 2);
 }
 
+// Products of Winograd's algorithm for y by x outputs of k by k taps.
+int64_t winograd_products(int y, int x, int k) {
+  using namespace znn::ZNN_ISA;
+  require(y > 0 && x > 0 && k >= FEWEST_TAPS && k <= MOST_TAPS, "outputs are at least 1, taps 2 to 5");
+  return products_of(tile_for(y, x, k), y, x, k);
+}
+
 template <By by>
 void bind_taps(nb::module_& m, const std::string& name) {
   m.def((name + "_forward").c_str(), &forward<by>, "images"_a, "kernels"_a, "out"_a, "bias"_a = nb::none(), "function"_a = -1,
@@ -339,6 +348,7 @@ void bind_taps(nb::module_& m, const std::string& name) {
 void bind_convolution(nb::module_& m) {
   bind_taps<By::DIRECT>(m, "direct");
   bind_taps<By::WINOGRAD>(m, "winograd");
+  m.def("winograd_products", &winograd_products, "y"_a, "x"_a, "k"_a);
   m.def("spectral_product", &spectral_product, "images"_a, "kernels"_a, "transform"_a, "twiddles"_a, "backward"_a, "out"_a);
   m.def("stored_product", &stored_product, "images"_a, "kernels"_a, "transform"_a, "backward"_a, "out"_a);
   m.def("spectral_gradient", &spectral_gradient, "image"_a, "d_out"_a, "transform"_a, "twiddles"_a, "share"_a, "n_shares"_a,

@@ -9,29 +9,74 @@
 #pragma once
 #include "direct.hpp"
 #include "table.hpp"
+#include "winograd_tiles.hpp"
 
 namespace znn::ZNN_ISA {
 
+// For a function within a function: of some the compiler would make calls, whose vectors go through memory.
+#define ZNN_INLINE_HERE __attribute__((always_inline))
+
 // ---- transforms of lines, each value a vector
 
-// The points of 4, 5 and 6: 0, NEAR, -NEAR, infinity, of 5 also FAR, of 6 also FAR and -FAR. Of many tried they round
-// least: those of 6 half as much as 1 and 2 would, those of 5 two thirds as much.
+// The points: 0, pairs of a value and its opposite, infinity, and of 5 one (ALONE) that has no opposite. Of many tried
+// these round least: those of 6 half as much as 1 and 2 would, those of 5 two thirds as much; of 8 four times as much.
+constexpr float ALONE = 2.0f;
 template <int N>
-struct Points {
-  static_assert(N >= 4 && N <= 6, "4 to 6 points");
-  static constexpr float near = N == 4 ? 1.0f : 0.75f, far = N == 4 ? 0.0f : N == 5 ? 2.0f : 1.5f;
-  static constexpr float near2 = near * near, far2 = far * far;
-};
+constexpr float point(int pair) {
+  static_assert((N >= 4 && N <= 6) || N == 8, "4, 5, 6 or 8 points");
+  if (N == 4) return 1.0f;
+  if (N == 8) return pair == 0 ? 0.5f : pair == 1 ? 1.0f : 2.0f;
+  return pair == 0 ? 0.75f : 1.5f;
+}
+template <int N>
+constexpr float square(int pair) { return point<N>(pair) * point<N>(pair); }
+constexpr int pairs_of(int points) { return (points - 2) / 2; }
 
-// That of 5 points, among which FAR has no opposite.
+// Calls body with the number p of every pair as a constant.
+template <int P>
+struct Pair {
+  static constexpr int p = P;
+};
+template <int N, int P = 0, typename Body>
+ZNN_INLINE void with_pairs(const Body& body) {
+  body(Pair<P>{});
+  if constexpr (P + 1 < pairs_of(N)) with_pairs<N, P + 1>(body);
+}
+
+// Coefficients, lowest first, of the product of (t - square) over all pairs but one, or over all (-1).
+template <int N>
+struct Polynomial {
+  float c[N / 2] = {1.0f};
+  int degree = 0;
+};
+template <int N>
+constexpr Polynomial<N> without(int pair) {
+  Polynomial<N> p;
+  for (int q = 0; q < pairs_of(N); q++) {
+    if (q == pair) continue;
+    p.c[++p.degree] = 0.0f;
+    for (int j = p.degree; j >= 0; j--) p.c[j] = (j > 0 ? p.c[j - 1] : 0.0f) - square<N>(q) * p.c[j];
+  }
+  return p;
+}
+// One over the product of the differences between a point, or 0 (-1), and the others.
+template <int N>
+constexpr float scale(int pair) {
+  float product = pair < 0 ? 1.0f : 2.0f * square<N>(pair);
+  for (int q = 0; q < pairs_of(N); q++)
+    if (q != pair) product *= (pair < 0 ? 0.0f : square<N>(pair)) - square<N>(q);
+  return 1.0f / product;
+}
+
+// That of 5 points.
 template <int K>
 ZNN_INLINE void tap_line_of_5(const vf (&g)[K], vf (&to)[5]) {
-  using P = Points<5>;
-  constexpr float AT_0 = 1.0f / (P::near2 * P::far), AT_FAR = 1.0f / (P::far * (P::far2 - P::near2));
-  constexpr float AT_NEAR = 0.5f / (P::near2 * (P::near - P::far)), OPPOSITE = -0.5f / (P::near2 * (P::near + P::far));
+  constexpr float NEAR = point<5>(0), NEAR2 = square<5>(0);
+  constexpr float AT_0 = 1.0f / (NEAR2 * ALONE), AT_ALONE = 1.0f / (ALONE * (ALONE * ALONE - NEAR2));
+  constexpr float AT_NEAR = 0.5f / (NEAR2 * (NEAR - ALONE)), OPPOSITE = -0.5f / (NEAR2 * (NEAR + ALONE));
   vf even = (vf){}, odd = (vf){}, distant = (vf){};
-  float near = 1.0f, far = AT_FAR;
-  for (int l = 0; l < K; l++, near *= P::near, far *= P::far) {
+  float near = 1.0f, far = AT_ALONE;
+  for (int l = 0; l < K; l++, near *= NEAR, far *= ALONE) {
     (l % 2 ? odd : even) += g[l] * near;
     distant += g[l] * far;
   }
@@ -45,65 +90,67 @@ ZNN_INLINE void tap_line_of_5(const vf (&g)[K], vf (&to)[5]) {
 // Values at the n points of the polynomial whose coefficients are the taps, each over the product of the differences.
 template <int N, int K>
 ZNN_INLINE void tap_line(const vf (&g)[K], vf (&to)[N]) {
-  using P = Points<N>;
   if constexpr (N == 5) return tap_line_of_5(g, to);
-  constexpr float AT_0 = N == 4 ? -1.0f : 1.0f / (P::near2 * P::far2);
-  constexpr float AT_NEAR = N == 4 ? 0.5f : 0.5f / (P::near2 * (P::near2 - P::far2));
-  constexpr float AT_FAR = N == 4 ? 0.0f : 0.5f / (P::far2 * (P::far2 - P::near2));
+  constexpr float AT_0 = scale<N>(-1);
   to[0] = g[0] * AT_0;
   to[N - 1] = g[K - 1];
-  for (int p = 1; p <= (N - 2) / 2; p++) {
-    const float point = p == 1 ? P::near : P::far;
-    float power = p == 1 ? AT_NEAR : AT_FAR;
+  with_pairs<N>([&](auto pair) ZNN_INLINE_HERE {
+    constexpr float POINT = point<N>(pair.p), SCALE = scale<N>(pair.p);
+    float power = SCALE;
     vf even = (vf){}, odd = (vf){};
-    for (int l = 0; l < K; l++, power *= point) (l % 2 ? odd : even) += g[l] * power;
-    to[2 * p - 1] = even + odd;
-    to[2 * p] = even - odd;
-  }
+    for (int l = 0; l < K; l++, power *= POINT) (l % 2 ? odd : even) += g[l] * power;
+    to[2 * pair.p + 1] = even + odd;
+    to[2 * pair.p + 2] = even - odd;
+  });
+}
+
+// That of 5 points.
+ZNN_INLINE void input_line_of_5(const vf (&d)[5], vf (&to)[5]) {
+  constexpr float NEAR = point<5>(0), NEAR2 = square<5>(0);
+  const vf e1 = d[1] - ALONE * d[0], e2 = d[2] - ALONE * d[1], e3 = d[3] - ALONE * d[2], e4 = d[4] - ALONE * d[3];
+  to[0] = e3 - NEAR2 * e1;
+  to[1] = e3 + NEAR * e2;
+  to[2] = e3 - NEAR * e2;
+  to[3] = d[3] - NEAR2 * d[1];
+  to[4] = e4 - NEAR2 * e2;
+}
+
+// The sum of every other value from `first` on, times the coefficients of a polynomial, the last of which is 1.
+template <int N, int PAIR>
+ZNN_INLINE vf sum_of(const vf (&d)[N], int first) {
+  constexpr Polynomial<N> p = without<N>(PAIR);
+  vf sum = d[first + 2 * p.degree];
+  for (int j = p.degree - 1; j >= 0; j--) sum += p.c[j] * d[first + 2 * j];
+  return sum;
 }
 
 // The transposed inverse for n points.
 template <int N>
 ZNN_INLINE void input_line(const vf (&d)[N], vf (&to)[N]) {
-  if constexpr (N == 4) {
-    to[0] = d[2] - d[0];
-    to[1] = d[2] + d[1];
-    to[2] = d[2] - d[1];
-    to[3] = d[3] - d[1];
-  } else if constexpr (N == 5) {
-    using P = Points<N>;
-    const vf e1 = d[1] - P::far * d[0], e2 = d[2] - P::far * d[1], e3 = d[3] - P::far * d[2], e4 = d[4] - P::far * d[3];
-    to[0] = e3 - P::near2 * e1;
-    to[1] = e3 + P::near * e2;
-    to[2] = e3 - P::near * e2;
-    to[3] = d[3] - P::near2 * d[1];
-    to[4] = e4 - P::near2 * e2;
-  } else {
-    using P = Points<N>;
-    constexpr float SUM = P::near2 + P::far2, PRODUCT = P::near2 * P::far2;
-    const vf even1 = d[4] - P::far2 * d[2], odd1 = P::near * (d[3] - P::far2 * d[1]);
-    const vf even2 = d[4] - P::near2 * d[2], odd2 = P::far * (d[3] - P::near2 * d[1]);
-    to[0] = d[4] - SUM * d[2] + PRODUCT * d[0];
-    to[1] = even1 + odd1;
-    to[2] = even1 - odd1;
-    to[3] = even2 + odd2;
-    to[4] = even2 - odd2;
-    to[5] = d[5] - SUM * d[3] + PRODUCT * d[1];
-  }
+  if constexpr (N == 5) return input_line_of_5(d, to);
+  to[0] = sum_of<N, -1>(d, 0);
+  to[N - 1] = sum_of<N, -1>(d, 1);
+  with_pairs<N>([&](auto pair) ZNN_INLINE_HERE {
+    constexpr float POINT = point<N>(pair.p);
+    const vf even = sum_of<N, pair.p>(d, 2), odd = POINT * sum_of<N, pair.p>(d, 1);
+    to[2 * pair.p + 1] = even + odd;
+    to[2 * pair.p + 2] = even - odd;
+  });
 }
 
 // The m outputs.
 template <int N, int M>
 ZNN_INLINE void output_line(const vf (&t)[N], vf (&y)[M]) {
-  using P = Points<N>;
-  const vf sum1 = t[1] + t[2], difference1 = t[1] - t[2];
-  vf sum2 = (vf){}, difference2 = (vf){};
-  if constexpr (N == 5) sum2 = difference2 = t[3];
-  if constexpr (N == 6) sum2 = t[3] + t[4], difference2 = t[3] - t[4];
-  float near = 1.0f, far = 1.0f;
-  for (int i = 0; i < M; i++, near *= P::near, far *= P::far) {
-    y[i] = (i % 2 ? difference1 : sum1) * near;
-    if constexpr (N > 4) y[i] += (i % 2 ? difference2 : sum2) * far;
+  for (int i = 0; i < M; i++) y[i] = (vf){};
+  with_pairs<N>([&](auto pair) ZNN_INLINE_HERE {
+    constexpr float POINT = point<N>(pair.p);
+    const vf sum = t[2 * pair.p + 1] + t[2 * pair.p + 2], difference = t[2 * pair.p + 1] - t[2 * pair.p + 2];
+    float power = 1.0f;
+    for (int i = 0; i < M; i++, power *= POINT) y[i] += (i % 2 ? difference : sum) * power;
+  });
+  if constexpr (N == 5) {
+    float power = 1.0f;
+    for (int i = 0; i < M; i++, power *= ALONE) y[i] += t[3] * power;
   }
   y[0] += t[0];
   y[M - 1] += t[N - 1];
@@ -111,26 +158,24 @@ ZNN_INLINE void output_line(const vf (&t)[N], vf (&y)[M]) {
 
 // ---- transforms of squares
 
-// For a function within a function: of some the compiler would make calls, whose vectors go through memory.
-#define ZNN_INLINE_HERE __attribute__((always_inline))
 
 // IY x IX values, get(y, x), become OY x OX, put(y, x, value): along y first, by the transform that the line is.
 template <int IY, int IX, int OY, int OX, typename Line, typename Get, typename Put>
 ZNN_INLINE void transform_square(const Line& transform, const Get& get, const Put& put) {
   vf columns[OY][IX];
-#pragma GCC unroll 6
+#pragma GCC unroll 8
   for (int x = 0; x < IX; x++) {
     vf line[IY], values[OY];
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int y = 0; y < IY; y++) line[y] = get(y, x);
     transform(line, values);
     for (int y = 0; y < OY; y++) columns[y][x] = values[y];
   }
-#pragma GCC unroll 6
+#pragma GCC unroll 8
   for (int y = 0; y < OY; y++) {
     vf values[OX];
     transform(columns[y], values);
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int x = 0; x < OX; x++) put(y, x, values[x]);
   }
 }
@@ -157,8 +202,7 @@ ZNN_INLINE void output_square(const float* from, size_t in, float* to, size_t ou
 
 // ---- tiles
 
-constexpr int SMALL_TILE = 4, MIDDLE_TILE = 5, LARGE_TILE = 6, LARGEST_KERNEL = 5;
-constexpr int MIDDLE_TAPS = 3;  // middle tiles are for these only
+constexpr int MOST_OUTPUTS = 36;  // of a tile, and the most taps of its kernel's gradient
 constexpr int FEWEST_ROWS = 12;
 constexpr size_t WIDEST = MAX_VECTORS * LANES;  // of a part
 
@@ -166,21 +210,6 @@ constexpr size_t WIDEST = MAX_VECTORS * LANES;  // of a part
 constexpr int rows_for(int vectors) {
   if (REGISTERS == 32) return vectors == 3 ? 9 : 12;
   return vectors == 2 ? 6 : 10;
-}
-
-// The points along an axis of n outputs: fewer products decide, and of equals the smaller tile, which rounds less.
-ZNN_INLINE int tile_along(int n, int k) {
-  const int small = SMALL_TILE + 1 - k, large = LARGE_TILE + 1 - k;
-  if (small < 2) return LARGE_TILE;
-  return ceil_div(n, small) * SMALL_TILE <= ceil_div(n, large) * LARGE_TILE ? SMALL_TILE : LARGE_TILE;
-}
-
-// Whether middle tiles along both axes save a tenth of an image's products: less goes into more transforms.
-ZNN_INLINE bool middle_pays(int y, int x, int k) {
-  if (k != MIDDLE_TAPS) return false;
-  const auto along = [&](int n, int tile) { return (size_t)ceil_div(n, tile + 1 - k) * tile; };
-  const size_t others = along(y, tile_along(y, k)) * along(x, tile_along(x, k));
-  return along(y, MIDDLE_TILE) * along(x, MIDDLE_TILE) * 10 <= others * 9;
 }
 
 // How outputs of `size` are divided. A row is one tile in one slice; a chunk has `slices` outputs along z of `tiles`
@@ -197,8 +226,8 @@ struct Tiles {
 
 // lanes: floats of a row of what is transformed. chunk_floats: of a chunk.
 static Tiles tiles_of(Size out, Size kernel, int batch, size_t lanes, size_t chunk_floats) {
-  Tiles t{out, kernel, tile_along(out.y, kernel.y), tile_along(out.x, kernel.x), 0, 0, 0, 0, 0, 0, 0};
-  if (middle_pays(out.y, out.x, kernel.y)) t.ny = t.nx = MIDDLE_TILE;
+  const Tile tile = tile_for(out.y, out.x, kernel.y);
+  Tiles t{out, kernel, tile.y, tile.x, 0, 0, 0, 0, 0, 0, 0};
   t.my = t.ny + 1 - kernel.y;
   t.mx = t.nx + 1 - kernel.x;
   t.down = ceil_div(out.y, t.my);
@@ -228,9 +257,10 @@ struct Square {
 
 template <int NY, int NX, typename Body>
 ZNN_INLINE void with_taps(int k, Body body) {
-  if (k == 2) return body(Square<NY, NX, 2>{});
+  if constexpr (NY < LARGEST_TILE)
+    if (k == 2) return body(Square<NY, NX, 2>{});
   if (k == 3) return body(Square<NY, NX, 3>{});
-  if constexpr (NY == LARGE_TILE && NX == LARGE_TILE) {
+  if constexpr (NY >= LARGE_TILE && NX >= LARGE_TILE) {
     if (k == 4) return body(Square<NY, NX, 4>{});
     if (k == 5) return body(Square<NY, NX, 5>{});
   }
@@ -241,6 +271,7 @@ template <typename Body>
 ZNN_INLINE void with_square(const Tiles& t, Body body) {
   constexpr int S = SMALL_TILE, L = LARGE_TILE;
   const int k = t.kernel.y;
+  if (t.ny == LARGEST_TILE) return with_taps<LARGEST_TILE, LARGEST_TILE>(k, body);
   if (t.ny == MIDDLE_TILE) return body(Square<MIDDLE_TILE, MIDDLE_TILE, MIDDLE_TAPS>{});
   if (t.ny == S) return t.nx == S ? with_taps<S, S>(k, body) : with_taps<S, L>(k, body);
   return t.nx == S ? with_taps<L, S>(k, body) : with_taps<L, L>(k, body);
@@ -303,9 +334,9 @@ template <int NY, int NX>
 ZNN_INLINE void ask_for(const Source& s, Corner at, int c) {
   const ptrdiff_t step = s.stride, line = s.size.x * step;
   const float* corner = at.slice + at.y * line + at.x * step + c;
-#pragma GCC unroll 6
+#pragma GCC unroll 8
   for (int dy = 0; dy < NY; dy++)
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int dx = 0; dx < NX; dx++) __builtin_prefetch(corner + dy * line + dx * step);
 }
 

@@ -175,7 +175,7 @@ static void transform_back(const Job& job, const Part& part, const float* bias, 
   const DirectForward& a = job.a;
   const Tiles& t = job.t;
   const size_t width = part.width(), point_step = point_step_for((size_t)tiles * slices * width);
-  float sums[LARGE_TILE * LARGE_TILE * MAX_VECTORS * LANES];
+  float sums[MOST_OUTPUTS * MAX_VECTORS * LANES];
   for (int s = 0; s < slices; s++)
     for (int tile = 0; tile < tiles; tile++) {
       const Place place = place_of(t, first + tile);

@@ -162,7 +162,7 @@ static void store_tap(const Job& job, size_t tap, int group, const float* from) 
 static void transform_back(const Job& job) {
   const Size k = job.a.kernel;
   const size_t width = job.part.width(), point_step = (size_t)k.z * job.groups * width;
-  float taps[LARGEST_KERNEL * LARGEST_KERNEL * MAX_VECTORS * LANES];
+  float taps[MOST_TAPS * MOST_TAPS * MAX_VECTORS * LANES];
   const float* from = job.sums;
   for (int dz = 0; dz < k.z; dz++)
     for (int group = 0; group < job.groups; group++, from += width) {

@@ -1,6 +1,6 @@
 """Winograd convolution: the passes of `direct` with a half to a sixth of the multiplications.
 
-Along y and x, tiles of 4 to 6 values meet the taps by one product for each value (Toom and Cook; S. Winograd,
+Along y and x, tiles of 4 to 8 values meet the taps by one product for each value (Toom and Cook; S. Winograd,
 "Arithmetic Complexity of Computations", 1980; for networks Lavin and Gray, arXiv 1509.09308). Taps along z are summed
 as they are. It is for kernels with as many taps along y as along x, 2 to 5. Rounding errors are a few times those of
 `direct`, 1e-6 of the 2-norm.
@@ -11,7 +11,7 @@ Shapes, paddings and shares are those of `direct`.
 from collections.abc import Sequence
 
 from znn_dask import _kernels
-from znn_dask.geometry import Triple, ceil_div
+from znn_dask.geometry import Triple
 from znn_dask.ops import direct
 from znn_dask.ops.direct import NO_PADDING, Padding
 from znn_dask.ops.memory import Array
@@ -20,8 +20,6 @@ from znn_dask.ops.validation import twin
 from znn_dask.tasks import fresh
 
 FEWEST_TAPS, MOST_TAPS = 2, 5
-TILES = (4, 6)  # values along an axis
-MIDDLE_TILE, MIDDLE_TAPS = 5, 3  # along both axes, for these taps
 
 
 def fits(kernel: Triple) -> bool:
@@ -29,19 +27,9 @@ def fits(kernel: Triple) -> bool:
     return kernel[1] == kernel[2] and FEWEST_TAPS <= kernel[1] <= MOST_TAPS
 
 
-def points_along(n: int, k: int) -> int:
-    """Return the products along an axis for n outputs of k taps: those of the tile size that has fewest."""
-    return min(ceil_div(n, tile + 1 - k) * tile for tile in TILES if tile + 1 - k > 1)
-
-
 def points(y: int, x: int, k: int) -> int:
-    """Return the products for y by x outputs of k by k taps; middle tiles are taken where they save a tenth."""
-    others = points_along(y, k) * points_along(x, k)
-    if k != MIDDLE_TAPS:
-        return others
-    outputs = MIDDLE_TILE + 1 - k
-    middle = ceil_div(y, outputs) * ceil_div(x, outputs) * MIDDLE_TILE**2
-    return middle if middle * 10 <= others * 9 else others
+    """Return the products for y by x outputs of k by k taps, by the tiles that the kernels take."""
+    return int(_kernels.winograd_products(y, x, k))
 
 
 @fresh
