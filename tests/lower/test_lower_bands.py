@@ -37,7 +37,8 @@ def plan_of(net, size, batch=1, **options):
         (parse("CTMCT"), (4, 4, 4), 1),  # too small
         (parse("CTPCT"), (20, 20, 20), 4),
         (parse("CTMCT", ndim=2), (1, 128, 128), 4),
-        (parse("CTMCT", width=20), (32, 32, 32), 2),  # has two blocks
+        (parse("CTMCT", width=20), (32, 32, 32), 3),
+        (parse("CTMCT", width=40), (32, 32, 32), 2),  # has two blocks
         (parse("CTCT"), (32, 32, 32), 1),  # no filter
         (zoo.unet3d(widths=(3, 4, 5)), (64, 8, 12), 1),  # has slabs
     ],

@@ -52,7 +52,10 @@ def test_few_tasks_are_shared(layer, plan, shares):
     ("channels", "n_groups", "widest", "widths"),
     [
         (40, 1, 64, (16, 16, 8)),
+        (40, 2, 64, (24, 16)),
         (40, 4, 64, (24, 16)),
+        (24, 2, 64, (16, 8)),
+        (24, 4, 64, (24,)),
         (40, 8, 64, (40,)),
         (40, 8, 32, (24, 16)),
         (40, 8, 16, (16, 16, 8)),
@@ -76,8 +79,14 @@ def test_blocks_hold_all_channels_in_whole_vectors(channels, n_groups, widest, t
     assert min(widths) > 0
     assert all(width % 8 == 0 for width in widths[:-1])
     assert max(widths[:-1], default=0) - min(widths[:-1], default=0) <= 16
-    enough = len(widths) * n_groups >= tasks
-    assert enough or len(widths) == math.ceil(channels / 16), "narrower than a vector is no use"
+    if len(widths) * n_groups < tasks:
+        assert len(widths) >= channels // 16, "wider than tasks are worth"
+    if len(widths) * n_groups < tasks / 2:
+        assert len(widths) == math.ceil(channels / 16), "CPUs without work"
+    elif len(widths) > math.ceil(channels / widest):
+        fewer = len(widths) - 1
+        assert fewer * n_groups < tasks, "narrower than tasks need"
+        assert channels >= 16 * len(widths) or fewer * n_groups < tasks / 2, "narrower than a vector is no use"
 
 
 # --- what is proposed ---

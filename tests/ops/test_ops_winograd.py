@@ -119,17 +119,24 @@ def test_the_results_do_not_depend_on_what_memory_held(problem):
 
 
 @pytest.mark.parametrize(
-    ("n", "k", "points"), [(3, 2, 4), (4, 2, 6), (2, 3, 4), (5, 3, 12), (12, 3, 18), (7, 4, 18), (6, 5, 18)]
+    ("n", "k", "along"), [(3, 2, 4), (4, 2, 6), (2, 3, 4), (4, 3, 6), (8, 3, 12), (3, 4, 6), (2, 5, 6)]
 )
-def test_products_along_an_axis(n, k, points):
-    assert winograd.points_along(n, k) == points
+def test_products_of_tiles_of_4_or_6_values(n, k, along):
+    assert winograd.points(n, n, k) == along**2
 
 
 @pytest.mark.parametrize(
     ("y", "x", "k", "points"),
-    [(3, 3, 3, 25), (6, 5, 3, 100), (9, 9, 3, 225), (9, 6, 3, 150), (4, 4, 3, 36), (6, 8, 3, 144), (6, 6, 2, 64)],
+    [(3, 3, 3, 25), (9, 9, 3, 225), (9, 6, 3, 128), (4, 4, 3, 36), (6, 8, 3, 128), (6, 6, 2, 64)],
 )
 def test_tiles_of_5_are_taken_where_they_save_a_tenth(y, x, k, points):
+    assert winograd.points(y, x, k) == winograd.points(x, y, k) == points
+
+
+@pytest.mark.parametrize(
+    ("y", "x", "k", "points"), [(6, 6, 3, 64), (17, 17, 3, 576), (43, 43, 3, 4356), (5, 5, 4, 64), (4, 3, 5, 64)]
+)
+def test_tiles_of_8_are_taken_where_they_save_a_tenth(y, x, k, points):
     assert winograd.points(y, x, k) == winograd.points(x, y, k) == points
 
 

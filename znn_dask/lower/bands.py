@@ -104,14 +104,14 @@ def can_be_cut(net: Network, sizes: Mapping[str, Triple], count: int) -> bool:
 def choose_bands(net: Network, sizes: Mapping[str, Triple], tasks: int) -> int:
     """Return into how many bands images should be cut, where a node should have so many tasks.
 
-    With narrow blocks it then has half as many, since what bands share is computed twice: one for every CPU. Fewer
-    where too much would be computed again, or bands be too small.
+    With blocks of whole vectors it then has half as many, since what bands share is computed twice: one for every CPU.
+    Fewer where too much would be computed again, or bands be too small.
     """
     front = front_of(net)
     if front is None:
         return 1
     last = front.nodes[-1]
-    wanted = ceil_div(tasks, 2 * ceil_div(net.nodes[last].channels, NARROW))
+    wanted = ceil_div(tasks, 2 * max(1, net.nodes[last].channels // NARROW))
 
     def pays(count: int) -> bool:
         n = volume(sizes_in_bands(net, sizes, count)[last])

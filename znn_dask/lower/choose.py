@@ -309,11 +309,15 @@ def _totals(variants: list[dict[str, Layer]], convolutions: Convolutions, timing
 def block_widths(channels: int, n_groups: int, widest: int, tasks: int) -> tuple[int, ...]:
     """Return balanced widths of channel blocks: few, since each reads all its input, but enough to share.
 
-    As wide as ``widest`` allows, and narrower (down to 16) where blocks times groups would else be fewer than
-    ``tasks``. Widths are multiples of 16 where the channels are, else of 8 but for the last, and differ by no
-    more than that: 40 is 24+16 or 16+16+8.
+    As wide as ``widest`` allows; narrower, to a whole vector on the average, where blocks times groups would else be
+    fewer than ``tasks``; narrower still only where CPUs, of which there are half as many, would else have none. Widths
+    are multiples of 16 where the channels are, else of 8 but for the last, and differ by no more than that: 40 is
+    24+16 or 16+16+8.
     """
-    count = max(ceil_div(channels, widest), min(ceil_div(tasks, n_groups), ceil_div(channels, NARROWEST_BLOCK)))
+    wanted, whole = ceil_div(tasks, n_groups), max(1, channels // NARROWEST_BLOCK)
+    if whole < ceil_div(wanted, 2):
+        whole = ceil_div(channels, NARROWEST_BLOCK)
+    count = max(ceil_div(channels, widest), min(wanted, whole))
     unit = 16 if channels % 16 == 0 else 8
     units = ceil_div(channels, unit)
     count = min(count, units)
