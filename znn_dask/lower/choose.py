@@ -31,7 +31,6 @@ from znn_dask.ops.fft import library, resolve_backend
 
 WIDEST_BLOCKS = (64, 32, 16)  # channels; how wide blocks may be is one of the choices
 NARROWEST_BLOCK = 16  # a whole vector of every instruction set: less would leave lanes idle
-NARROWER_WITHIN = 1.05  # narrower blocks are preferred at up to this much of the least time
 SHORTEST_SHARE_S = 0.2e-3  # of a kernel gradient, counted
 FEWEST_TILES = 2  # that a group may have, those of all its fragments
 ENOUGH_TILES = 256  # that pay for transforming all kernels
@@ -174,9 +173,7 @@ class _Choice:
         totals = _totals(layers, convolutions, timing)
         if math.inf in totals:
             totals = _totals(layers, convolutions, predict)
-        least = min(totals)
-        chosen = max(v for v, total in enumerate(totals) if total <= NARROWER_WITHIN * least)
-        return convolutions, variants[chosen]
+        return convolutions, variants[totals.index(min(totals))]
 
     def shared(self, convolutions: Convolutions, blocks: Blocks) -> Convolutions:
         """Let several tasks share the kernel gradients of layers that have few of them."""
