@@ -231,14 +231,16 @@ def test_blocks_are_chosen_by_their_time(widest):
     assert layers_of(WIDE, plan)["conv4"].blocks_out == plan.blocks["output"]
 
 
-def test_narrower_blocks_are_preferred_when_it_hardly_matters():
+@pytest.mark.parametrize(("narrow_s", "widths"), [(1.0, (40,)), (0.99, (24, 16))])
+def test_the_widest_of_the_fastest_blocks_are_taken(narrow_s, widths):
     def timing(asked):
         return [
-            {c: dict.fromkeys(works(a, c), 1.04 if len(a.blocks_out) > 1 else 1.0) for c in each} for a, each in asked
+            {c: dict.fromkeys(works(a, c), narrow_s if len(a.blocks_out) == 2 else 1.0) for c in each}
+            for a, each in asked
         ]
 
-    plan = make_plan(WIDE, {"output": (12, 12, 12)}, 1, Options(tasks=8), timing)
-    assert plan.blocks["output"] == (16, 16, 8)
+    plan = make_plan(WIDE, {"output": (12, 12, 12)}, 1, Options(tasks=1), timing)
+    assert plan.blocks["output"] == widths
 
 
 @pytest.mark.parametrize(("cpus", "tasks"), [(1, 4), (2, 4), (3, 6), (16, 32)])
