@@ -9,7 +9,9 @@ import pytest
 
 import znn_dask as znn
 from znn_dask.cli import main
+from znn_dask.train.heldout import Segments, evaluate_regions
 from znn_dask.train.phantom import make_phantom
+from znn_dask.train.volumes import Volume
 
 pytestmark = pytest.mark.timeout(120)
 TARGETS: dict[str, tuple[dict[str, Any], list[str]]] = {
@@ -71,6 +73,53 @@ def test_training_and_evaluate_say_the_same_of_a_prediction(
     assert report["rand_error"] == pytest.approx(found.segments.rand_error, abs=1e-4)
     assert report["voi_split"] == pytest.approx(found.segments.voi_split, abs=1e-3)
     assert report["cells"] == found.segments.cells > 3
+    assert found.chosen is not None
+    assert main(["evaluate", *arguments, "--threshold", str(found.chosen.threshold), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)["segments"]
+    assert report["rand_error"] == pytest.approx(found.chosen.rand_error, abs=1e-4)
+    assert found.figures()["chosen_voi_split"] == pytest.approx(report["voi_split"], abs=1e-3)
+
+
+class Faint:
+    """A model that thinks boundaries a little probable where the image is 1."""
+
+    net = znn.Network.parse("C", kernel=1)
+    loss = "square"
+
+    def predict(self, image: np.ndarray, border: None) -> np.ndarray:
+        return np.asarray(0.15 * image)
+
+
+def walls(z: int, learnt: bool = False) -> Volume:
+    """Cells of 8 sections with walls of one between them; what was learnt from has wrong labels but for its middle."""
+    wall = np.zeros((z, 40, 40), np.uint8)
+    wall[::9] = wall[:, ::10] = wall[:, :, ::10] = 1
+    labels = wall.copy()
+    if learnt:
+        labels[: z // 4] = labels[-z // 4 :] = 0
+    box = (0, z), (0, 40), (0, 40)
+    return Volume(wall[None].astype(np.float32), labels, box, box, "walls")
+
+
+def test_the_threshold_of_segments_is_chosen_where_was_learnt_from() -> None:
+    how, held_out = Segments("background", method="components"), [walls(28)]
+    plain = evaluate_regions(Faint(), held_out, how)  # type: ignore[arg-type]
+    assert plain.chosen is None
+    assert plain.segments is not None
+    assert plain.segments.rand_error > 0.9
+    found = evaluate_regions(Faint(), held_out, how, learnt=[walls(400, learnt=True)])  # type: ignore[arg-type]
+    assert found.segments == plain.segments
+    assert found.chosen is not None
+    assert found.chosen.threshold in (0.05, 0.1)
+    assert found.chosen.rand_error < 0.01
+
+
+def test_nothing_is_chosen_where_there_are_no_cells() -> None:
+    learnt = walls(28)
+    learnt.target[:] = 1
+    found = evaluate_regions(Faint(), [walls(28)], Segments("background"), learnt=[learnt])  # type: ignore[arg-type]
+    assert found.segments is not None
+    assert found.chosen is None
 
 
 def test_the_best_model_of_malis_has_the_smallest_rand_error(folder: Path, tmp_path: Path) -> None:

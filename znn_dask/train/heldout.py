@@ -1,12 +1,14 @@
 """The held-out error over whole regions, by voxels and as segments, and what would be reached without a network."""
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from znn_dask.infer.metrics import (
+    CUTS,
     Baseline,
     Method,
     PixelScores,
@@ -28,7 +30,9 @@ from znn_dask.train.losses import loss_of_output, probabilities, wanted
 from znn_dask.train.mirror import view_of
 from znn_dask.train.samples import Volume, cut_region
 from znn_dask.train.targets import Labels, TargetSpec
+from znn_dask.train.volumes import Box
 
+_PIECE = 2**18  # voxels of a volume that was learnt from, on which the threshold of segments is chosen
 _MARGIN = 16  # voxels around a region that the widest smoothing of the baseline may see
 
 
@@ -91,9 +95,12 @@ class HeldOut(Validation):
     ----------
     baseline : Baseline
         The best threshold on the smoothed image, over the same voxels.
+    chosen : SegmentationScores or None
+        Of the segments at the threshold that was best where was learnt from; None if there was nothing to choose on.
     """
 
     baseline: Baseline
+    chosen: SegmentationScores | None
 
     def figures(self) -> dict[str, float]:
         """Return the errors and their ratios, as they go into ``metrics.json``."""
@@ -112,6 +119,10 @@ class HeldOut(Validation):
         if self.segments is not None:
             found = self.segments
             figures |= {"rand_error": found.rand_error, "voi_split": found.voi_split, "voi_merge": found.voi_merge}
+        if self.chosen is not None:
+            best = self.chosen
+            figures |= {"chosen_threshold": best.threshold, "chosen_rand_error": best.rand_error}
+            figures |= {"chosen_voi_split": best.voi_split, "chosen_voi_merge": best.voi_merge}
         return figures
 
 
@@ -128,16 +139,21 @@ def validate(model: Model, volumes: Sequence[Volume], segments: Segments = NO_SE
     """
     predictions, compared = [], []
     for item in volumes:
-        output = np.asarray(model.predict(cut_region(item, view_of(model.net)), border=None))
+        output = _predicted(model, item)
         probability, truth = _compared(item, output, model)
         compared.append((probability, truth))
         predictions.append(_seen(output, model))
     scores = pixel_scores(np.concatenate([p for p, _ in compared]), np.concatenate([t for _, t in compared]))
-    return Validation(scores, _segments(predictions, volumes, segments, model.loss), predictions)
+    compared_segments = _segments(predictions, volumes, segments, model.loss)
+    return Validation(scores, next(iter(compared_segments), None), predictions)
 
 
 def evaluate_regions(
-    model: Model, volumes: Sequence[Volume], segments: Segments = NO_SEGMENTS, found: Validation | None = None
+    model: Model,
+    volumes: Sequence[Volume],
+    segments: Segments = NO_SEGMENTS,
+    found: Validation | None = None,
+    learnt: Sequence[Volume] = (),
 ) -> HeldOut:
     """Predict the regions of volumes and measure, and find out what a threshold on the image reaches.
 
@@ -147,25 +163,61 @@ def evaluate_regions(
         As for `validate`.
     found : Validation, optional
         What `validate` found for this very model, to be used again.
+    learnt : sequence of Volume
+        Those that were learnt from; in the middle of the first of them the threshold of segments is chosen.
     """
     found = found or validate(model, volumes, segments)
     baseline = smoothed_threshold([_scene(item, model.loss) for item in volumes])
-    return HeldOut(found.scores, found.segments, found.predictions, baseline)
+    chosen = None
+    if found.segments is not None and learnt:
+        piece = replace(learnt[0], region=_middle(learnt[0].region))
+        predictions = [_seen(_predicted(model, piece), model)]
+        tried = _segments(predictions, [piece], segments, model.loss, CUTS)
+        if tried:
+            best = min(tried, key=lambda scores: scores.rand_error).threshold
+            (chosen,) = _segments(found.predictions, volumes, segments, model.loss, (best,))
+    return HeldOut(found.scores, found.segments, found.predictions, baseline, chosen)
+
+
+def _predicted(model: Model, item: Volume) -> np.ndarray:
+    """Return the output over a region."""
+    return np.asarray(model.predict(cut_region(item, view_of(model.net)), border=None))
+
+
+def _middle(region: Box) -> Box:
+    """Return the middle of a box, so much of it as a piece may have."""
+    sides = [high - low for low, high in region]
+    while (total := math.prod(sides)) > _PIECE:
+        longest = max(range(3), key=sides.__getitem__)
+        sides[longest] = max(sides[longest] // 2, _PIECE * sides[longest] // total)
+    z, y, x = ((low + (high - low - n) // 2, n) for (low, high), n in zip(region, sides, strict=True))
+    return (z[0], sum(z)), (y[0], sum(y)), (x[0], sum(x))
 
 
 def _segments(
-    predictions: Sequence[np.ndarray], volumes: Sequence[Volume], how: Segments, loss: Losses
-) -> SegmentationScores | None:
-    """Compare segments over all that counts in all regions; None if that is not wanted or there is no cell."""
+    predictions: Sequence[np.ndarray],
+    volumes: Sequence[Volume],
+    how: Segments,
+    loss: Losses,
+    thresholds: Sequence[float] = (0.5,),
+) -> list[SegmentationScores]:
+    """Compare segments over all that counts in all regions, at thresholds of the predictions.
+
+    None if that is not wanted or there is no cell.
+    """
     if how.of == "none":
-        return None
+        return []
     # The foreground is what lies where a "boundary" is improbable.
     boundaries = [1 - p if how.of == "foreground" else p for p in predictions]
     cells = number_on([part.ravel() for part in _cells(volumes, how, loss)])
     if not cells.any():
-        return None
-    made = [make_segments(boundary, method=how.method, in_plane=how.in_plane).ravel() for boundary in boundaries]
-    return compare_segments(number_on(made), cells)
+        return []
+    found = []
+    for threshold in thresholds:
+        cut = 1 - threshold if how.of == "foreground" else threshold
+        made = [make_segments(boundary, cut, how.method, how.in_plane).ravel() for boundary in boundaries]
+        found.append(compare_segments(number_on(made), cells, threshold))
+    return found
 
 
 def _cells(volumes: Sequence[Volume], how: Segments, loss: Losses) -> list[np.ndarray]:

@@ -95,10 +95,10 @@ def _figures(run: Loop, found: HeldOut | None) -> str:
     figures: list[tuple[str, str]] = []
     if found is not None:
         figures += [(f"{found.scores.error:.4f}", "held-out error"), (f"{found.scores.f1:.3f}", "F1")]
-        if found.segments is not None:
-            voi = found.segments.voi_split + found.segments.voi_merge
+        if (cut := found.chosen or found.segments) is not None:
+            voi = cut.voi_split + cut.voi_merge
             figures += [
-                (f"{found.segments.rand_error:.4f}", "adapted Rand error"),
+                (f"{cut.rand_error:.4f}", f"adapted Rand error at {cut.threshold:g}"),
                 (f"{voi:.3f}", "variation of information, bits"),
             ]
     if run.position.best_error is not None:
@@ -124,12 +124,12 @@ def _prediction(run: Loop, found: HeldOut | None) -> Iterable[str]:
         "best threshold on the smoothed image": f"{baseline.error:.4f}",
         "precision, recall": f"{scores.precision:.3f}, {scores.recall:.3f}",
     }
-    if found.segments is not None:
-        cut = found.segments
+    for cut in filter(None, (found.segments, found.chosen)):
+        at = f"at {cut.threshold:g}" + (", the best where was learnt from" if cut is found.chosen else "")
         table |= {
-            "adapted Rand error": f"{cut.rand_error:.4f}",
-            "variation of information": f"{cut.voi_split:.3f} split + {cut.voi_merge:.3f} merge bits",
-            "segments, cells": f"{cut.segments:,}, {cut.cells:,} ({run.segments.method} at 0.5)",
+            f"adapted Rand error {at}": f"{cut.rand_error:.4f}",
+            f"variation of information {at}": f"{cut.voi_split:.3f} split + {cut.voi_merge:.3f} merge bits",
+            f"segments, cells {at}": f"{cut.segments:,}, {cut.cells:,} ({run.segments.method})",
         }
     yield _table(table)
 

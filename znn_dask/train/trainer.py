@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from znn_dask.errors import ParameterError
+from znn_dask.infer.metrics import SegmentationScores
 from znn_dask.io.atomic import replacing
 from znn_dask.model import Model
 from znn_dask.train.balance import Balance, make_balance
@@ -249,7 +250,8 @@ class Trainer:
         if not test:
             return None
         known = loop.validation if loop.validated_at == loop.step else None
-        found = evaluate_regions(loop.model, test, loop.segments, known)
+        learnt: Sequence[Volume] = getattr(loop.samples, "volumes", ())
+        found = evaluate_regions(loop.model, test, loop.segments, known, learnt)
         figures = {"updates": loop.step, "seconds": loop.seconds, **found.figures()}
         with saving(self.folder / METRICS, loop.kept()):
             with replacing(self.folder / METRICS) as temporary:
@@ -290,12 +292,17 @@ def describe_error(found: HeldOut) -> str:
             "larger learning_rate, transfer: leaky_relu(0.1) or init: he"
         )
     if found.segments is not None:
-        cut = found.segments
-        text += (
-            f"\nsegments: adapted Rand error {cut.rand_error:.4f}, variation of information {cut.voi_split:.3f} split "
-            f"+ {cut.voi_merge:.3f} merge bits ({cut.segments:,} segments at 0.5, {cut.cells:,} cells)"
-        )
+        text += f"\nsegments: {_describe_cut(found.segments)}"
+    if found.chosen is not None:
+        text += f"\nat the threshold that is best where was learnt from: {_describe_cut(found.chosen)}"
     return text
+
+
+def _describe_cut(cut: SegmentationScores) -> str:
+    return (
+        f"adapted Rand error {cut.rand_error:.4f}, variation of information {cut.voi_split:.3f} split "
+        f"+ {cut.voi_merge:.3f} merge bits ({cut.segments:,} segments at {cut.threshold:g}, {cut.cells:,} cells)"
+    )
 
 
 def _config(given: Settings, model: Model | None) -> Config:
