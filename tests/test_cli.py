@@ -360,14 +360,14 @@ def test_a_short_demo_writes_everything_and_repeats(tmp_path: Path) -> None:
 
 # --- tune ---
 
-TUNED = ["tune", "CTC", "--width", "16", "--kernel", "5", "--output-size", "12,12,12", "--quiet"]
+TUNED = ["tune", "CTC", "--width", "40", "--kernel", "5", "--output-size", "12,12,12", "--quiet"]
 
 
 def test_tune_prints_candidates_the_choice_and_the_plan(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("ZNN_DASK_CACHE_DIR", str(tmp_path))
     assert main(TUNED) == 0
     first = capsys.readouterr().out
-    for line in ("conv1: 20x20x20 by 5x5x5, 1 -> 16 maps", "conv2: 16x16x16 by 5x5x5, 16 -> 1 maps"):
+    for line in ("conv1: 20x20x20 by 5x5x5, 1 -> 40 maps", "conv2: 16x16x16 by 5x5x5, 40 -> 1 maps"):
         assert line in first
     for words in ("direct", "fft ", "gradient-spectrum", "transform", "convolutions of a step:", "tasks were measured"):
         assert words in first
