@@ -367,7 +367,7 @@ def test_tune_prints_candidates_the_choice_and_the_plan(capsys, tmp_path, monkey
     monkeypatch.setenv("ZNN_DASK_CACHE_DIR", str(tmp_path))
     assert main(TUNED) == 0
     first = capsys.readouterr().out
-    for line in ("conv1: 20x20x20 by 5x5x5, 1 -> 40 maps", "conv2: 16x16x16 by 5x5x5, 40 -> 1 maps"):
+    for line in ("conv1: 20x20x20 by 5x5x5, 1 -> 24+16 maps", "conv2: 16x16x16 by 5x5x5, 24+16 -> 1 maps"):
         assert line in first
     for words in ("direct", "fft ", "gradient-spectrum", "transform", "convolutions of a step:", "tasks were measured"):
         assert words in first
