@@ -33,7 +33,7 @@ CASES: dict[str, dict[str, Any]] = {
             "test": [{"z": [20, 24]}],
         },
     },
-    # As examples/fibsem.yaml, but with as many held-out sections as a patch has.
+    # As examples/fibsem.yaml, but with larger patches, and as many held-out sections as these have.
     "fibsem": {
         "network": {
             "letters": "CTMCTCTCT",
@@ -42,7 +42,7 @@ CASES: dict[str, dict[str, Any]] = {
             "transfer": ["leaky_relu(0.1)", "leaky_relu(0.1)", "leaky_relu(0.1)", "linear"],
             "init": ["he", "he", "he", "gaussian(0, 0.001)"],
         },
-        "training": {"output_size": [16, 48, 48], "loss": "logistic", "learning_rate": 0.001, "momentum": 0.9},
+        "training": {"output_size": [16, 64, 64], "loss": "logistic", "learning_rate": 0.001, "momentum": 0.9},
         "data": {"target": "boundary", "train": [{"z": [0, 34]}], "test": [{"z": [34, 50], "reach": "volume"}]},
     },
     # Made up and small, to try the script anywhere.

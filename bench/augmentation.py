@@ -33,10 +33,10 @@ TIMES = ("times_fixed", "cpu_times_fixed")
 # By a case of `accuracy_cases.py` and the output voxels.
 CASES = {
     "vd2d": ("isbi", (1, 96, 96)),
-    "fibsem": ("fibsem", (16, 48, 48)),
+    "fibsem": ("fibsem", (16, 64, 64)),
     "fibsem-16": ("fibsem", (16, 16, 16)),
     "fibsem-32": ("fibsem", (32, 32, 32)),
-    "fibsem-64": ("fibsem", (16, 64, 64)),
+    "fibsem-48": ("fibsem", (16, 48, 48)),
 }
 SHAPES = {True: (8, 512, 512), False: (64, 256, 256)}  # of the tissue, by whether it is seen section by section
 
