@@ -90,6 +90,9 @@ class Faint:
         return np.asarray(0.15 * image)
 
 
+FAINT: Any = Faint()  # in the place of a Model
+
+
 def walls(z: int, learnt: bool = False) -> Volume:
     """Cells of 8 sections with walls of one between them; what was learnt from has wrong labels but for its middle."""
     wall = np.zeros((z, 40, 40), np.uint8)
@@ -103,11 +106,11 @@ def walls(z: int, learnt: bool = False) -> Volume:
 
 def test_the_threshold_of_segments_is_chosen_where_was_learnt_from() -> None:
     how, held_out = Segments("background", method="components"), [walls(28)]
-    plain = evaluate_regions(Faint(), held_out, how)  # type: ignore[arg-type]
+    plain = evaluate_regions(FAINT, held_out, how)
     assert plain.chosen is None
     assert plain.segments is not None
     assert plain.segments.rand_error > 0.9
-    found = evaluate_regions(Faint(), held_out, how, learnt=[walls(400, learnt=True)])  # type: ignore[arg-type]
+    found = evaluate_regions(FAINT, held_out, how, learnt=[walls(400, learnt=True)])
     assert found.segments == plain.segments
     assert found.chosen is not None
     assert found.chosen.threshold in (0.05, 0.1)
@@ -117,7 +120,7 @@ def test_the_threshold_of_segments_is_chosen_where_was_learnt_from() -> None:
 def test_nothing_is_chosen_where_there_are_no_cells() -> None:
     learnt = walls(28)
     learnt.target[:] = 1
-    found = evaluate_regions(Faint(), [walls(28)], Segments("background"), learnt=[learnt])  # type: ignore[arg-type]
+    found = evaluate_regions(FAINT, [walls(28)], Segments("background"), learnt=[learnt])
     assert found.segments is not None
     assert found.chosen is None
 

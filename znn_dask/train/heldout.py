@@ -203,7 +203,7 @@ def _segments(
 ) -> list[SegmentationScores]:
     """Compare segments over all that counts in all regions, at thresholds of the predictions.
 
-    None if that is not wanted or there is no cell.
+    Nothing if that is not wanted or there is no cell.
     """
     if how.of == "none":
         return []
